@@ -1,0 +1,1 @@
+"""Figures and tables: one module each, `collect(results) -> DataFrame`, `draw(frame) -> Figure`."""

@@ -1,0 +1,333 @@
+"""Figure 4: the pairs on which BT and NormBT disagree, by distance of the untrained backbone.
+
+Same seed, same pair, right in one model and wrong in the other. Pairs are binned by quantiles of
+‖h_w − h_l‖ over all evaluation pairs, before any training. Seeds repeat pairs, so intervals never
+treat two seeds of one pair as two observations: they resample pairs, or give each pair one vote.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.style import (
+    BLACK,
+    GREY,
+    METHOD_COLOURS,
+    add_text,
+    method_label,
+    new_figure,
+    no_data,
+    plural,
+    short,
+    styled,
+    wrap,
+)
+from analysis.tables import GROUP, pair_up, read_scores, require
+from eval.statistics import binomial_interval
+from rm.errors import InputError
+
+COLUMNS: Final = [
+    *(*GROUP, "seed", "pair_id", "cluster", "distance"),
+    *("correct_bt", "correct_normbt"),
+]
+BINS: Final = 6
+
+
+def collect(data: Path, base: str = "bt", ours: str = "normbt") -> pd.DataFrame:
+    """Return one row a seed and pair that both methods scored, from `data`/scores.parquet.
+
+    Columns: backbone, data, benchmark, seed, pair_id, cluster (pairs of one problem, resampled
+    together), distance (‖h_w − h_l‖ of the *untrained* backbone), correct_bt, correct_normbt (True
+    where the chosen response scores higher; a tie is a loss). `base` and `ours` name the two
+    methods that fill the last two columns.
+
+    Raises InputError: the file or a method is missing, no seed is shared, or a pair lacks distance.
+    """
+    path, scores = data / "scores.parquet", read_scores(data)
+    first, second = of_method(scores, base, path), of_method(scores, ours, path)
+    keys = [*GROUP, "seed", "pair_id"]
+    both = pair_up(first, second, keys, "correct", str(path))
+    both = both.rename(columns={"correct_left": "correct_bt", "correct_right": "correct_normbt"})
+    both = both.merge(first[[*keys, "cluster"]], on=keys)
+    if both.empty:
+        raise InputError(f"{path}: {base} and {ours} share no seed: train both with the same seeds")
+    return with_distance(both, of_method(scores, "untrained", path), path)[COLUMNS]
+
+
+def of_method(scores: pd.DataFrame, method: str, path: Path) -> pd.DataFrame:
+    """Return one method's rows.
+
+    Raises InputError: there are none.
+    """
+    rows = scores[scores["method"] == method]
+    if rows.empty:
+        raise InputError(f"{path} has no rows of method {method}: evaluate it first")
+    return rows
+
+
+def with_distance(both: pd.DataFrame, untrained: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Return `both` with the untrained backbone's distance of every pair.
+
+    Raises InputError: a pair has none.
+    """
+    keys = ["backbone", "benchmark", "pair_id"]  # no training data: the backbone is untrained
+    distances = untrained.sort_values("seed").drop_duplicates(keys)[[*keys, "distance"]]
+    joined = both.merge(distances, on=keys, how="left", validate="many_to_one")
+    missing = int(joined["distance"].isna().sum())
+    if missing:
+        raise InputError(
+            f"{path}: {missing} rows have no distance of the untrained backbone: "
+            "evaluate it on the same pairs"
+        )
+    return joined
+
+
+def assign_bins(frame: pd.DataFrame, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
+    """Return each row's bin, 0 the closest pairs, and the edges: quantiles over distinct pairs.
+
+    Fewer than `bins` bins come back where many pairs share a distance.
+    """
+    distances = frame.drop_duplicates("pair_id")["distance"].to_numpy()
+    edges = np.unique(np.quantile(distances, np.linspace(0, 1, bins + 1)))
+    if len(edges) == 1:
+        return np.zeros(len(frame), dtype=int), np.repeat(edges, 2)
+    inner = np.searchsorted(edges[1:-1], frame["distance"].to_numpy(), side="left")
+    return inner, edges
+
+
+def bin_table(
+    frame: pd.DataFrame, bins: int = BINS, resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Return one row a bin of distance for one backbone, data set and benchmark.
+
+    Columns: bin (0 = closest), low, high (its edges), pairs (distinct pairs), wins_bt, wins_normbt
+    (disagreements won, counted over seeds), share (NormBT's part of them) with share_low and
+    share_high (percentile bootstrap over pairs); voting (pairs with a majority over seeds), votes
+    (those for NormBT), vote, vote_low, vote_high (their part, exact binomial); difference (accuracy
+    NormBT − BT over all pairs of the bin, percent) with difference_low and difference_high
+    (bootstrap over pairs). Unknown values are NaN.
+    """
+    place, edges = assign_bins(frame, bins)
+    rows = []
+    for index in range(len(edges) - 1):
+        part = frame[place == index]
+        rows.append(
+            {"bin": index, "low": edges[index], "high": edges[index + 1]}
+            | bin_row(per_pair(part), resamples, seed + index)
+        )
+    return pd.DataFrame(rows)
+
+
+def per_pair(part: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a pair: cluster, seeds, and in how many BT alone or NormBT alone was right."""
+    bt, normbt = part["correct_bt"].astype(bool), part["correct_normbt"].astype(bool)
+    wins = part.assign(bt=bt & ~normbt, normbt=normbt & ~bt, seeds=1)
+    counts = wins.groupby(["cluster", "pair_id"])[["seeds", "bt", "normbt"]].sum().astype(int)
+    return counts.reset_index()
+
+
+def resampled(pairs: pd.DataFrame, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return seeds, bt and normbt summed over redrawn clusters of pairs: (3, resamples)."""
+    units = pairs.groupby("cluster")[["seeds", "bt", "normbt"]].sum().to_numpy()
+    return units[rng.integers(len(units), size=(resamples, len(units)))].sum(axis=1).T
+
+
+def bin_row(pairs: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]:
+    """Return the counts, shares and intervals of one bin from its `per_pair` rows."""
+    seeds, bt, normbt = (pairs[name].to_numpy() for name in ("seeds", "bt", "normbt"))
+    total, lost, won = resampled(pairs, resamples, np.random.default_rng(seed))
+    with np.errstate(invalid="ignore"):
+        shares = won / (won + lost)
+    votes, voting = int((normbt > bt).sum()), int((normbt != bt).sum())
+    contested = int(normbt.sum() + bt.sum())
+    return {
+        "pairs": len(pairs),
+        "wins_bt": int(bt.sum()),
+        "wins_normbt": int(normbt.sum()),
+        "share": normbt.sum() / contested if contested else float("nan"),
+        **ends("share", shares),
+        "voting": voting,
+        "votes": votes,
+        "vote": votes / voting if voting else float("nan"),
+        **exact("vote", votes, voting),
+        "difference": 100.0 * (normbt.sum() - bt.sum()) / seeds.sum(),
+        **ends("difference", 100.0 * (won - lost) / total),
+    }
+
+
+def ends(name: str, draws: np.ndarray) -> dict[str, float]:
+    """Return the 95% percentile interval of bootstrap draws; NaN where no draw is defined."""
+    known = draws[np.isfinite(draws)]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+    return {f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def exact(name: str, hits: int, trials: int) -> dict[str, float]:
+    """Return the 95% Clopper–Pearson interval of hits / trials; NaN without trials."""
+    if not trials:
+        return {f"{name}_low": float("nan"), f"{name}_high": float("nan")}
+    low, high = binomial_interval(hits, trials)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def trend(
+    frame: pd.DataFrame, bins: int = BINS, resamples: int = 2000, seed: int = 0
+) -> dict[str, float]:
+    """Return the accuracy gain of the closest bin minus that of the farthest, in points.
+
+    Keys: trend, trend_low, trend_high (bootstrap over the pairs of each bin); NaN with one bin.
+    """
+    place, edges = assign_bins(frame, bins)
+    if len(edges) < 3:
+        return dict.fromkeys(("trend", "trend_low", "trend_high"), float("nan"))
+    rng, gains, draws = np.random.default_rng(seed), [], []
+    for index in (0, len(edges) - 2):
+        pairs = per_pair(frame[place == index])
+        total, lost, won = resampled(pairs, resamples, rng)
+        gains.append(100.0 * (pairs["normbt"] - pairs["bt"]).sum() / pairs["seeds"].sum())
+        draws.append(100.0 * (won - lost) / total)
+    return {"trend": gains[0] - gains[1], **ends("trend", draws[0] - draws[1])}
+
+
+def groups(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield a name and the rows of every backbone, data set and benchmark."""
+    for key, part in frame.groupby(GROUP, sort=True):
+        yield " · ".join(str(value) for value in key), part
+
+
+def verdict(table: pd.DataFrame, slope: dict[str, float]) -> str:
+    """Return in which bin NormBT gains most and whether close pairs gain more than far ones."""
+    if table[["wins_bt", "wins_normbt"]].to_numpy().sum() == 0:
+        return "BT and NormBT never disagree"
+    if len(table) == 1:
+        return "All pairs have the same distance: one bin, nothing to compare"
+    best = table.iloc[int(table["difference"].to_numpy().argmax())]
+    where = f"largest in bin {int(best['bin']) + 1} of {len(table)} (1 = closest pairs)"
+    low, high = slope["trend_low"], slope["trend_high"]
+    size = f"{slope['trend']:+.1f} [{low:+.1f}, {high:+.1f}] points".replace("-", "−")
+    sure = "more" if low > 0 else "less" if high < 0 else "not distinguishably more"
+    best_gain = f"{best['difference']:+.1f}".replace("-", "−")
+    gain = f"{where}: {best_gain} points" if best["difference"] > 0 else "positive in no bin"
+    return (
+        f"NormBT's accuracy gain over BT is {gain}. "
+        f"The closest bin gains {sure} than the farthest: {size}"
+    )
+
+
+@styled
+def draw(frame: pd.DataFrame, note: str = "") -> Figure:
+    """Return the figure: wins, NormBT's share of them and accuracy difference, by distance.
+
+    One row of panels a backbone, data set and benchmark in `frame` (what `collect` returns).
+
+    Raises InputError: the frame has no rows or lacks a column.
+    """
+    require(frame, COLUMNS, "figure 4's data")
+    parts = list(groups(frame))
+    figure = new_figure(height=1.35 + 2.35 * len(parts))
+    title = "Where BT and NormBT disagree, by distance of the untrained backbone"
+    strips = figure.subfigures(len(parts), 1, squeeze=False)
+    for rows, (name, part) in zip(strips.flat, parts, strict=True):
+        table = bin_table(part)
+        draw_row(rows.subplots(1, 3), table, assign_bins(part)[1])
+        found = verdict(table, trend(part))
+        if len(parts) == 1:
+            title = found
+        else:
+            rows.suptitle(wrap(f"{name}: {found}", 110), x=0.01, ha="left", fontsize=8)
+    add_text(figure, title, caption(frame), note)
+    return figure
+
+
+def caption(frame: pd.DataFrame) -> str:
+    """Return what is counted and how its intervals are made."""
+    pairs = frame.drop_duplicates([*GROUP, "pair_id"])
+    apart = frame["correct_bt"].astype(bool) != frame["correct_normbt"].astype(bool)
+    return (
+        f"{plural(len(pairs), 'pair')}, {plural(frame['seed'].nunique(), 'seed')}, "
+        f"{plural(int(apart.sum()), 'disagreement')} counted over seeds. Bins: quantiles of the "
+        "untrained backbone's distance over all pairs. Seeds repeat pairs: filled points pool "
+        "seeds, with 95% bootstrap over pairs (whole problems where pairs share one); open points "
+        "give each pair one vote (majority over seeds), with 95% Clopper–Pearson. A tie counts as "
+        "a loss."
+    )
+
+
+def draw_row(row: np.ndarray, table: pd.DataFrame, edges: np.ndarray) -> None:
+    """Draw the three panels of one group: wins, share, accuracy difference."""
+    draw_wins(row[0], table)
+    draw_share(row[1], table)
+    draw_difference(row[2], table)
+    for axes in row:
+        axes.set_xticks(np.arange(len(edges)) - 0.5, [short(edge) for edge in edges])
+        axes.tick_params(axis="x", labelsize=6)
+        axes.set_xlim(-0.6, len(table) - 0.4)
+        axes.set_xlabel(r"untrained $\Vert h_w - h_l\Vert_2$" "\n(activation units)")
+        axes.grid(axis="x", visible=False)
+
+
+def draw_wins(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw both methods' wins in every bin as two bars with their counts."""
+    for method, shift in (("bt", -0.2), ("normbt", 0.2)):
+        bars = axes.bar(
+            table["bin"] + shift,
+            table[f"wins_{method}"],
+            width=0.4,
+            color=METHOD_COLOURS[method],
+            label=f"only {method_label(method)} right",
+        )
+        axes.bar_label(bars, fontsize=5.5, padding=1)
+    top = max(1.0, float(table[["wins_bt", "wins_normbt"]].to_numpy().max()))
+    axes.set_ylim(0, 1.45 * top)
+    axes.set_ylabel("wins (pairs × seeds)")
+    axes.legend(loc="upper right", fontsize=6)
+    axes.set_title("Wins where the two disagree")
+
+
+def draw_share(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw NormBT's share of the disagreements, pooled over seeds and one vote a pair."""
+    colour = METHOD_COLOURS["normbt"]
+    axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
+    if not (table["wins_bt"] + table["wins_normbt"]).any():
+        no_data(axes, "no disagreement")
+    points(axes, table, "share", -0.14, colour, colour, "pooled over seeds")
+    points(axes, table, "vote", 0.14, BLACK, "white", "one vote a pair")
+    axes.set_ylim(-0.06, 1.4)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
+    axes.set_ylabel("share won by NormBT")
+    axes.legend(loc="upper right", fontsize=6, ncols=1)
+    axes.set_title("NormBT's share of wins")
+
+
+def draw_difference(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw the accuracy difference NormBT − BT over all pairs of every bin."""
+    axes.axhline(0, color=GREY, linewidth=0.8, linestyle="--")
+    points(axes, table, "difference", 0.0, METHOD_COLOURS["normbt"], METHOD_COLOURS["normbt"], "")
+    axes.set_ylabel("NormBT − BT (points)")
+    axes.set_title("Accuracy difference, all pairs")
+
+
+def points(
+    axes: Axes, table: pd.DataFrame, name: str, shift: float, edge: str, fill: str, label: str
+) -> None:
+    """Draw `name` with its interval in every bin that has one."""
+    known = table[table[name].notna()]
+    centre = known[name].to_numpy()
+    spans = np.stack([centre - known[f"{name}_low"], known[f"{name}_high"] - centre])
+    axes.errorbar(
+        known["bin"] + shift,
+        centre,
+        yerr=np.clip(spans, 0, None),
+        fmt="o",
+        markersize=4,
+        color=edge,
+        markerfacecolor=fill,
+        elinewidth=1,
+        capsize=2,
+        label=label or None,
+    )

@@ -1,0 +1,214 @@
+"""Figure 6: the proxy ‖h_w − h_l‖ against the full gradient distance ‖∇_θ(r_w − r_l)‖.
+
+Overall and per category, for the untrained backbone and after each training; beside them the
+paper's correlation. Correlations are taken within a seed, where one model's scale holds, and
+averaged over seeds; intervals resample pairs, since seeds repeat them.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from analysis.style import (
+    BLACK,
+    GREY,
+    MODELS,
+    OTHER,
+    SECTION_COLOURS,
+    SECTIONS,
+    add_text,
+    model_label,
+    new_figure,
+    no_data,
+    ordered,
+    plural,
+    section_label,
+    styled,
+)
+from analysis.tables import one_row_each, read_tidy, require
+
+PAPER_R: Final = 0.928
+"""Pearson's r that the paper reports in its appendix C."""
+OVERALL: Final = "Overall"
+KEYS: Final = ["method", "seed", "pair_id"]
+COLUMNS: Final = [*KEYS, "section", "distance", "gradient_distance"]
+RESAMPLES: Final = 1000
+FEWEST: Final = 4
+"""Pairs below which no correlation or slope is given."""
+TINY: Final = 1e-24
+STATISTICS: Final = ("slope", "pearson", "spearman")
+
+
+def collect(data: Path) -> pd.DataFrame:
+    """Return one row a model, seed and pair of `data`/gradients.csv.
+
+    Columns: method (untrained, bt, normbt), seed, pair_id, section, distance, gradient_distance.
+
+    Raises InputError: the file is missing, empty, lacks a column or repeats a pair within a run.
+    """
+    path = data / "gradients.csv"
+    frame = read_tidy(path, COLUMNS)[COLUMNS]
+    frame = frame.assign(section=frame["section"].map(section_label))
+    return one_row_each(frame, KEYS, str(path)).reset_index(drop=True)
+
+
+def relation(
+    frame: pd.DataFrame, x: str, y: str, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, float]:
+    """Return how column `y` goes with column `x`, over rows of one model with seed and pair_id.
+
+    Keys: pairs (distinct), seeds, then slope (least squares, units of y over units of x), pearson
+    and spearman, each the mean of the seeds' own values and each with `_low` and `_high`: the 95%
+    percentile interval over resampled pairs (a pair brings all its seeds along). NaN below four
+    pairs or where a column is constant.
+    """
+    wide_x, wide_y = (
+        frame.pivot(index="seed", columns="pair_id", values=name).to_numpy(float) for name in (x, y)
+    )
+    seeds, pairs = wide_x.shape
+    found: dict[str, float] = {"pairs": pairs, "seeds": seeds}
+    picks = np.random.default_rng(seed).integers(pairs, size=(resamples, pairs))
+    for name in STATISTICS:
+        values, draws = np.full(1, np.nan), np.full(resamples, np.nan)
+        if pairs >= FEWEST:
+            values = over_seeds(name, wide_x, wide_y, np.arange(pairs)[None, :])
+            draws = over_seeds(name, wide_x, wide_y, picks)
+        known = draws[np.isfinite(draws)]
+        low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+        found |= {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
+    return found
+
+
+def over_seeds(name: str, x: np.ndarray, y: np.ndarray, picks: np.ndarray) -> np.ndarray:
+    """Return one statistic for every row of `picks` (draws, pairs), averaged over seeds.
+
+    `x` and `y` are (seeds, pairs), NaN where a seed lacks a pair; the result is (draws,).
+    """
+    return np.mean([statistic(name, a[picks], b[picks]) for a, b in zip(x, y, strict=True)], axis=0)
+
+
+def statistic(name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return slope, pearson or spearman along the last axis, leaving out NaN; NaN if undefined."""
+    if name == "spearman":
+        x, y = (stats.rankdata(values, axis=-1, nan_policy="omit") for values in (x, y))
+    known = np.isfinite(x) & np.isfinite(y)
+    count = known.sum(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        dx, dy = (
+            np.where(known, v - np.where(known, v, 0).sum(-1, keepdims=True) / count, 0)
+            for v in (x, y)
+        )
+        xx, yy, xy = (dx * dx).sum(-1), (dy * dy).sum(-1), (dx * dy).sum(-1)
+        value = xy / xx if name == "slope" else xy / np.sqrt(xx * yy)
+    spread = xx > TINY * np.where(known, x * x, 0).sum(-1)  # a constant leaves rounding only
+    return np.where(spread & (count[..., 0] >= FEWEST), value, np.nan)
+
+
+def correlations(frame: pd.DataFrame, resamples: int = RESAMPLES) -> pd.DataFrame:
+    """Return one row a model and section, "Overall" first.
+
+    Columns: method, section, then those of `relation` for gradient_distance against distance.
+    """
+    rows = []
+    for method in ordered(frame["method"], MODELS):
+        chosen = frame[frame["method"] == method]
+        for section in [OVERALL, *ordered(chosen["section"], SECTIONS)]:
+            part = chosen if section == OVERALL else chosen[chosen["section"] == section]
+            found = relation(part, "distance", "gradient_distance", resamples)
+            rows.append({"method": method, "section": section, **found})
+    return pd.DataFrame(rows)
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """Return the overall correlation of every model beside the paper's."""
+    overall = table[table["section"] == OVERALL]
+    words = []
+    for _, row in overall.iterrows():
+        r, low, high = row["pearson"], row["pearson_low"], row["pearson_high"]
+        value = f"{r:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(r) else "undefined"
+        words.append(f"{model_label(row['method'])} {value}".replace("-", "−"))
+    return f"Pearson's r of distance and gradient distance: {'; '.join(words)}; paper {PAPER_R}"
+
+
+@styled
+def draw(frame: pd.DataFrame, note: str = "") -> Figure:
+    """Return the figure: scatter of the two distances above, correlations per category below.
+
+    One column of panels a model in `frame`, which is what `collect` returns.
+
+    Raises InputError: the frame has no rows or lacks a column.
+    """
+    require(frame, COLUMNS, "figure 6's data")
+    table = correlations(frame)
+    models = ordered(frame["method"], MODELS)
+    figure = new_figure(height=5.4)
+    grid = figure.subplots(2, len(models), squeeze=False)
+    for column, method in enumerate(models):
+        chosen = frame[frame["method"] == method]
+        scatter(grid[0, column], chosen)
+        grid[0, column].set_title(
+            f"{model_label(method)}\nn = {plural(chosen['pair_id'].nunique(), 'pair')} × "
+            f"{plural(chosen['seed'].nunique(), 'seed')}"
+        )
+        forest(grid[1, column], table[table["method"] == method], labelled=column == 0)
+    grid[0, 0].set_ylabel(r"gradient distance $\Vert\nabla_\theta(r_w - r_l)\Vert_2$"
+                          "\n(reward / parameter unit)")  # fmt: skip
+    grid[0, 0].legend(loc="best", fontsize=6, handletextpad=0.2, borderpad=0.1)
+    caption = (
+        "Correlations within a seed, averaged over seeds; bars: 95% bootstrap over pairs (a pair "
+        f"brings all its seeds). Dashed: the paper's r = {PAPER_R} (2B and 3B backbones). Sections "
+        f"of fewer than {FEWEST} pairs have none."
+    )
+    add_text(figure, verdict(table), caption, note)
+    return figure
+
+
+def scatter(axes: Axes, chosen: pd.DataFrame) -> None:
+    """Draw one model's pairs, coloured by section, a point a pair and seed."""
+    for section in ordered(chosen["section"], SECTIONS):
+        part = chosen[chosen["section"] == section]
+        axes.scatter(
+            part["distance"],
+            part["gradient_distance"],
+            s=5,
+            alpha=0.55,
+            linewidths=0,
+            color=SECTION_COLOURS.get(section, OTHER),
+            label=section,
+        )
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(r"distance $\Vert h_w - h_l\Vert_2$" "\n(activation units)")
+
+
+def forest(axes: Axes, rows: pd.DataFrame, labelled: bool) -> None:
+    """Draw Pearson (filled) and Spearman (open) with intervals, a line of points a section."""
+    places = np.arange(len(rows))[::-1]
+    axes.axvline(PAPER_R, color=GREY, linestyle="--", linewidth=0.9)
+    for name, shift, fill in (("pearson", 0.14, BLACK), ("spearman", -0.14, "white")):
+        known = rows[name].notna().to_numpy()
+        centre, low, high = (rows[name + end].to_numpy()[known] for end in ("", "_low", "_high"))
+        axes.errorbar(
+            centre,
+            places[known] + shift,
+            xerr=np.clip(np.stack([centre - low, high - centre]), 0, None),
+            fmt="o",
+            markersize=3.5,
+            color=BLACK,
+            markerfacecolor=fill,
+            elinewidth=0.9,
+        )
+    if not rows["pearson"].notna().any():
+        no_data(axes, f"fewer than {FEWEST} pairs")
+    lows = rows[["pearson_low", "spearman_low"]].to_numpy(float)
+    least = float(np.nanmin(lows)) if np.isfinite(lows).any() else 0.0
+    axes.set_xlim(min(0.0, np.floor(least * 5) / 5), 1.02)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_yticks(places, rows["section"] if labelled else [""] * len(rows))
+    axes.set_xlabel("correlation")
+    axes.set_title("● Pearson   ○ Spearman", fontsize=7)

@@ -1,0 +1,214 @@
+"""How every figure looks and how it is written: one style, one order of sections, identical bytes.
+
+Colours are Okabe and Ito's (safe for the colour-blind); methods also differ in marker. Nothing here
+goes through pyplot, so figures never leak between callers and need no display.
+"""
+
+import io
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from rm.errors import InputError
+from rm.files import atomic_write_bytes
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SECTIONS: Final = ("Chat", "Chat Hard", "Safety", "Reasoning")
+MODELS: Final = ("untrained", "bt", "normbt")
+
+BLACK: Final = "#000000"
+GREY: Final = "#6e6e6e"
+ORANGE: Final = "#E69F00"
+SKY: Final = "#56B4E9"
+GREEN: Final = "#009E73"
+BLUE: Final = "#0072B2"
+VERMILLION: Final = "#D55E00"
+PURPLE: Final = "#CC79A7"
+
+SECTION_COLOURS: Final = {
+    "Chat": SKY,
+    "Chat Hard": ORANGE,
+    "Safety": GREEN,
+    "Reasoning": PURPLE,
+}
+OTHER: Final = "#999999"
+METHODS: Final = tuple(
+    f"{base}{variant}"
+    for variant in ("", "_margin", "_margin_out", "_label_smoothing")
+    for base in ("bt", "normbt")
+)
+METHOD_COLOURS: Final = {"untrained": GREY, "bt": BLUE, "normbt": VERMILLION}
+METHOD_MARKERS: Final = {"untrained": "^", "bt": "s", "normbt": "o"}
+VARIANT_LABELS: Final = {
+    "margin": "margin",
+    "margin_out": "margin out",
+    "label_smoothing": "label smoothing",
+    "no_ema": "without EMA",
+}
+
+WIDTH: Final = 7.0
+"""Inches: the text width of a two-column paper."""
+DPI: Final = 200
+
+STYLE: Final[dict[str, Any]] = {
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same glyphs on every machine
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.5,
+    "axes.linewidth": 0.7,
+    "lines.linewidth": 1.2,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "normbt",
+}
+
+
+def styled(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a `draw` so that it runs under our style alone, whatever the user's matplotlibrc."""
+
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        with matplotlib.style.context(["default", STYLE]):
+            return function(*args, **kwargs)
+
+    wrapper.__name__ = function.__name__
+    wrapper.__doc__ = function.__doc__
+    wrapper.__wrapped__ = function  # type: ignore[attr-defined]
+    return wrapper
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """Return an empty figure of `width` × `height` inches whose layout makes room for all text."""
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06))
+
+
+def add_text(figure: Figure, title: str, caption: str, note: str = "") -> None:
+    """Put the title above, and the caption and the profile's facts below, wrapped to the width.
+
+    `caption` says what is counted (n, seeds, kind of interval); `note` says which model and data
+    the numbers belong to, so that a picture taken out of its page still tells.
+    """
+    inches = float(figure.get_size_inches()[0])
+    figure.suptitle(wrap(title, int(inches * 13.5)), x=0.01, ha="left", fontsize=9, weight="bold")
+    lines = [wrap(text, int(inches * 21.5)) for text in (caption, note) if text]
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color="#444444")
+
+
+def wrap(text: str, width: int) -> str:
+    """Return `text` broken into lines of at most `width` characters."""
+    return "\n".join(textwrap.wrap(text, width)) if text else ""
+
+
+def section_label(section: str) -> str:
+    """Return a section's display name: "chat_hard" and "Chat Hard" both give "Chat Hard"."""
+    known = {section_key(name): name for name in SECTIONS}
+    return known.get(section_key(section), section)
+
+
+def section_key(section: str) -> str:
+    """Return a section's column name: "Chat Hard" gives "chat_hard"."""
+    return section.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def ordered(values: Iterable[str], order: Sequence[str]) -> list[str]:
+    """Return the distinct `values`: those in `order` first, in that order, then the rest sorted."""
+    present = set(values)
+    return [value for value in order if value in present] + sorted(present - set(order))
+
+
+def method_label(method: str) -> str:
+    """Return a method's name as the paper prints it: "normbt_margin" gives "NormBT + margin"."""
+    if method == "untrained":
+        return "untrained"
+    base, _, variant = method.partition("_")
+    name = {"bt": "BT", "normbt": "NormBT"}.get(base)
+    if name is None:
+        return method
+    if not variant:
+        return name
+    label = VARIANT_LABELS.get(variant, variant.replace("_", " "))
+    return f"{name} {label}" if label.startswith("without") else f"{name} + {label}"
+
+
+def model_label(method: str) -> str:
+    """Return the name of a model's state: "untrained backbone", "after BT training"."""
+    return (
+        "untrained backbone" if method == "untrained" else f"after {method_label(method)} training"
+    )
+
+
+def plural(count: int, noun: str) -> str:
+    """Return "1 seed", "3 seeds", "1,200 pairs"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def short(value: float, digits: int = 3) -> str:
+    """Return a number in `digits` significant digits, without exponents for ordinary sizes."""
+    if not np.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e4:
+        places = max(0, digits - 1 - int(np.floor(np.log10(abs(value)))))
+        return f"{value:.{places}f}".replace("-", "−")
+    return f"{value:.{digits - 1}e}".replace("-", "−")
+
+
+def no_data(axes: Axes, why: str) -> None:
+    """Write `why` in the middle of a panel that has nothing to show."""
+    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color=GREY)
+
+
+def write_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
+    """Write `stem`.png (200 dpi) and `stem`.svg atomically and return their paths.
+
+    The same figure gives the same bytes every time: no dates, no versions, fixed identifiers, text
+    as paths, and the layout computed once for both formats.
+
+    Raises InputError: the folder of `stem` cannot be made.
+    """
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the figures' folder {stem.parent}: {error}") from error
+    freeze_layout(figure)
+    paths = (stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg"))
+    for path in paths:
+        atomic_write_bytes(path, figure_bytes(figure, path.suffix[1:]))
+    return paths
+
+
+def freeze_layout(figure: Figure) -> None:
+    """Lay the figure out once and keep that: each draw would otherwise move it by a fraction."""
+    with matplotlib.style.context(["default", STYLE]):
+        figure.set_dpi(DPI)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
+def figure_bytes(figure: Figure, kind: str) -> bytes:
+    """Return the figure as "png" or "svg", free of anything that differs between two runs."""
+    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[kind]
+    buffer = io.BytesIO()
+    with matplotlib.style.context(["default", STYLE]):
+        figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+    return buffer.getvalue()

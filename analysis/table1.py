@@ -1,0 +1,190 @@
+"""Table 1: accuracy by section, methods × backbones × training data, with intervals.
+
+Three tables: the methods; the paired differences NormBT − BT (same seeds, same pairs); and the
+paper's numbers beside ours, which stand on another scale (2B and 3B backbones, human data).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from analysis.style import METHODS, SECTIONS, method_label, section_key
+from analysis.tables import GROUP, HIGH, LOW, pair_up, read_scores, require, write_table
+from eval import rewardbench
+from eval.protocol import Protocol
+from eval.statistics import section_intervals
+from rm.errors import InputError
+
+PAPER: Final = Path(__file__).with_name("paper_numbers.csv")
+CELLS: Final = [*(section_key(section) for section in SECTIONS), "average"]
+COLUMNS: Final = [
+    *("method", *GROUP, "seed", "pair_id", "subset", "section", "cluster", "correct"),
+]
+HERE: Final = "this repository"
+INTERVAL: Final = (
+    "Brackets: 95% bootstrap over training seeds and then test pairs. A tie counts as a loss; the "
+    "average is the mean of the four sections. With few seeds the brackets understate the seeds' "
+    "share."
+)
+PAPER_SCALE: Final = (
+    "The paper's numbers (arXiv 2512.06343) are on another scale wherever backbone, data or "
+    "benchmark differ from ours: 2B and 3B backbones, trained on 80K pairs of human preference "
+    "data sets, scored on RewardBench, without intervals. Cells that we do not know are empty."
+)
+
+
+def collect(data: Path) -> pd.DataFrame:
+    """Return one row a run and pair of the trained methods, from `data`/scores.parquet.
+
+    Columns: method, backbone, data, benchmark, seed, pair_id, subset, section, cluster, correct
+    (0.0 or 1.0). The untrained backbone is left out: its rewards come from a random head.
+    Benchmarks with sections other than the paper's four are left out too.
+
+    Raises InputError: the file is unusable, or nothing of a trained method is in it.
+    """
+    scores = read_scores(data)
+    trained = scores[scores["method"] != "untrained"]
+    known = trained["section"].map(section_key).isin(CELLS)
+    foreign = set(trained.loc[~known, "benchmark"])
+    kept = trained[~trained["benchmark"].isin(foreign)]
+    if kept.empty:
+        raise InputError(
+            f"{data / 'scores.parquet'} has no trained method on a benchmark with the sections "
+            f"{', '.join(SECTIONS)}: evaluate one first"
+        )
+    return kept.assign(correct=kept["correct"].astype(float))[COLUMNS].reset_index(drop=True)
+
+
+def build(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+    """Return table 1: one row a method, backbone, data set and benchmark.
+
+    Columns: method, backbone, data, benchmark, seeds, then chat, chat_hard, safety, reasoning,
+    average in percent, each followed by its `_low` and `_high`, and pairs. A section that a
+    benchmark lacks is NaN.
+
+    Raises InputError: `frame` (of `collect`) is empty, or the seeds of a run saw different pairs.
+    """
+    require(frame, COLUMNS, "table 1's data")
+    rows = [
+        {"method": method, **place, **accuracies(part, protocol, resamples)}
+        for place, group, protocol in groups(frame)
+        for method, part in by_method(group)
+    ]
+    return pd.DataFrame(rows)
+
+
+def differences(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+    """Return the paired differences NormBT − BT, one row a base loss that has both.
+
+    Columns: method (the NormBT one), minus (its base), backbone, data, benchmark, seeds, then the
+    sections and the average in percentage points with `_low` and `_high`, and pairs. The same
+    bootstrap as table 1's, on correct_normbt − correct_bt of one seed and pair.
+
+    Raises InputError: within a seed the two methods were evaluated on different pairs.
+    """
+    require(frame, COLUMNS, "table 1's data")
+    rows = []
+    for place, group, protocol in groups(frame):
+        runs = dict(by_method(group))
+        for method in (name for name in runs if name.startswith("normbt")):
+            base = method.removeprefix("norm")
+            paired = minus(runs[method], runs[base]) if base in runs else group.iloc[:0]
+            if len(paired):
+                cells = accuracies(paired, protocol, resamples)
+                rows.append({"method": method, "minus": base, **place, **cells})
+    return pd.DataFrame(rows, columns=None if rows else ["method", "minus", *GROUP, "seeds"])
+
+
+def minus(ours: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a shared seed and pair, its `correct` the difference ours − base."""
+    keys = ["seed", "pair_id"]
+    both = pair_up(ours, base, keys, "correct", "table 1's differences")
+    both = both.assign(correct=both["correct_left"] - both["correct_right"])
+    return both[[*keys, "correct"]].merge(ours[[*keys, "subset", "cluster"]], on=keys)
+
+
+def groups(frame: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame, Protocol]]:
+    """Yield backbone, data and benchmark with their rows and the benchmark's protocol."""
+    for key, part in frame.groupby(GROUP, sort=True):
+        place = {name: str(value) for name, value in zip(GROUP, key, strict=True)}
+        yield place, part, protocol_of(place["benchmark"], part)
+
+
+def protocol_of(benchmark: str, rows: pd.DataFrame) -> Protocol:
+    """Return RewardBench's official weights, or those that the row counts of another set give."""
+    if benchmark == rewardbench.PROTOCOL.name:
+        return rewardbench.PROTOCOL
+    return Protocol.from_counts(benchmark, rows.drop_duplicates("pair_id"))
+
+
+def by_method(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield each method's rows, the losses in the paper's order and each before its NormBT."""
+    present = set(rows["method"])
+    for method in [*METHODS, *sorted(present - set(METHODS))]:
+        if method in present:
+            yield method, rows[rows["method"] == method]
+
+
+def accuracies(outcomes: pd.DataFrame, protocol: Protocol, resamples: int) -> dict[str, float]:
+    """Return one row's cells: seeds, every section and the average in percent, pairs."""
+    found = section_intervals(outcomes, protocol, resamples=resamples, seed=0)
+    found = found[found["level"] != "subset"]
+    cells = {section_key(row["name"]): row for _, row in found.iterrows()}
+    values: dict[str, float] = {"seeds": int(cells["average"]["seeds"])}
+    for name in CELLS:
+        for ending, column in (("", "mean"), (LOW, "low"), (HIGH, "high")):
+            values[name + ending] = 100 * cells[name][column] if name in cells else float("nan")
+    return {**values, "pairs": int(cells["average"]["pairs"])}
+
+
+def beside_paper(table: pd.DataFrame, paper: Path = PAPER) -> pd.DataFrame:
+    """Return the paper's reported rows followed by ours of the methods that it reports.
+
+    Columns: source ("paper" or "this repository"), backbone, data, benchmark, method, then the
+    sections and the average in percent; intervals are ours only, unknown cells are NaN.
+    """
+    theirs = pd.read_csv(paper).assign(source="paper", benchmark="rewardbench")
+    ours = table[table["method"].isin(set(theirs["method"]))].assign(source=HERE)
+    bounds = [cell + end for cell in CELLS for end in ("", LOW, HIGH)]
+    columns = ["source", *GROUP, "method", *bounds]
+    return pd.concat([theirs, ours], ignore_index=True).reindex(columns=columns)
+
+
+def write(data: Path, folder: Path, note: str = "") -> list[Path]:
+    """Write table1, table1_differences and table1_paper into `folder` and return their paths.
+
+    `note` names the profile's model and data and goes under every table.
+
+    Raises InputError: as `collect`, `build` and `differences`.
+    """
+    frame = collect(data)
+    table, paired = build(frame), differences(frame)
+    words = {"method": method_label, "minus": method_label}
+    paths = [
+        *write_table(
+            table,
+            folder / "table1",
+            f"Table 1. Accuracy by section, percent. {INTERVAL}",
+            note,
+            labels={"method": method_label},
+        ),
+        *write_table(
+            paired,
+            folder / "table1_differences",
+            "Table 1, differences. NormBT minus its base loss on the same seeds and pairs, "
+            f"percentage points. {INTERVAL}",
+            note,
+            labels=words,
+        ),
+        *write_table(
+            beside_paper(table),
+            folder / "table1_paper",
+            f"Table 1 beside the paper's reported numbers, percent. {PAPER_SCALE}",
+            f"Rows of {HERE}: {note}" if note else "",
+            labels={"method": method_label},
+            digits=2,
+        ),
+    ]
+    return paths

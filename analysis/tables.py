@@ -1,0 +1,234 @@
+"""Tables in and out: read a tidy file, write one table as CSV, Markdown and LaTeX (booktabs).
+
+The CSV holds every number; Markdown and LaTeX show an estimate with its interval in one cell,
+"67.3 [64.1, 70.2]".
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from eval.protocol import check_finite
+from rm.errors import InputError
+from rm.files import atomic_write_text
+
+GROUP: Final = ["backbone", "data", "benchmark"]
+SCORES: Final = [
+    *("method", *GROUP, "seed", "pair_id", "subset", "section"),
+    *("reward_chosen", "reward_rejected", "distance"),
+]
+LOW: Final = "_low"
+HIGH: Final = "_high"
+HEADERS: Final = {"chat_hard": "Chat Hard", "normbt": "NormBT", "bt": "BT", "kl": "KL"}
+LATEX: Final = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "−": r"$-$",
+    "→": r"$\to$",
+    "≥": r"$\ge$",
+    "≤": r"$\le$",
+    "·": r"$\cdot$",
+}
+
+
+def read_tidy(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of a .csv or .parquet file that has at least `columns`.
+
+    Raises InputError: the file is missing, unreadable, empty or lacks a column.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is missing: run the evaluation that writes it (make reproduce)")
+    try:
+        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except Exception as error:  # pandas and pyarrow raise a dozen kinds
+        raise InputError(f"{path} cannot be read as a table: {error}") from error
+    return require(frame, columns, str(path))
+
+
+def read_scores(data: Path) -> pd.DataFrame:
+    """Return `data`/scores.parquet, one row a run and pair, with `correct` and `cluster` added.
+
+    `correct` is True where the chosen response scores strictly higher: a tie is a loss. `cluster`
+    names what is resampled together (the problem behind several pairs); a pair that stands alone is
+    its own cluster.
+
+    Raises InputError: the file is missing, empty, lacks a column, repeats a pair within a run or
+    holds a reward that is no finite number.
+    """
+    path = data / "scores.parquet"
+    scores = one_row_each(read_tidy(path, SCORES), ["method", *GROUP, "seed", "pair_id"], str(path))
+    check_finite(scores, ("reward_chosen", "reward_rejected"), "pair_id")
+    alone = "pair:" + scores["pair_id"].astype(str)
+    named = scores["cluster"].fillna("").astype(str) if "cluster" in scores else None
+    cluster = alone if named is None else ("cluster:" + named).where(named != "", alone)
+    correct = scores["reward_chosen"] > scores["reward_rejected"]
+    return scores.assign(correct=correct, cluster=cluster)
+
+
+def require(frame: pd.DataFrame, columns: Sequence[str], name: str) -> pd.DataFrame:
+    """Return `frame` if it has rows and all `columns`.
+
+    Raises InputError: it has not; the message names what is absent.
+    """
+    absent = [column for column in columns if column not in frame.columns]
+    if absent:
+        raise InputError(f"{name} lacks the columns {', '.join(absent)}: write it anew")
+    if frame.empty:
+        raise InputError(f"{name} has no rows: nothing to show")
+    return frame
+
+
+def one_row_each(frame: pd.DataFrame, keys: Sequence[str], name: str) -> pd.DataFrame:
+    """Return `frame` if no two rows share `keys`.
+
+    Raises InputError: two do (a run evaluated twice would count twice).
+    """
+    twice = frame.duplicated(list(keys))
+    if twice.any():
+        example = ", ".join(str(value) for value in frame.loc[twice, list(keys)].iloc[0])
+        raise InputError(f"{name}: more than one row for {', '.join(keys)} = {example}")
+    return frame
+
+
+def pair_up(
+    left: pd.DataFrame, right: pd.DataFrame, keys: Sequence[str], value: str, name: str
+) -> pd.DataFrame:
+    """Return one row a seed and pair that both sides have.
+
+    Columns: `keys`, which contain "seed" and "pair_id", then `value` of each side with the endings
+    _left and _right. Seeds that one side lacks are left out (they cannot be paired).
+
+    Raises InputError: within a shared seed the two sides were evaluated on different pairs.
+    """
+    sides = [side[[*keys, value]] for side in (left, right)]
+    runs = [key for key in keys if key != "pair_id"]
+    shared = sides[0][runs].merge(sides[1][runs].drop_duplicates()).drop_duplicates()
+    sides = [side.merge(shared, on=runs) for side in sides]
+    both = sides[0].merge(sides[1], on=list(keys), suffixes=("_left", "_right"))
+    alone = sum(len(side) for side in sides) - 2 * len(both)
+    if alone:
+        raise InputError(
+            f"{name}: {alone} rows of the two methods have no counterpart of the same seed: "
+            "evaluate both on the same pairs"
+        )
+    return both
+
+
+def write_table(
+    frame: pd.DataFrame,
+    stem: Path,
+    caption: str,
+    note: str = "",
+    headers: Mapping[str, str] | None = None,
+    labels: Mapping[str, Callable[[str], str]] | None = None,
+    digits: int = 1,
+) -> tuple[Path, Path, Path]:
+    """Write `stem`.csv, `stem`.md and `stem`.tex atomically and return their paths.
+
+    `caption` says what the numbers are (unit, interval); `note` names the profile's model and data.
+    In Markdown and LaTeX only: `headers` renames columns, `labels` rewrites a column's words
+    (method keys into the paper's names) and `digits` rounds.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    words = {name: frame[name].map(rewrite) for name, rewrite in (labels or {}).items()}
+    shown = display(frame.assign(**words), digits).rename(
+        columns=lambda name: header(name, headers)
+    )
+    texts = {
+        "csv": frame.to_csv(index=False, float_format="%.4f", lineterminator="\n"),
+        "md": markdown(shown, caption, note),
+        "tex": latex(shown, caption, note, label=stem.name),
+    }
+    paths = tuple(stem.with_name(f"{stem.name}.{kind}") for kind in texts)
+    for path, text in zip(paths, texts.values(), strict=True):
+        atomic_write_text(path, text)
+    return paths[0], paths[1], paths[2]
+
+
+def display(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
+    """Return the frame as text, every `x`, `x_low`, `x_high` folded into one column `x`."""
+    names = [str(name) for name in frame.columns]
+    bounds = {name + end for name in names for end in (LOW, HIGH) if is_estimate(frame, name)}
+    shown = {}
+    for name in names:
+        if name in bounds:
+            continue
+        cells = [cell(value, digits) for value in frame[name]]
+        if is_estimate(frame, name):
+            ends = zip(frame[name + LOW], frame[name + HIGH], strict=True)
+            cells = [with_interval(c, *end, digits) for c, end in zip(cells, ends, strict=True)]
+        shown[name] = cells
+    return pd.DataFrame(shown, dtype=object)
+
+
+def is_estimate(frame: pd.DataFrame, name: str) -> bool:
+    """Return whether a column comes with both ends of an interval."""
+    return name + LOW in frame.columns and name + HIGH in frame.columns
+
+
+def with_interval(text: str, low: float, high: float, digits: int) -> str:
+    """Return "67.3 [64.1, 70.2]", or the bare text where an end or the estimate is unknown."""
+    if not text or pd.isna(low) or pd.isna(high):
+        return text
+    return f"{text} [{cell(float(low), digits)}, {cell(float(high), digits)}]"
+
+
+def cell(value: Any, digits: int) -> str:
+    """Return one value as text: floats rounded, whole numbers and words as they are, unknown ""."""
+    if value is None or (not isinstance(value, str) and pd.isna(value)):
+        return ""
+    if isinstance(value, float):
+        rounded = f"{value:.{digits}f}"
+        return rounded.removeprefix("-") if float(rounded) == 0 else rounded.replace("-", "−")
+    return str(value)
+
+
+def header(name: str, headers: Mapping[str, str] | None) -> str:
+    """Return a column's printed name: given, known, or its own with spaces and a capital."""
+    known = {**HEADERS, **(headers or {})}
+    return known.get(name, name.replace("_", " ").capitalize())
+
+
+def markdown(shown: pd.DataFrame, caption: str, note: str) -> str:
+    """Return a Markdown table of text cells under its caption and over its note."""
+    rows = [list(shown.columns), ["---"] * shown.shape[1], *shown.values.tolist()]
+    lines = ["| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in rows]
+    parts = [caption, "\n".join(lines), f"*{note}*" if note else ""]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def latex(shown: pd.DataFrame, caption: str, note: str, label: str) -> str:
+    r"""Return a LaTeX table (`\usepackage{booktabs}`) of text cells with caption and label."""
+    rows = [[escape(text) for text in row] for row in shown.values.tolist()]
+    names = [escape(str(name)) for name in shown.columns]
+    words = " ".join(escape(text) for text in (caption, note) if text)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{words}}}",
+        rf"\label{{tab:{label}}}",
+        rf"\begin{{tabular}}{{{'l' * len(names)}}}",
+        r"\toprule",
+        " & ".join(names) + r" \\",
+        r"\midrule",
+        *(" & ".join(row) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    """Return `text` with LaTeX's special characters and our typographic ones made safe."""
+    return "".join(LATEX.get(character, character) for character in text)

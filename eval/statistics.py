@@ -1,0 +1,414 @@
+"""Intervals and tests for accuracies on a shared test set, over seeds and between two models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from eval.protocol import Protocol, check_columns
+from eval.protocol import outcomes as outcomes_of
+from rm.errors import InputError
+
+Outcomes = Sequence[float] | np.ndarray
+
+Key = tuple[str, str]
+"""(level, name): level is "subset", "section" or "average"."""
+
+
+@dataclass(frozen=True)
+class _Stratum:
+    """Subsets that are resampled together, because clusters of pairs run through them.
+
+    `values` (seeds, units, subsets) holds summed outcomes, `counts` (units, subsets) the numbers
+    of pairs; a unit is a cluster, or a pair that stands alone.
+    """
+
+    subsets: tuple[str, ...]
+    values: np.ndarray
+    counts: np.ndarray
+
+    def means(self, of_values: np.ndarray, of_counts: np.ndarray) -> np.ndarray:
+        """Average outcomes with unit weights (resamples, units) → (resamples, seeds, subsets)."""
+        totals = np.stack([of_values @ values for values in self.values], axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return totals / (of_counts @ self.counts)[:, None, :]
+
+
+def section_intervals(
+    outcomes: pd.DataFrame,
+    protocol: Protocol,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Bootstrap an interval for each subset, section and the average.
+
+    `outcomes` has columns seed, pair_id, subset, correct (0 or 1, or a score in [0, 1]) and
+    optionally cluster. A resample draws training seeds, then pairs within each subset (whole
+    clusters where there are any), the same pairs for all seeds, since the test set is shared.
+    Percentile intervals; with few seeds the seeds' share of the width comes out too small, by
+    about (n − 1)/n in variance, and with one seed it is absent.
+
+    Returns one row for each level ("subset", "section", "average") and name: mean, low, high,
+    pairs, seeds. InputError for missing columns, unknown subsets, or seeds with unlike pairs.
+    """
+    _check_options(resamples, level)
+    strata = _strata(outcomes, protocol)
+    generator = np.random.default_rng(seed)
+    seeds = _draw(generator, resamples, len(strata[0].values)) / len(strata[0].values)
+    drawn = _rolled(strata, protocol, seeds, [_draw_units(generator, resamples, s) for s in strata])
+    return _table(outcomes, protocol, _point(strata, protocol), drawn, level)
+
+
+def _check_options(resamples: int, level: float) -> None:
+    if resamples < 1:
+        raise InputError(f"resamples must be at least 1, not {resamples}")
+    if not 0 < level < 1:
+        raise InputError(f"level must lie between 0 and 1, not {level}")
+
+
+def _strata(outcomes: pd.DataFrame, protocol: Protocol) -> list[_Stratum]:
+    frame = _checked(outcomes, protocol)
+    seeds = sorted(frame["seed"].unique())
+    return [_stratum(frame, subsets, seeds) for subsets in _linked_subsets(frame)]
+
+
+def _checked(outcomes: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
+    """Check the outcomes and add a column unit: the cluster, or the pair where it has none."""
+    check_columns(outcomes, ("seed", "pair_id", "subset", "correct"), "the outcomes")
+    for subset in outcomes["subset"].unique():
+        protocol.section_of(subset)
+    if not np.isfinite(outcomes["correct"].to_numpy(dtype=float)).all():
+        raise InputError("the outcomes' column correct holds NaN or infinite values")
+    _check_seeds(outcomes)
+    pair = "pair:" + outcomes["pair_id"].astype(str)
+    if "cluster" not in outcomes.columns:
+        return outcomes.assign(unit=pair)
+    cluster = outcomes["cluster"].fillna("").astype(str)
+    return outcomes.assign(unit=pair.where(cluster == "", "cluster:" + cluster))
+
+
+def _check_seeds(outcomes: pd.DataFrame) -> None:
+    twice = outcomes[outcomes.duplicated(["seed", "pair_id"])]
+    if len(twice):
+        row = twice.iloc[0]
+        raise InputError(f"pair {row['pair_id']!r} occurs twice for seed {row['seed']}")
+    seeds = sorted(outcomes["seed"].unique().tolist())
+    groups = [set(outcomes.loc[outcomes["seed"] == seed, "pair_id"]) for seed in seeds]
+    for seed, pairs in zip(seeds, groups, strict=True):
+        check_same_pairs(groups[0], pairs, f"seed {seeds[0]}", f"seed {seed}")
+
+
+def check_same_pairs(a: set[str], b: set[str], name_a: str, name_b: str) -> None:
+    """Raise InputError naming the pairs that only one of two evaluations holds."""
+    for only, has, lacks in ((a - b, name_a, name_b), (b - a, name_b, name_a)):
+        if only:
+            some = ", ".join(sorted(map(str, only))[:3])
+            raise InputError(f"{len(only)} pairs are in {has} and not in {lacks}: {some}")
+
+
+def _linked_subsets(frame: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Group subsets that share a unit, directly or through others."""
+    groups: list[set[str]] = []
+    for members in frame.groupby("unit")["subset"].agg(frozenset).unique():
+        linked = [group for group in groups if group & members]
+        groups = [group for group in groups if not group & members]
+        groups.append(set(members).union(*linked))
+    return sorted(tuple(sorted(group)) for group in groups)
+
+
+def _stratum(frame: pd.DataFrame, subsets: tuple[str, ...], seeds: Sequence[int]) -> _Stratum:
+    part = frame[frame["subset"].isin(subsets)]
+    units = pd.Categorical(part["unit"])  # sorted: the draw does not depend on the row order
+    shape = (len(seeds), len(units.categories), len(subsets))
+    index = (
+        pd.Categorical(part["seed"], categories=list(seeds)).codes,
+        units.codes,
+        pd.Categorical(part["subset"], categories=list(subsets)).codes,
+    )
+    values, counts = np.zeros(shape), np.zeros(shape)
+    np.add.at(values, index, part["correct"].to_numpy(dtype=float))
+    np.add.at(counts, index, 1.0)
+    return _Stratum(subsets, values, counts[0])
+
+
+def _draw(generator: np.random.Generator, resamples: int, size: int) -> np.ndarray:
+    """Draw `size` of `size` with replacement, as counts (resamples, size)."""
+    chosen = generator.integers(0, size, (resamples, size))
+    flat = chosen + size * np.arange(resamples)[:, None]
+    counts = np.bincount(flat.ravel(), minlength=resamples * size)
+    return counts.reshape(resamples, size).astype(float)
+
+
+def _draw_units(generator: np.random.Generator, resamples: int, stratum: _Stratum) -> np.ndarray:
+    return _draw(generator, resamples, len(stratum.counts))
+
+
+def _rolled(
+    strata: Sequence[_Stratum],
+    protocol: Protocol,
+    seeds: np.ndarray,
+    units: Sequence[np.ndarray],
+    counts: Sequence[np.ndarray] | None = None,
+) -> dict[Key, np.ndarray]:
+    """Aggregate under seed weights (resamples, seeds) and unit weights (resamples, units)."""
+    accuracies = {}
+    for stratum, weights, of_counts in zip(strata, units, counts or units, strict=True):
+        means = np.einsum("rk,rks->rs", seeds, stratum.means(weights, of_counts))
+        accuracies.update(dict(zip(stratum.subsets, means.T, strict=True)))
+    return protocol.roll_up(accuracies)
+
+
+def _ones(strata: Sequence[_Stratum]) -> list[np.ndarray]:
+    return [np.ones((1, len(stratum.counts))) for stratum in strata]
+
+
+def _point(strata: Sequence[_Stratum], protocol: Protocol) -> dict[Key, np.ndarray]:
+    number = len(strata[0].values)
+    return _rolled(strata, protocol, np.full((1, number), 1 / number), _ones(strata))
+
+
+def _table(
+    outcomes: pd.DataFrame,
+    protocol: Protocol,
+    point: dict[Key, np.ndarray],
+    drawn: dict[Key, np.ndarray],
+    level: float,
+) -> pd.DataFrame:
+    pairs = _pair_counts(outcomes, protocol)
+    number = outcomes["seed"].nunique()
+    rows = []
+    for key, values in drawn.items():
+        low, high = percentile_interval(values, level)
+        rows.append((*key, float(point[key][0]), low, high, pairs[key], number))
+    return pd.DataFrame(rows, columns=["level", "name", "mean", "low", "high", "pairs", "seeds"])
+
+
+def percentile_interval(values: np.ndarray, level: float) -> tuple[float, float]:
+    """Return the central `level` of the finite `values`: (low, high)."""
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _pair_counts(outcomes: pd.DataFrame, protocol: Protocol) -> dict[Key, int]:
+    unique = outcomes.drop_duplicates("pair_id")
+    subsets = unique["subset"].value_counts()
+    sections = unique["subset"].map(protocol.section_of).value_counts()
+    return {
+        **{("subset", str(name)): int(count) for name, count in subsets.items()},
+        **{("section", str(name)): int(count) for name, count in sections.items()},
+        ("average", "average"): len(unique),
+    }
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Exact McNemar test: `n01` pairs only b has right, `n10` only a; two-sided `p`."""
+
+    n01: int
+    n10: int
+    p: float
+
+
+def mcnemar(correct_a: Outcomes, correct_b: Outcomes) -> McNemar:
+    """Compare two models on the same pairs, given as 0 or 1 each, both of shape (pairs,).
+
+    Exact binomial test of n01 against n10 (p = 1 where they never differ). Pairs count as
+    independent: where clusters matter, see `compare`'s p_cluster.
+    """
+    a, b = _paired(correct_a, correct_b)
+    if not np.isin([a, b], (0, 1)).all():
+        raise InputError("mcnemar needs outcomes that are 0 or 1")
+    n01, n10 = int(np.sum((a == 0) & (b == 1))), int(np.sum((a == 1) & (b == 0)))
+    p = float(stats.binomtest(n01, n01 + n10).pvalue) if n01 + n10 else 1.0
+    return McNemar(n01, n10, p)
+
+
+def _paired(a: Outcomes, b: Outcomes) -> tuple[np.ndarray, np.ndarray]:
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if first.shape != second.shape or first.ndim != 1 or not first.size:
+        raise InputError(f"need two equally long lists, have shapes {first.shape}, {second.shape}")
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise InputError("the values hold NaN or infinite entries")
+    return first, second
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def paired_bootstrap(
+    correct_a: Outcomes,
+    correct_b: Outcomes,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Estimate:
+    """Bootstrap mean(b) − mean(a) over pairs (whole clusters where given), in fractions."""
+    _check_options(resamples, level)
+    a, b = _paired(correct_a, correct_b)
+    labels = np.arange(a.size) if clusters is None else pd.factorize(np.asarray(clusters))[0]
+    if len(labels) != a.size:
+        raise InputError(f"{len(labels)} cluster labels for {a.size} pairs")
+    sums, counts = np.bincount(labels, weights=b - a), np.bincount(labels)
+    drawn = _draw(np.random.default_rng(seed), resamples, len(counts))
+    low, high = percentile_interval((drawn @ sums) / (drawn @ counts), level)
+    return Estimate(float(np.mean(b - a)), low, high)
+
+
+EXACT_LIMIT = 16
+
+
+def paired_permutation(differences: Outcomes, *, resamples: int = 9999, seed: int = 0) -> float:
+    """Sign-flip test that differences, one a seed, are centred on 0; returns the two-sided p.
+
+    Exact (all 2ⁿ signs) up to n = 16, random signs above. The smallest p that n differences can
+    give is 2^(1 − n): 0.25 with three seeds, 0.0625 with five.
+    """
+    values, _ = _paired(differences, differences)
+    if values.size == 1:
+        return 1.0  # both signs are as extreme
+    result = stats.permutation_test(
+        (values,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=2**values.size if values.size <= EXACT_LIMIT else resamples,
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def holm(pvalues: Outcomes) -> np.ndarray:
+    """Adjust p-values for their number by Holm's step-down method, in the order given."""
+    values = np.asarray(pvalues, dtype=float)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise InputError("p-values must lie in [0, 1]")
+    order = np.argsort(values, kind="stable")
+    stepped = np.maximum.accumulate(values[order] * np.arange(values.size, 0, -1))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
+def cohens_h(a: float, b: float) -> float:
+    """Effect size of two proportions in [0, 1]: 2 asin √b − 2 asin √a, positive where b is higher.
+
+    Customary reading: 0.2 small, 0.5 medium, 0.8 large.
+    """
+    if not (0 <= a <= 1 and 0 <= b <= 1):
+        raise InputError(f"proportions must lie in [0, 1], not {a}, {b}")
+    return 2 * math.asin(math.sqrt(b)) - 2 * math.asin(math.sqrt(a))
+
+
+def difference_in_points(a: float, b: float) -> float:
+    """Return b − a, two fractions, in percentage points."""
+    return 100 * (b - a)
+
+
+def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact (Clopper-Pearson) interval of a proportion: (low, high)."""
+    if not 0 <= successes <= trials or trials < 1:
+        raise InputError(f"need 0 ≤ successes ≤ trials and trials ≥ 1, not {successes}, {trials}")
+    _check_options(1, level)
+    interval = stats.binomtest(successes, trials).proportion_ci(level, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+def compare(
+    scores_a: pd.DataFrame,
+    scores_b: pd.DataFrame,
+    protocol: Protocol,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Compare two models' scored pairs under a protocol, section by section and overall.
+
+    Columns: level, name, a, b, difference (b − a, fractions, weighted as the protocol says), low,
+    high (paired bootstrap, stratified, by cluster), n01 (only b right), n10 (only a right),
+    p_mcnemar, p_holm (over all rows), p_cluster (sign flips of whole clusters on the weighted
+    difference), cohens_h, pairs. McNemar counts every pair once and as independent, so for hep-* or
+    an up-weighted subset p_cluster is the one that belongs to `difference`. InputError names pairs
+    that only one of the two holds, or that they place in different subsets.
+    """
+    _check_options(resamples, level)
+    frame = _joined(scores_a, scores_b)
+    strata = {
+        side: _strata(frame.assign(correct=frame[side]), protocol) for side in ("a", "b", "d")
+    }
+    points = {side: _point(each, protocol) for side, each in strata.items()}
+    one = np.ones((1, 1))
+    generator = np.random.default_rng(seed)
+    units = [_draw_units(generator, resamples, stratum) for stratum in strata["d"]]
+    drawn = _rolled(strata["d"], protocol, np.repeat(one, resamples, axis=0), units)
+    flipped = _sign_flips(strata["d"], protocol, generator, resamples)
+    rows = []
+    for key in points["d"]:
+        if key[0] != "subset":
+            a, b, d = (float(points[side][key][0]) for side in ("a", "b", "d"))
+            low, high = percentile_interval(drawn[key], level)
+            test = _mcnemar_of(frame, protocol, key)
+            p = _permutation_p(flipped[key], d)
+            rows.append((*key, a, b, d, low, high, test.n01, test.n10, test.p, p, cohens_h(a, b)))
+    return _comparison(rows, _pair_counts(frame, protocol))
+
+
+def _joined(scores_a: pd.DataFrame, scores_b: pd.DataFrame) -> pd.DataFrame:
+    """Match two evaluations by pair: outcomes with the columns a, b (0 or 1) and d = b − a."""
+    first, second = outcomes_of(scores_a), outcomes_of(scores_b)
+    check_same_pairs(set(first["pair_id"]), set(second["pair_id"]), "a", "b")
+    frame = first.merge(second[["pair_id", "subset", "correct"]], on="pair_id", suffixes=("", "_b"))
+    moved = frame.loc[frame["subset"] != frame["subset_b"], "pair_id"]
+    if len(moved):
+        raise InputError(f"{len(moved)} pairs are in different subsets, first {moved.iloc[0]!r}")
+    return frame.assign(
+        a=frame["correct"], b=frame["correct_b"], d=frame["correct_b"] - frame["correct"]
+    )
+
+
+def _sign_flips(
+    strata: Sequence[_Stratum], protocol: Protocol, generator: np.random.Generator, resamples: int
+) -> dict[Key, np.ndarray]:
+    """Aggregate differences whose units have random signs: the distribution under no difference."""
+    signs = [generator.choice((-1.0, 1.0), (resamples, len(stratum.counts))) for stratum in strata]
+    counts = [np.ones_like(sign) for sign in signs]
+    return _rolled(strata, protocol, np.ones((resamples, 1)), signs, counts)
+
+
+def _permutation_p(flipped: np.ndarray, observed: float) -> float:
+    """Two-sided p of random sign flips; the observed signs count as one of them."""
+    tolerance = 1e-12
+    extreme = np.sum(np.abs(flipped) >= abs(observed) - tolerance)
+    return float((extreme + 1) / (len(flipped) + 1))
+
+
+def _mcnemar_of(frame: pd.DataFrame, protocol: Protocol, key: Key) -> McNemar:
+    level, name = key
+    if level == "section":
+        frame = frame[frame["subset"].isin(protocol.sections[name])]
+    return mcnemar(frame["a"].to_numpy(), frame["b"].to_numpy())
+
+
+def _comparison(rows: list[tuple], pairs: dict[Key, int]) -> pd.DataFrame:
+    columns = ["level", "name", "a", "b", "difference", "low", "high"]
+    columns += ["n01", "n10", "p_mcnemar", "p_cluster", "cohens_h"]
+    table = pd.DataFrame(rows, columns=columns)
+    table.insert(10, "p_holm", holm(table["p_mcnemar"].to_numpy()))
+    table["pairs"] = [pairs[row[0], row[1]] for row in rows]
+    return table

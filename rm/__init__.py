@@ -1,0 +1,1 @@
+"""The reward model: preferences, tokens, model, pair losses and weights, trainer, checkpoint."""

@@ -1,0 +1,105 @@
+"""Which pairs go into which optimiser step, and how a micro-batch becomes tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rm.errors import InputError
+from rm.tokens import TokenPair, pad
+from rm.trunk import TrunkCache
+
+
+def training_order(
+    pairs: Sequence[TokenPair], *, epochs: float, global_batch: int, seed: int
+) -> list[int]:
+    """Indices of the pairs in training order, a whole number of global batches.
+
+    The stream is one seeded permutation after another, cut into global batches; the pairs of the
+    last, incomplete batch are left out (fewer than `global_batch`; the manifest counts them).
+    Within a global batch pairs are sorted by their longer side, so that micro-batches hold pairs of
+    like length: which pairs share a step does not depend on their length (pitfall 21). Raises
+    InputError if there are too few pairs for one batch.
+    """
+    total = int(epochs * len(pairs))
+    steps = total // global_batch
+    if steps == 0:
+        raise InputError(
+            f"{len(pairs)} pairs × {epochs} epochs do not fill one global batch of {global_batch}: "
+            "lower training.global_batch or give more pairs"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    stream: list[int] = []
+    while len(stream) < steps * global_batch:
+        stream += torch.randperm(len(pairs), generator=generator).tolist()
+    order: list[int] = []
+    for start in range(0, steps * global_batch, global_batch):
+        batch = stream[start : start + global_batch]
+        order += sorted(batch, key=lambda index: (_longer(pairs[index]), index))
+    return order
+
+
+def _longer(pair: TokenPair) -> int:
+    return max(len(pair.chosen), len(pair.rejected))
+
+
+class PairStream(Dataset[TokenPair]):
+    """The training pairs in the order in which they are visited: read it sequentially."""
+
+    def __init__(self, pairs: Sequence[TokenPair], order: Sequence[int]) -> None:
+        """`order`: indices into `pairs`, from `training_order`."""
+        self.pairs, self.order = pairs, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> TokenPair:
+        return self.pairs[self.order[index]]
+
+
+class PairCollator:
+    """Micro-batches of pairs as tensors, ready for `RewardModel.forward`.
+
+    Rows are the chosen sides of all pairs, then the rejected sides in the same order:
+
+    >>> collate = PairCollator(pad_id=0)
+    >>> batch = collate([TokenPair("a", (5, 6), (7,)), TokenPair("b", (8,), (9,))])
+    >>> batch["input_ids"].tolist()
+    [[5, 6], [8, 0], [7, 0], [9, 0]]
+    """
+
+    def __init__(self, pad_id: int, trunk: TrunkCache | None = None, side: str = "right") -> None:
+        """With `trunk`, rows are given as cached trunk states instead of token ids."""
+        self.pad_id, self.trunk, self.side = pad_id, trunk, side
+
+    def __call__(self, pairs: Sequence[TokenPair]) -> dict[str, Tensor]:
+        """Return attention_mask and input_ids or trunk_states (2·pairs rows), and margin if known.
+
+        `margin` (pairs,) float32 is there only if every pair of the batch has one.
+        """
+        rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+        batch = self._rows(rows)
+        if all(pair.margin is not None for pair in pairs):
+            batch["margin"] = torch.tensor([pair.margin for pair in pairs], dtype=torch.float32)
+        return batch
+
+    def _rows(self, rows: Sequence[tuple[int, ...]]) -> dict[str, Tensor]:
+        if self.trunk is not None:
+            states, mask = self.trunk.batch(rows)
+            return {"trunk_states": states, "attention_mask": mask}
+        ids, mask = pad(rows, self.pad_id, self.side)
+        return {"input_ids": ids, "attention_mask": mask}
+
+
+def rows_of(pairs: Sequence[TokenPair]) -> list[tuple[int, ...]]:
+    """All token rows of the pairs, both sides."""
+    return [row for pair in pairs for row in (pair.chosen, pair.rejected)]
+
+
+def model_inputs(batch: dict[str, Any]) -> dict[str, Tensor]:
+    """The part of a collated batch that `RewardModel.forward` takes."""
+    return {name: value for name, value in batch.items() if name != "margin"}

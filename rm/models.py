@@ -1,0 +1,323 @@
+"""The reward model: a causal backbone, a float32 score head, and what of them is trained.
+
+A reward model on disk is a plain `AutoModelForSequenceClassification` folder with one label; in
+memory it is wrapped in `RewardModel`, which reads the hidden state at the last *real* token by the
+attention mask and applies the score head in float32 (pitfalls 1, 2, 8).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer, LoraModel
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rm.errors import InputError
+from rm.files import atomic_folder
+from rm.tokens import ChatTemplate, choose_pad_token
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass
+class RewardOutput:
+    """`rewards` (rows,) and `hidden` (rows, hidden): both float32 (float64 for a float64 model)."""
+
+    rewards: Tensor
+    hidden: Tensor
+
+
+class RewardModel(nn.Module):
+    """Rewards and last-token hidden states of token rows.
+
+    `classifier` is a sequence-classification model with one label whose backbone is a stack of
+    decoder layers (Llama, Gemma and their like). Matrix products of the backbone run in
+    `compute_dtype` under autocast; the pooled hidden state, the head and everything after it stay
+    in float32.
+    """
+
+    def __init__(self, classifier: PreTrainedModel, compute_dtype: torch.dtype) -> None:
+        """Raise InputError if `classifier` is not a one-label model with a linear score head."""
+        super().__init__()
+        check_classifier(classifier)
+        self.classifier = classifier
+        self.compute_dtype = compute_dtype
+        self.config = classifier.config
+        # In a list, because its layers are the backbone's own and must not be registered twice.
+        self._upper: list[nn.Module] = []
+
+    @property
+    def backbone(self) -> Any:
+        """The decoder stack (`layers`, `norm`), without its head."""
+        return self.classifier.base_model
+
+    @property
+    def score(self) -> nn.Linear:
+        """The score head w_s: Linear(hidden, 1), no bias (b_s cancels in every difference)."""
+        return cast(nn.Linear, self.classifier.score)
+
+    def forward(
+        self,
+        attention_mask: Tensor,
+        input_ids: Tensor | None = None,
+        trunk_states: Tensor | None = None,
+    ) -> RewardOutput:
+        """Score rows given as token ids, or as the output of the frozen trunk (`rm.trunk`).
+
+        attention_mask: (rows, length) int64, 1 at real tokens, padding on either side.
+        input_ids: (rows, length) int64; or trunk_states: (rows, length, hidden).
+        """
+        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        with self._autocast(attention_mask.device.type):
+            if trunk_states is None:
+                stack, inputs = self.backbone, {"input_ids": input_ids}
+            else:
+                stack, inputs = (
+                    self.upper_stack,
+                    {"inputs_embeds": trunk_states.to(self.compute_dtype)},
+                )
+            states = stack(
+                **inputs, attention_mask=attention_mask, position_ids=positions, use_cache=False
+            ).last_hidden_state
+        hidden = last_real_token(states, attention_mask)
+        hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        return RewardOutput(self._head(hidden), hidden)
+
+    @property
+    def upper_stack(self) -> nn.Module:
+        """The trained layers above the frozen trunk. Raises ValueError before `divide`."""
+        if not self._upper:
+            raise ValueError("trunk states were given, but the backbone was never divided")
+        return self._upper[0]
+
+    def divide(self, upper_stack: nn.Module) -> None:
+        """Set the stack that runs on trunk states (`rm.trunk.split_backbone` makes it)."""
+        self._upper = [upper_stack]
+
+    def _autocast(self, device: str) -> contextlib.AbstractContextManager[Any]:
+        if self.compute_dtype in (torch.float32, torch.float64):
+            return contextlib.nullcontext()
+        return torch.autocast(device, dtype=self.compute_dtype)
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """Apply the head outside any autocast, as a module (so that ZeRO-3 gathers its weight)."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.score(hidden).squeeze(-1)
+
+
+def last_real_token(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """Gather (rows, hidden) from `states` (rows, length, hidden) at each row's last real token.
+
+    The place comes from the attention mask alone, never from a token's id (pitfall 1).
+    """
+    places = torch.arange(states.shape[1], device=states.device)
+    last = (attention_mask * places).argmax(-1)
+    return states[torch.arange(states.shape[0], device=states.device), last]
+
+
+def check_classifier(classifier: nn.Module) -> None:
+    """Raise InputError unless `classifier` has one label and a linear head named `score`."""
+    head = getattr(classifier, "score", None)
+    if not isinstance(head, nn.Linear) or head.out_features != 1:
+        raise InputError(
+            f"{type(classifier).__name__} is not a reward model: it needs a linear head `score` "
+            "with one output (an AutoModelForSequenceClassification of a decoder, num_labels=1)"
+        )
+
+
+def new_reward_model(
+    backbone: Path, compute_dtype: torch.dtype, seed: int
+) -> tuple[RewardModel, PreTrainedTokenizerBase]:
+    """Put a fresh score head on the causal backbone in folder `backbone`.
+
+    The head is drawn from N(0, 1/(hidden + 1)) by `seed` alone, so that it is the same for every
+    loss. All parameters are float32 (`train_part` lowers the frozen ones).
+    """
+    _check_folder(backbone)
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    classifier = AutoModelForSequenceClassification.from_pretrained(
+        backbone, num_labels=1, dtype=torch.float32
+    )
+    check_classifier(classifier)
+    hidden = classifier.score.in_features
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        classifier.score.weight.copy_(
+            torch.randn(1, hidden, generator=generator) / (hidden + 1) ** 0.5
+        )
+    set_pad_token(tokenizer, classifier)
+    return RewardModel(classifier, compute_dtype), tokenizer
+
+
+def set_pad_token(tokenizer: PreTrainedTokenizerBase, classifier: PreTrainedModel) -> None:
+    """Choose a pad token that ends no conversation, and write it into the model's config too."""
+    turn = ChatTemplate(tokenizer).encode([{"role": "user", "content": "a"}], "b")
+    choose_pad_token(tokenizer, [*turn[-3:], tokenizer.eos_token_id])
+    classifier.config.pad_token_id = tokenizer.pad_token_id
+
+
+def load_reward_model(
+    checkpoint: Path | str, compute_dtype: torch.dtype
+) -> tuple[RewardModel, PreTrainedTokenizerBase]:
+    """Load a trained reward model: any one-label sequence-classification folder (or Hub name).
+
+    Backbone weights take `compute_dtype`, the score head float32. Raises InputError if there is no
+    such checkpoint, or if it is not a reward model.
+    """
+    source = Path(checkpoint)
+    if source.exists() or source.is_absolute() or str(checkpoint).count("/") != 1:
+        _check_folder(source)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"no model could be read from {checkpoint}: {reason}") from error
+    names = config.architectures or ["an unnamed architecture"]
+    if not names[0].endswith("ForSequenceClassification"):
+        raise InputError(
+            f"{checkpoint} holds {names[0]}, not a reward model "
+            "(…ForSequenceClassification with one label): train one with scripts.train"
+        )
+    classifier, info = AutoModelForSequenceClassification.from_pretrained(
+        checkpoint, dtype=torch.float32, output_loading_info=True
+    )
+    if info["missing_keys"]:
+        raise InputError(f"{checkpoint} lacks weights: {', '.join(sorted(info['missing_keys']))}")
+    model = RewardModel(classifier, compute_dtype)
+    model.backbone.to(compute_dtype)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    if tokenizer.pad_token_id is None:
+        set_pad_token(tokenizer, classifier)
+    return model.eval(), tokenizer
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"no checkpoint at {folder}: give a folder or a Hub name (owner/name)")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is not a model folder: it has no config.json")
+
+
+def train_part(
+    model: RewardModel,
+    part: Literal["full", "lora", "top_layers"],
+    *,
+    top_layers: int = 0,
+    lora: dict[str, Any] | None = None,
+    frozen_dtype: torch.dtype | None = None,
+) -> None:
+    """Choose what is trained: everything, LoRA adapters, or the top layers; the head always is.
+
+    `top_layers`: number of decoder layers from the top (the final norm is trained with them).
+    `lora`: r, alpha, dropout, target_modules (GRM: 32, 64, 0.05, q/k/v/o projections).
+    `frozen_dtype`: what frozen backbone weights are stored in; None keeps float32. Trained
+    weights stay float32 master weights. Raises InputError for an impossible choice.
+    """
+    if part == "lora":
+        _add_lora(model, **(lora or {}))
+    elif part == "top_layers":
+        _freeze_below(model, top_layers)
+    elif part != "full":
+        raise InputError(f"training.part={part}: choose full, lora or top_layers")
+    model.score.requires_grad_(True)
+    if frozen_dtype is not None:
+        for parameter in model.backbone.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(frozen_dtype)
+
+
+def _freeze_below(model: RewardModel, top_layers: int) -> None:
+    layers = model.backbone.layers
+    if not 0 <= top_layers <= len(layers):
+        raise InputError(f"training.top_layers={top_layers}: the backbone has {len(layers)} layers")
+    model.backbone.requires_grad_(False)
+    for layer in layers[len(layers) - top_layers :]:
+        layer.requires_grad_(True)
+    model.backbone.norm.requires_grad_(top_layers > 0)
+
+
+def _add_lora(
+    model: RewardModel, r: int, alpha: int, dropout: float, target_modules: Sequence[str]
+) -> None:
+    """Inject adapters into the backbone in place; the head stays an ordinary Linear."""
+    settings = LoraConfig(
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(target_modules)
+    )
+    LoraModel(model.backbone, settings, "default")
+
+
+def plain_state(model: RewardModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the plain classifier from the wrapper's `state`: prefix off, LoRA merged.
+
+    A LoRA layer's weight becomes W + (alpha / r) · B A, computed in float32. Backbone weights take
+    the compute dtype, the score head keeps float32.
+    """
+    prefix = "classifier."
+    inner = {name.removeprefix(prefix): value for name, value in state.items()}
+    merged = _merge_lora(inner, _lora_scaling(model))
+    return {
+        name: value if name.startswith("score.") else value.to(model.compute_dtype)
+        for name, value in merged.items()
+    }
+
+
+def _lora_scaling(model: RewardModel) -> float:
+    for module in model.backbone.modules():
+        if isinstance(module, LoraLayer):
+            return float(module.scaling["default"])
+    return 1.0
+
+
+def _merge_lora(state: dict[str, Tensor], scaling: float) -> dict[str, Tensor]:
+    merged: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if ".lora_" in name:
+            continue
+        if ".base_layer." in name:
+            stem = name.split(".base_layer.")[0]
+            if name.endswith(".weight"):
+                lower = state[f"{stem}.lora_A.default.weight"].float()
+                upper = state[f"{stem}.lora_B.default.weight"].float()
+                value = value.float() + scaling * upper @ lower
+            name = name.replace(".base_layer.", ".")
+        merged[name] = value
+    return merged
+
+
+def save_reward_model(
+    model: RewardModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    state: dict[str, Tensor] | None = None,
+    extra: dict[str, str] | None = None,
+) -> None:
+    """Write a plain `AutoModelForSequenceClassification` folder, whole or not at all.
+
+    `state`: the wrapper's gathered state dict (ZeRO-3); default the model's own.
+    `extra`: further text files, name -> content (the pair weight's state, for one).
+    """
+    weights = plain_state(model, state if state is not None else model.state_dict())
+    with torch.device("meta"):
+        plain = AutoModelForSequenceClassification.from_config(model.config)
+    plain.load_state_dict(weights, assign=True)
+    plain.config.dtype = model.compute_dtype
+    plain.config.architectures = [type(plain).__name__]
+    with atomic_folder(folder) as temporary:
+        plain.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        for name, content in (extra or {}).items():
+            (temporary / name).write_text(content)

@@ -1,0 +1,77 @@
+"""What made a result: versions, code, machine, data, in a manifest beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "peft",
+    "deepspeed",
+    "hydra-core",
+    "wandb",
+    "pandas",
+    "matplotlib",
+)
+
+
+def fingerprint_of(content: Any) -> str:
+    """SHA-256 (16 hex digits) of JSON-like content, independent of key order."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_fingerprint(path: Path) -> str:
+    """SHA-256 (16 hex digits) of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def code_revision() -> dict[str, Any]:
+    """Commit of this checkout and whether tracked files were changed; None outside a checkout."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            result = subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True
+            )
+        except OSError:  # git is not installed
+            return None
+        return result.stdout.strip() if result.returncode == 0 else None
+
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ":!/results")
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "changed": None if changes is None else changes != "",
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Package versions, Python, processor, threads: nothing of the user, no variables, no paths."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    accelerators = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerators": accelerators,
+        "code": code_revision(),
+    }

@@ -1,0 +1,353 @@
+"""The training loop: transformers.Trainer with the pair loss, the pair weight and their records.
+
+What is ours is what the paper is about. Everything that happens once an optimiser step (μ, the
+records) comes from the *global* batch: all ranks, all accumulation steps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from rm.batches import PairCollator, PairStream, model_inputs
+from rm.errors import InputError
+from rm.files import atomic_write_json, atomic_write_text
+from rm.losses import PairLoss
+from rm.models import RewardModel
+from rm.weights import PairWeight, representation_distance
+
+TRAINABLE_FILE = "trainable.safetensors"
+WEIGHT_STATE_FILE = "pair_weight.json"
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+@dataclass
+class TrainingSettings:
+    """One file of conf/training, typed. Units: pairs for batches, tokens for lengths."""
+
+    part: str
+    learning_rate: float
+    epochs: float
+    global_batch: int
+    micro_batch: int
+    max_length: int
+    schedule: str
+    warmup_ratio: float
+    clip_norm: float
+    optimizer: str
+    weight_decay: float
+    compute_dtype: str
+    top_layers: int
+    reuse_trunk: bool
+    gradient_checkpointing: bool
+    save_steps: int
+    lora: dict[str, Any] = field(default_factory=dict)
+
+
+def accumulation_steps(global_batch: int, micro_batch: int, devices: int) -> int:
+    """Return how many micro-batches each device adds up for one step.
+
+    Raises InputError unless micro_batch × devices divides global_batch.
+    """
+    steps, rest = divmod(global_batch, micro_batch * devices)
+    if rest or steps == 0:
+        raise InputError(
+            f"training.global_batch={global_batch} is not a multiple of micro_batch × devices = "
+            f"{micro_batch} × {devices}: change one of them"
+        )
+    return steps
+
+
+def training_arguments(
+    settings: TrainingSettings,
+    *,
+    run_dir: Path,
+    devices: int,
+    steps: int,
+    seed: int,
+    report_to: Sequence[str],
+    run_name: str,
+    deepspeed: dict[str, Any] | None,
+) -> TrainingArguments:
+    """Translate our settings into transformers' arguments.
+
+    `bf16` stays off there: `RewardModel` does its own autocast, so that the head and the master
+    weights stay float32 under DeepSpeed too.
+    """
+    return TrainingArguments(
+        output_dir=str(run_dir / "trainer"),
+        per_device_train_batch_size=settings.micro_batch,
+        gradient_accumulation_steps=accumulation_steps(
+            settings.global_batch, settings.micro_batch, devices
+        ),
+        num_train_epochs=1,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=round(settings.warmup_ratio * steps),
+        max_grad_norm=settings.clip_norm,
+        optim=settings.optimizer,
+        weight_decay=settings.weight_decay,
+        seed=seed,
+        train_sampling_strategy="sequential",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if settings.save_steps else "no",
+        save_steps=settings.save_steps or 1,
+        save_total_limit=2,
+        report_to=list(report_to),
+        run_name=run_name,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=False,
+        average_tokens_across_devices=False,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        deepspeed=deepspeed,
+    )
+
+
+class PairTrainer(Trainer):
+    """Minimises the mean over pairs of weight × pair loss (paper, NormBT section)."""
+
+    def __init__(
+        self,
+        model: RewardModel,
+        args: TrainingArguments,
+        *,
+        stream: PairStream,
+        collator: PairCollator,
+        pair_loss: PairLoss,
+        pair_weight: PairWeight,
+        mu: float | None = None,
+    ) -> None:
+        """`mu`: the pair weight's state to start from (resuming), None for a fresh run."""
+        super().__init__(model=model, args=args, train_dataset=stream, data_collator=collator)
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the global batch itself
+        self.reward_model = model
+        self.pair_loss, self.pair_weight, self.mu = pair_loss, pair_weight, mu
+        self.global_batch = (
+            args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        )
+        self.step_record: dict[str, float] = {}
+        self._pieces: list[Tensor] = []
+        self.add_callback(_FinishStep(self))
+        self.remove_callback(ProgressCallback)
+        self.add_callback(CompactProgress())
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], None]:
+        """Fetch one step's micro-batches; before the first step, set μ_0 from all of them."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if samples and self.mu is None and self.pair_weight.needs_start:
+            self.mu = self.pair_weight.start(self._mean_distance(samples))
+        return samples, None
+
+    @torch.no_grad()
+    def _mean_distance(self, samples: Sequence[dict[str, Tensor]]) -> float:
+        """Mean distance of a global batch, in evaluation mode, without a gradient."""
+        self.reward_model.eval()
+        distances = []
+        for sample in samples:
+            hidden = self.reward_model(**model_inputs(self._prepare_inputs(sample))).hidden
+            distances.append(representation_distance(*hidden.chunk(2)).double())
+        self.reward_model.train()
+        return self.accelerator.gather(torch.cat(distances)).mean().item()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Sum of weight × pair loss over the micro-batch, divided by the global batch.
+
+        Multiplied by the number of ranks, because data parallelism averages gradients over them.
+        """
+        output = model(**model_inputs(inputs))
+        chosen, rejected = output.rewards.chunk(2)
+        difference = chosen - rejected
+        distance = representation_distance(*output.hidden.chunk(2)).detach()
+        weight = self.pair_weight.weigh(distance, self.mu)
+        loss = self.pair_loss(difference, inputs.get("margin"))
+        self._pieces.append(torch.stack([difference.detach(), distance, weight, loss.detach()]).T)
+        total = (weight * loss).sum() / self.global_batch * self.args.world_size
+        return (total, output) if return_outputs else total
+
+    def finish_step(self) -> None:
+        """Once an optimiser step: gather the global batch, record it, update μ."""
+        pieces = torch.cat(self._pieces)
+        self._pieces = []
+        pairs = self.accelerator.gather(pieces) if self.args.world_size > 1 else pieces
+        self.step_record = step_record(pairs.double().cpu(), self.mu)
+        if not torch.isfinite(pairs).all():
+            raise FloatingPointError(
+                f"step {self.state.global_step}: a reward, distance or loss is not finite; "
+                "the last checkpoint is whole"
+            )
+        self.mu = self.pair_weight.update(self.mu, self.step_record["distance_mean"])
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the step's record to what transformers logs."""
+        if "learning_rate" in logs:
+            gradient_norm = logs.pop("grad_norm", None)
+            if gradient_norm is not None:
+                logs["gradient_norm"] = float(gradient_norm)
+            logs.update(self.step_record)
+        super().log(logs, start_time)
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
+        """Write what resuming needs: the trained parameters in full precision, and μ."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        state = state_dict if state_dict else self.reward_model.state_dict()
+        trained = {name: state[name] for name in trained_names(self.reward_model)}
+        save_file(
+            {name: value.contiguous().cpu() for name, value in trained.items()},
+            folder / TRAINABLE_FILE,
+        )
+        atomic_write_json(folder / WEIGHT_STATE_FILE, {"mu": self.mu})
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        """Load the trained parameters; the frozen ones are the backbone's."""
+        state = load_file(Path(resume_from_checkpoint) / TRAINABLE_FILE)
+        missing = set(trained_names(self.reward_model)) - set(state)
+        if missing:
+            raise InputError(
+                f"{resume_from_checkpoint} lacks trained weights {sorted(missing)[:3]}: "
+                "it was written by another configuration"
+            )
+        self.reward_model.load_state_dict(state, strict=False)
+
+
+def trained_names(model: nn.Module) -> list[str]:
+    """Names of the parameters that are trained."""
+    return [name for name, value in model.named_parameters() if value.requires_grad]
+
+
+def step_record(pairs: Tensor, mu: float | None) -> dict[str, float]:
+    """Facts of one step from (global batch, 4) float64: difference, distance, weight, loss.
+
+    `pair_loss` is the unweighted mean; `weight_share_q1` … `q4` the share of the total weight that
+    the pairs of each distance quartile hold (q1 the closest quarter).
+    """
+    difference, distance, weight, loss = pairs.T
+    levels = torch.tensor(QUANTILES, dtype=pairs.dtype)
+    record = {
+        "accuracy": (difference > 0).double().mean().item(),
+        "ties": (difference == 0).double().mean().item(),
+        "pair_loss": loss.mean().item(),
+        "reward_margin": difference.mean().item(),
+        "distance_mean": distance.mean().item(),
+        "weight_mean": weight.mean().item(),
+    }
+    if mu is not None:
+        record["mu"] = mu
+    for name, values in (("distance", distance), ("weight", weight)):
+        for level, value in zip(QUANTILES, values.quantile(levels).tolist(), strict=True):
+            record[f"{name}_q{round(100 * level)}"] = value
+    quarters = weight[distance.argsort()].tensor_split(4)
+    for number, quarter in enumerate(quarters, start=1):
+        record[f"weight_share_q{number}"] = (quarter.sum() / weight.sum()).item()
+    return record
+
+
+class _FinishStep(TrainerCallback):
+    """Calls `finish_step` after every optimiser step, before it is logged."""
+
+    def __init__(self, trainer: PairTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.trainer.finish_step()
+
+
+class CompactProgress(ProgressCallback):
+    """The progress bar with loss and accuracy beside it, instead of a printed dict a step."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the step's loss and accuracy."""
+        if state.is_world_process_zero and self.training_bar and logs and "accuracy" in logs:
+            self.training_bar.set_postfix(
+                loss=f"{logs['loss']:.3f}", accuracy=f"{logs['accuracy']:.2f}", refresh=False
+            )
+
+
+class MetricsFile(TrainerCallback):
+    """Writes metrics.jsonl: one JSON object a step. The source of truth for every figure."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Keep the lines up to the step that the run starts from, drop later ones."""
+        if not state.is_world_process_zero:
+            return
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= state.global_step]
+        atomic_write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Append one step."""
+        if state.is_world_process_zero and logs and "learning_rate" in logs:
+            line = json.dumps({"step": state.global_step, **logs})
+            with self.path.open("a") as file:
+                file.write(line + "\n")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return float("inf")  # a line cut short by a kill is dropped
+
+
+def last_checkpoint(run_dir: Path) -> Path | None:
+    """Return the newest checkpoint of the run from which training can go on, or None."""
+    folders = (run_dir / "trainer").glob("checkpoint-*")
+    whole = [folder for folder in folders if (folder / "trainer_state.json").is_file()]
+    return max(whole, key=lambda folder: int(folder.name.split("-")[1]), default=None)
+
+
+def load_mu(checkpoint: Path) -> float | None:
+    """Return the pair weight's state that was saved with a checkpoint."""
+    return json.loads((checkpoint / WEIGHT_STATE_FILE).read_text())["mu"]

@@ -1,0 +1,228 @@
+"""The frozen trunk: layers that no loss trains are computed once and their output is reused.
+
+Where only the top layers train, the lower ones give the same output for every loss, seed and
+evaluation. `split_backbone` divides the stack, `TrunkCache` keeps the lower part's output, one
+vector a token in the compute dtype, in a memory-mapped file named by what it depends on.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rm.errors import InputError
+from rm.files import atomic_write_json
+from rm.models import RewardModel
+from rm.tokens import pad
+
+Row = tuple[int, ...]
+
+
+def split_backbone(model: RewardModel, top_layers: int) -> nn.Module:
+    """Give `model` its upper stack (the top layers and the norm); return the lower stack.
+
+    Both are views: they hold the backbone's own modules, not copies. The lower stack ends without
+    a norm, so `upper(inputs_embeds=lower(ids))` is the whole backbone. Checked on a small input;
+    raises InputError where an architecture cannot be divided so (the plain forward still works).
+    """
+    backbone, count = model.backbone, len(model.backbone.layers)
+    lower = _view(backbone, range(count - top_layers), norm=nn.Identity())
+    upper = _view(backbone, range(count - top_layers, count), norm=backbone.norm)
+    model.divide(upper)
+    _check_split(model, lower)
+    return lower
+
+
+def _view(backbone: Any, layers: Iterable[int], norm: nn.Module) -> nn.Module:
+    chosen = list(layers)
+    view = copy.copy(backbone)
+    view.__dict__["_modules"] = dict(backbone._modules)
+    view.config = copy.deepcopy(backbone.config)
+    view.config.num_hidden_layers = len(chosen)
+    view.layers = nn.ModuleList(backbone.layers[index] for index in chosen)
+    view.norm = norm
+    return view
+
+
+def _check_split(model: RewardModel, lower: nn.Module) -> None:
+    """Compare divided and whole forward on one short row."""
+    device = next(model.parameters()).device
+    ids = torch.arange(2, 10, device=device).unsqueeze(0) % model.config.vocab_size
+    mask = torch.ones_like(ids)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        whole = model(mask, input_ids=ids)
+        parts = model(mask, trunk_states=_lower_states(model, lower, ids, mask))
+    model.train(was_training)
+    if not torch.allclose(whole.hidden, parts.hidden, rtol=1e-2, atol=1e-3):
+        raise InputError(
+            f"{type(model.backbone).__name__} cannot be divided into a frozen trunk and upper "
+            "layers: set training.reuse_trunk=false"
+        )
+
+
+def _lower_states(model: RewardModel, lower: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad(), model._autocast(ids.device.type):
+        return lower(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state.to(model.compute_dtype)
+
+
+def trunk_fingerprint(model: RewardModel, top_layers: int) -> str:
+    """SHA-256 over every weight below the top layers and over the settings of the computation."""
+    count = len(model.backbone.layers)
+    trained = tuple(f"layers.{index}." for index in range(count - top_layers, count))
+    digest = hashlib.sha256(f"{model.compute_dtype} {type(model.backbone).__name__}".encode())
+    digest.update(str(getattr(model.config, "rope_parameters", None)).encode())
+    for name, value in sorted(model.backbone.state_dict().items()):
+        if not name.startswith((*trained, "norm.")):
+            digest.update(name.encode())
+            data = value.detach().to(model.compute_dtype).contiguous().cpu()
+            digest.update(data.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+class TrunkCache:
+    """Trunk states of a set of token rows, on disk: `states(row)` gives (length, hidden)."""
+
+    def __init__(self, path: Path, rows: Sequence[Row], width: int, dtype: torch.dtype) -> None:
+        """Map the complete file at `path`; `rows` in the order in which they were written."""
+        self.path, self.dtype = path, dtype
+        self.starts, total = {}, 0
+        for row in rows:
+            self.starts[row] = total
+            total += len(row)
+        self._map = torch.from_file(str(path), shared=False, size=total * width, dtype=dtype).view(
+            total, width
+        )
+
+    def states(self, row: Row) -> Tensor:
+        """Trunk states (length, hidden) of a row; KeyError for a row that was not cached."""
+        start = self.starts[row]
+        return self._map[start : start + len(row)]
+
+    def batch(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """Right-padded states (rows, longest, hidden) and attention mask (rows, longest)."""
+        _, mask = pad(rows, pad_id=0)
+        states = torch.zeros(*mask.shape, self._map.shape[1], dtype=self.dtype)
+        for index, row in enumerate(rows):
+            states[index, : len(row)] = self.states(row)
+        return states, mask
+
+
+def open_cache(
+    model: RewardModel,
+    top_layers: int,
+    rows: Iterable[Row],
+    folder: Path,
+    *,
+    tokens_per_batch: int = 4096,
+    label: str = "frozen trunk",
+) -> TrunkCache:
+    """Return the cache of `rows`, computing it first where it is not there.
+
+    Splits the backbone of `model`. The file's name holds the fingerprints of the trunk's weights
+    and of the rows; its header is written last, so a file without a matching header is computed
+    again. Raises InputError if the disk has too little room.
+    """
+    lower = split_backbone(model, top_layers)
+    unique = sorted(set(rows), key=lambda row: (len(row), row))
+    width, dtype = model.config.hidden_size, model.compute_dtype
+    header = {
+        "trunk": trunk_fingerprint(model, top_layers),
+        "rows": _rows_fingerprint(unique),
+        "top_layers": top_layers,
+        "tokens": sum(len(row) for row in unique),
+        "width": width,
+        "dtype": str(dtype),
+    }
+    path = folder / f"trunk-{header['trunk']}-{header['rows']}.bin"
+    if not _is_complete(path, header):
+        _check_room(folder, header["tokens"] * width * dtype.itemsize)
+        _compute(model, lower, unique, path, tokens_per_batch, label)
+        atomic_write_json(path.with_suffix(".json"), header)
+    return TrunkCache(path, unique, width, dtype)
+
+
+def _rows_fingerprint(rows: Sequence[Row]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()[:16]
+
+
+def _is_complete(path: Path, header: dict[str, Any]) -> bool:
+    try:
+        written = json.loads(path.with_suffix(".json").read_text())
+        size = header["tokens"] * header["width"] * getattr(torch, header["dtype"][6:]).itemsize
+        return written == header and path.stat().st_size == size
+    except (OSError, ValueError):
+        return False
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"the frozen trunk's states need {needed / 1e9:.1f} GB and {folder} has "
+            f"{free / 1e9:.1f} GB free: choose another cache_dir or set reuse_trunk=false"
+        )
+
+
+def _compute(
+    model: RewardModel,
+    lower: nn.Module,
+    rows: Sequence[Row],
+    path: Path,
+    tokens_per_batch: int,
+    label: str,
+) -> None:
+    device = next(model.parameters()).device
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    was_training = model.training
+    model.eval()
+    try:
+        with partial.open("wb") as file, _progress(rows, label) as bar:
+            for batch in batches_by_tokens(rows, tokens_per_batch):
+                ids, mask = pad(batch, pad_id=0)
+                states = _lower_states(model, lower, ids.to(device), mask.to(device)).cpu()
+                for row, state in zip(batch, states, strict=True):
+                    file.write(state[: len(row)].contiguous().view(torch.uint8).numpy().data)
+                    bar.update(len(row))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+        model.train(was_training)
+
+
+def _progress(rows: Sequence[Row], label: str) -> Any:
+    tokens = sum(len(row) for row in rows)
+    return tqdm(total=tokens, desc=label, unit="tok", unit_scale=True, mininterval=1)
+
+
+def batches_by_tokens(rows: Sequence[Row], tokens: int) -> Iterable[list[Row]]:
+    """Cut rows, sorted by length, into batches of at most `tokens` padded tokens."""
+    batch: list[Row] = []
+    for row in rows:
+        longest = max([len(row), *(len(other) for other in batch[-1:])])
+        if batch and longest * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch

@@ -1,0 +1,1 @@
+"""Thin entry points: read the configuration, call the packages, write the outputs."""

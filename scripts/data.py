@@ -1,0 +1,85 @@
+"""The training and validation pairs that a configuration names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from rm.errors import InputError
+from rm.generated import generate
+from rm.preferences import PreferencePair, fingerprint, load_preferences, split_pairs
+
+
+@dataclass
+class TrainingData:
+    """Pairs to train on and to validate with, disjoint by prompt, and how they came about."""
+
+    train: list[PreferencePair]
+    validation: list[PreferencePair]
+    report: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the training pairs, in order."""
+        return fingerprint(self.train)
+
+
+def load_data(data: DictConfig) -> TrainingData:
+    """Load what conf/data names. Raises InputError for an unknown kind or unusable input."""
+    kinds = {"generated": _generated, "files": _files, "hub": _hub}
+    if data.kind not in kinds:
+        raise InputError(f"data.kind={data.kind}: choose {', '.join(kinds)}")
+    return kinds[data.kind](data)
+
+
+def _generated(data: DictConfig) -> TrainingData:
+    train = [made.pair for made in generate("train", data.train_pairs, data.seed)]
+    validation = [made.pair for made in generate("validation", data.validation_pairs, data.seed)]
+    return TrainingData(train, validation, {"source": "generated", "kept": len(train)})
+
+
+def _files(data: DictConfig) -> TrainingData:
+    train, report = load_preferences(data.train, limit=data.limit, seed=data.seed)
+    if data.validation is None:
+        return _held_out(train, report.as_dict(), data)
+    validation, second = load_preferences(data.validation)
+    return TrainingData(
+        train, validation, {"train": report.as_dict(), "validation": second.as_dict()}
+    )
+
+
+def _hub(data: DictConfig) -> TrainingData:
+    train, report = load_preferences(
+        data.hub, name=data.config, split=data.train_split, limit=data.limit, seed=data.seed
+    )
+    if data.validation_split is None:
+        return _held_out(train, report.as_dict(), data)
+    validation, second = load_preferences(
+        data.hub,
+        name=data.config,
+        split=data.validation_split,
+        limit=data.validation_limit,
+        seed=data.seed,
+    )
+    return TrainingData(
+        train, validation, {"train": report.as_dict(), "validation": second.as_dict()}
+    )
+
+
+def _held_out(
+    pairs: list[PreferencePair], report: dict[str, Any], data: DictConfig
+) -> TrainingData:
+    train, validation = split_pairs(pairs, data.validation_share, data.seed)
+    return TrainingData(train, validation, {"train": report, "held_out": len(validation)})
+
+
+def require_margins(pairs: list[PreferencePair], loss: DictConfig) -> None:
+    """Raise InputError if the loss needs margins and a pair has none (pitfall 7)."""
+    without = [pair.pair_id for pair in pairs if pair.margin is None]
+    if loss.needs_margin and without:
+        raise InputError(
+            f"loss={loss.name} needs a margin for every pair: {len(without)} of {len(pairs)} have "
+            f"none, first {without[0]}; use data with ratings or a loss without margin"
+        )

@@ -1,0 +1,300 @@
+"""Train one reward model: python -m scripts.train loss=normbt model=… data=… seed=1 run_dir=DIR.
+
+Writes DIR/checkpoint (a plain Hugging Face folder), metrics.jsonl, validation.json, config.yaml
+and, last of all, manifest.json. An interrupted run goes on from its last checkpoint; a finished one
+is left as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedTokenizerBase
+
+from rm.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
+from rm.batches import PairCollator, PairStream, rows_of, training_order
+from rm.errors import InputError
+from rm.files import atomic_write_json, atomic_write_text
+from rm.models import DTYPES, RewardModel, new_reward_model, save_reward_model, train_part
+from rm.provenance import environment, fingerprint_of
+from rm.tokens import ChatTemplate, TokenPair, tokenize_pairs
+from rm.trainer import (
+    MetricsFile,
+    PairTrainer,
+    TrainingSettings,
+    accumulation_steps,
+    last_checkpoint,
+    load_mu,
+    training_arguments,
+)
+from rm.trunk import open_cache
+from scripts import config as configuration
+from scripts import tracking
+from scripts.data import TrainingData, load_data, require_margins
+
+# What does not change a run's result: left out where two configurations are compared.
+NEUTRAL = ("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment")
+MODEL_FILE = "reward_model.json"
+
+
+@dataclass
+class Prepared:
+    """Everything that a run needs before its first step."""
+
+    settings: TrainingSettings
+    model: RewardModel
+    tokenizer: PreTrainedTokenizerBase
+    data: TrainingData
+    pairs: list[TokenPair]
+    collator: PairCollator
+    facts: dict[str, Any]
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Run one configuration to its end and return its manifest; a finished run is not repeated."""
+    run_dir = Path(cfg.run_dir)
+    finished = claim_run_dir(cfg, run_dir)
+    if finished is not None:
+        print(f"{run_dir}: already trained")
+        return finished
+    check(cfg)
+    if cfg.devices > 1:
+        prepare(cfg)  # downloads, data and trunk once, before the ranks start
+        launch(run_dir, cfg.devices)
+    else:
+        fit(cfg)
+    return json.loads((run_dir / "manifest.json").read_text())
+
+
+def claim_run_dir(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
+    """Save the configuration in `run_dir`; return the manifest if the run is finished.
+
+    Raises InputError, naming the keys, if the folder holds a run of another configuration.
+    """
+    saved = run_dir / "config.yaml"
+    if saved.is_file():
+        different = differences(comparable(cfg), comparable(OmegaConf.load(saved)))
+        if different:
+            raise InputError(
+                f"{run_dir} holds a run with other settings ({'; '.join(different[:3])}): "
+                "choose another run_dir or delete it"
+            )
+    manifest = run_dir / "manifest.json"
+    if saved.is_file() and manifest.is_file():
+        return json.loads(manifest.read_text())
+    atomic_write_text(saved, OmegaConf.to_yaml(cfg, resolve=True))
+    return None
+
+
+def comparable(cfg: Any) -> dict[str, Any]:
+    """Return the settings that change a run's result, flat: dotted key -> value."""
+    content = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(content, dict)
+    return _flatten({k: v for k, v in content.items() if k not in NEUTRAL})
+
+
+def _flatten(content: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Name the keys in which two flat configurations differ, with both values."""
+    keys = sorted(set(one) | set(other))
+    return [f"{k}: {one.get(k)} ≠ {other.get(k)}" for k in keys if one.get(k) != other.get(k)]
+
+
+def check(cfg: DictConfig) -> TrainingSettings:
+    """Raise InputError for settings that can't work together; return the typed training section."""
+    settings = configuration.typed(TrainingSettings, cfg.training)
+    accumulation_steps(settings.global_batch, settings.micro_batch, cfg.devices)
+    if settings.compute_dtype not in DTYPES:
+        raise InputError(f"training.compute_dtype: choose one of {', '.join(DTYPES)}")
+    if settings.reuse_trunk and settings.part != "top_layers":
+        raise InputError(
+            f"training.reuse_trunk=true needs training.part=top_layers, not {settings.part}"
+        )
+    if settings.reuse_trunk and "zero3" in cfg.deepspeed.name:
+        raise InputError("training.reuse_trunk=true does not go with ZeRO-3: set it to false")
+    for name in ("epochs", "learning_rate", "max_length", "global_batch", "micro_batch"):
+        if getattr(settings, name) <= 0:
+            raise InputError(f"training.{name}={getattr(settings, name)}: must be above zero")
+    return settings
+
+
+def prepare(cfg: DictConfig) -> Prepared:
+    """Fetch the backbone, load and tokenise the data, build the model, fill the trunk cache."""
+    settings = check(cfg)
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    cache = Path(cfg.cache_dir)
+    backbone = prepare_backbone(
+        configuration.typed(BackboneSettings, cfg.model), cache / "backbones"
+    )
+    data = load_data(cfg.data)
+    require_margins(data.train, cfg.loss)
+    dtype = DTYPES[settings.compute_dtype]
+    model, tokenizer = new_reward_model(backbone, dtype, cfg.seed)
+    pairs, report = tokenize_pairs(
+        data.train, ChatTemplate(tokenizer), settings.max_length, drop=True
+    )
+    train_part(
+        model,
+        settings.part,  # type: ignore[arg-type]
+        top_layers=settings.top_layers,
+        lora=settings.lora,
+        frozen_dtype=dtype if cfg.deepspeed.settings is None else None,
+    )
+    if settings.gradient_checkpointing:
+        model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
+    trunk = None
+    if settings.reuse_trunk:
+        trunk = open_cache(model, settings.top_layers, rows_of(pairs), cache / "trunk")
+    facts = {"backbone": _source(backbone), "tokens": report.as_dict(), "data": data.report}
+    collator = PairCollator(int(tokenizer.pad_token_id), trunk)
+    return Prepared(settings, model, tokenizer, data, pairs, collator, facts)
+
+
+def _source(backbone: Path) -> str:
+    noted = backbone / SOURCE_FILE
+    return json.loads(noted.read_text())["source"] if noted.is_file() else backbone.name
+
+
+def fit(cfg: DictConfig) -> None:
+    """Train on this process (one rank of several, or the only one) and write the run's files."""
+    run_dir, started = Path(cfg.run_dir), time.time()
+    ready = prepare(cfg)
+    order = training_order(
+        ready.pairs,
+        epochs=ready.settings.epochs,
+        global_batch=ready.settings.global_batch,
+        seed=cfg.seed,
+    )
+    steps = len(order) // ready.settings.global_batch
+    with tracking.run(cfg, run_dir) as report_to:
+        trainer = build_trainer(cfg, ready, order, steps, report_to)
+        checkpoint = last_checkpoint(run_dir)
+        if checkpoint is not None:
+            trainer.mu = load_mu(checkpoint)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.is_world_process_zero():
+        weight_state = {
+            "mu": trainer.mu,
+            "loss": cfg.loss.name,
+            "top_layers": ready.settings.top_layers if ready.settings.reuse_trunk else 0,
+            "max_length": ready.settings.max_length,
+            "compute_dtype": ready.settings.compute_dtype,
+        }
+        save_reward_model(
+            ready.model,
+            ready.tokenizer,
+            run_dir / "checkpoint",
+            state=state,
+            extra={MODEL_FILE: json.dumps(weight_state, indent=2) + "\n"},
+        )
+        facts = {**ready.facts, "steps": steps, "pairs_left_out": _left_out(ready, order)}
+        write_manifest(cfg, run_dir, ready.data, facts, time.time() - started)
+
+
+def build_trainer(
+    cfg: DictConfig, ready: Prepared, order: list[int], steps: int, report_to: list[str]
+) -> PairTrainer:
+    """Assemble the trainer that a configuration names."""
+    run_dir = Path(cfg.run_dir)
+    deepspeed = OmegaConf.to_container(cfg.deepspeed.settings) if cfg.deepspeed.settings else None
+    arguments = training_arguments(
+        ready.settings,
+        run_dir=run_dir,
+        devices=cfg.devices,
+        steps=steps,
+        seed=cfg.seed,
+        report_to=report_to,
+        run_name=run_dir.name,
+        deepspeed=deepspeed,  # type: ignore[arg-type]
+    )
+    trainer = PairTrainer(
+        ready.model,
+        arguments,
+        stream=PairStream(ready.pairs, order),
+        collator=ready.collator,
+        pair_loss=instantiate(cfg.loss.pair_loss),
+        pair_weight=instantiate(cfg.loss.weight),
+    )
+    trainer.add_callback(MetricsFile(run_dir / "metrics.jsonl"))
+    return trainer
+
+
+def _left_out(ready: Prepared, order: list[int]) -> int:
+    """Pairs of the last, incomplete global batch."""
+    return int(ready.settings.epochs * len(ready.pairs)) - len(order)
+
+
+def write_manifest(
+    cfg: DictConfig, run_dir: Path, data: TrainingData, facts: dict[str, Any], seconds: float
+) -> None:
+    """Write the run's manifest; it exists only if everything else of the run does."""
+    atomic_write_json(
+        run_dir / "manifest.json",
+        {
+            "config": OmegaConf.to_container(cfg, resolve=True),
+            "config_fingerprint": fingerprint_of(comparable(cfg)),
+            "data_fingerprint": data.fingerprint,
+            "seed": cfg.seed,
+            "seconds": round(seconds, 1),
+            **facts,
+            "environment": environment(),
+        },
+    )
+
+
+def launch(run_dir: Path, devices: int) -> None:
+    """Start one rank a device with DeepSpeed's launcher, on the configuration saved in `run_dir`.
+
+    The configuration was composed once; the ranks read it (pitfall 18). Raises RuntimeError if a
+    rank fails.
+    """
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(devices)]
+    command += ["--no_local_rank", "--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
+    command += ["--module", "scripts.rank", str(run_dir.resolve())]
+    variables = dict(os.environ)
+    if not torch.cuda.is_available():
+        variables["DS_ACCELERATOR"] = "cpu"
+    root = Path(__file__).resolve().parent.parent
+    variables["PYTHONPATH"] = os.pathsep.join([str(root), variables.get("PYTHONPATH", "")])
+    result = subprocess.run(command, env=variables)
+    if result.returncode or not (run_dir / "manifest.json").is_file():
+        raise RuntimeError(f"a rank of {run_dir} failed with status {result.returncode}: see above")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@configuration.main("train")
+def main(cfg: DictConfig) -> None:
+    """Train one run."""
+    train(cfg)
+    print(f"checkpoint: {Path(cfg.run_dir) / 'checkpoint'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The shared style: names, numbers as text, and files that come out the same every time."""
+
+import os
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import matplotlib
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from analysis import style
+from rm.errors import InputError
+
+
+@style.styled
+def small_figure(value: float = 1.0) -> Figure:
+    figure = style.new_figure(height=2.0)
+    axes = figure.subplots()
+    axes.plot([0, 1, 2], [0, value, 4], label=r"$\Vert h_w - h_l\Vert_2$")
+    axes.legend()
+    style.add_text(figure, "A title", "n = 3 pairs", "SmolLM2-135M-Instruct · 1 seed")
+    return figure
+
+
+def test_same_bytes_for_two_figures_and_for_one_written_twice(tmp_path: Path) -> None:
+    figure = small_figure()
+    runs = [
+        [path.read_bytes() for path in style.write_figure(made, tmp_path / name / "figure9")]
+        for name, made in (("a", figure), ("b", figure), ("c", small_figure()))
+    ]
+    assert runs[0] == runs[1] == runs[2]
+    other = style.write_figure(small_figure(2.0), tmp_path / "d" / "figure9")
+    assert [path.read_bytes() for path in other] != runs[0]
+
+
+def test_files_are_png_at_200_dpi_and_svg_without_dates_or_fonts(tmp_path: Path) -> None:
+    png, svg = style.write_figure(small_figure(), tmp_path / "figure9")
+    assert (png.name, svg.name) == ("figure9.png", "figure9.svg")
+    with Image.open(png) as image:
+        assert image.size == (1400, 400)
+        assert "Software" not in image.info
+    text = svg.read_text()
+    assert ElementTree.fromstring(text).tag.endswith("svg")
+    assert "date" not in text and "Matplotlib" not in text
+    assert "<text" not in text  # fonts as paths
+    assert sorted(os.listdir(tmp_path)) == ["figure9.png", "figure9.svg"]  # no temporary left
+
+
+def test_users_settings_change_nothing(tmp_path: Path) -> None:
+    plain = style.write_figure(small_figure(), tmp_path / "plain")
+    with matplotlib.rc_context({"font.size": 20, "svg.fonttype": "none", "axes.grid": False}):
+        own = style.write_figure(small_figure(), tmp_path / "own")
+        assert matplotlib.rcParams["font.size"] == 20
+    assert [p.read_bytes() for p in plain] == [p.read_bytes() for p in own]
+
+
+def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot make the figures' folder"):
+        style.write_figure(small_figure(), tmp_path / "file" / "figure9")
+
+
+def test_note_and_caption_are_in_the_picture() -> None:
+    footer = small_figure().get_supxlabel()
+    assert "n = 3 pairs" in footer and "SmolLM2-135M-Instruct · 1 seed" in footer
+
+
+@pytest.mark.parametrize(
+    ("method", "label"),
+    [
+        ("bt", "BT"),
+        ("normbt", "NormBT"),
+        ("bt_label_smoothing", "BT + label smoothing"),
+        ("normbt_margin_out", "NormBT + margin out"),
+        ("normbt_no_ema", "NormBT without EMA"),
+        ("untrained", "untrained"),
+        ("hinge", "hinge"),
+    ],
+)
+def test_method_labels(method: str, label: str) -> None:
+    assert style.method_label(method) == label
+
+
+def test_sections_have_one_order_whatever_their_spelling() -> None:
+    assert [style.section_label(s) for s in ("chat_hard", "Reasoning")] == [
+        "Chat Hard",
+        "Reasoning",
+    ]
+    assert style.section_label("Precise IF") == "Precise IF"
+    given = ["Reasoning", "Zebra", "Chat", "Chat", "Safety", "Ape"]
+    assert style.ordered(given, style.SECTIONS) == ["Chat", "Safety", "Reasoning", "Ape", "Zebra"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (1.2345, "1.23"), (-0.04567, "−0.0457"), (123.4, "123"), (2e-6, "2.00e−06"),
+     (float("nan"), "–")],
+)  # fmt: skip
+def test_short_numbers(value: float, text: str) -> None:
+    assert style.short(value) == text
+
+
+def test_plural() -> None:
+    assert [style.plural(n, "pair") for n in (1, 2, 1200)] == ["1 pair", "2 pairs", "1,200 pairs"]

@@ -1,0 +1,156 @@
+"""Table 1 from hand-made scores."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import table1
+from rm.errors import InputError
+
+SECTIONS = ("Chat", "Chat Hard", "Safety", "Reasoning")
+
+
+def scores(right: dict[str, dict[str, int]], pairs: int = 10, seeds: int = 2) -> pd.DataFrame:
+    """`right[method][section]` of `pairs` pairs are right, in every seed; else all are."""
+    rows = [
+        {
+            **{"method": method, "backbone": "tiny", "data": "made", "benchmark": "generated"},
+            **{"seed": seed, "pair_id": f"{section}/{i}", "subset": f"{section}-sub"},
+            **{"section": section, "distance": 1.0, "reward_rejected": 0.5},
+            "reward_chosen": 1.0 if i < wins.get(section, pairs) else 0.5,
+        }
+        for method, wins in right.items()
+        for seed in range(1 if method == "untrained" else seeds)
+        for section in SECTIONS
+        for i in range(pairs)
+    ]
+    return pd.DataFrame(rows)
+
+
+def collected(tmp_path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    frame.to_parquet(tmp_path / "scores.parquet")
+    return table1.collect(tmp_path)
+
+
+RIGHT = {
+    "normbt": {"Reasoning": 9, "Chat": 6},
+    "bt": {"Reasoning": 5, "Chat": 8},
+    "untrained": {},
+}
+
+
+def test_sections_average_and_order(tmp_path: Path) -> None:
+    table = table1.build(collected(tmp_path, scores(RIGHT)), resamples=200)
+    assert table["method"].tolist() == ["bt", "normbt"]  # no row for the untrained random head
+    bt = table.iloc[0]
+    assert bt[["chat", "chat_hard", "safety", "reasoning"]].tolist() == [80, 100, 100, 50]
+    assert bt["average"] == pytest.approx(82.5)
+    assert (bt["seeds"], bt["pairs"]) == (2, 40)
+    assert bt["chat_hard_low"] == bt["chat_hard_high"] == 100
+    assert bt["reasoning_low"] < 50 < bt["reasoning_high"]
+    names = ["method", "backbone", "data", "benchmark", "seeds"]
+    for cell in ("chat", "chat_hard", "safety", "reasoning", "average"):
+        names += [cell, f"{cell}_low", f"{cell}_high"]
+    assert list(table) == [*names, "pairs"]
+
+
+def test_interval_is_the_bootstrap_of_a_proportion(tmp_path: Path) -> None:
+    frame = collected(tmp_path, scores({"bt": {"Safety": 50}}, pairs=100, seeds=1))
+    row = table1.build(frame, resamples=2000).iloc[0]
+    assert row["safety_low"] == pytest.approx(50 - 9.8, abs=1.1)
+    assert row["safety_high"] == pytest.approx(50 + 9.8, abs=1.1)
+
+
+def test_paired_differences(tmp_path: Path) -> None:
+    frame = collected(tmp_path, scores(RIGHT | {"bt_margin": {}, "normbt_hinge": {}}))
+    found = table1.differences(frame, resamples=500)
+    assert found[["method", "minus"]].values.tolist() == [["normbt", "bt"]]  # no base, no row
+    row = found.iloc[0]
+    assert row[["chat", "safety", "reasoning"]].tolist() == pytest.approx([-20, 0, 40])
+    assert row["average"] == pytest.approx(5.0)
+    assert row["safety_low"] == row["safety_high"] == 0
+    assert 0 < row["reasoning_low"] < 40 < row["reasoning_high"]
+
+
+def test_differences_are_taken_pair_by_pair_not_between_averages(tmp_path: Path) -> None:
+    """The same accuracy on other pairs: no difference, but an interval that is not a point."""
+    frame = scores({"bt": {"Chat": 5}, "normbt": {"Chat": 5}})
+    chat = (frame["method"] == "normbt") & (frame["section"] == "Chat")
+    frame.loc[chat, "reward_chosen"] = 1.5 - frame.loc[chat, "reward_chosen"]
+    row = table1.differences(collected(tmp_path, frame), resamples=500).iloc[0]
+    assert row["chat"] == 0 and row["chat_low"] < -20 and row["chat_high"] > 20
+
+
+def test_differences_refuse_unlike_pairs(tmp_path: Path) -> None:
+    frame = scores(RIGHT)
+    gone = (frame["method"] == "bt") & (frame["pair_id"] == "Chat/0")
+    with pytest.raises(InputError, match="no counterpart"):
+        table1.differences(collected(tmp_path, frame[~gone]), resamples=10)
+
+
+def test_rewardbench_has_its_official_weights(tmp_path: Path) -> None:
+    """math-prm weighs as much as the six hep-* sets together, whatever the row counts."""
+    frame = scores({"bt": {}}, pairs=12, seeds=1).assign(benchmark="rewardbench")
+    names = {"Chat": "mt-bench-easy", "Chat Hard": "mt-bench-hard", "Safety": "donotanswer"}
+    frame["subset"] = frame["section"].map(names)
+    reasoning = np.flatnonzero(frame["section"] == "Reasoning")
+    hep = [f"hep-{language}" for language in ("cpp", "go", "java", "js", "python", "rust")]
+    frame.loc[reasoning, "subset"] = hep + ["math-prm"] * 6
+    frame.loc[frame["subset"] == "math-prm", "reward_chosen"] = 0.0
+    frame = pd.concat([frame, frame[frame["subset"] == "math-prm"].assign(pair_id=list("abcdef"))])
+    row = table1.build(collected(tmp_path, frame), resamples=20).iloc[0]
+    assert row["reasoning"] == pytest.approx(50)
+
+
+def test_a_section_that_is_absent_is_empty_not_zero(tmp_path: Path) -> None:
+    frame = scores(RIGHT)
+    table = table1.build(collected(tmp_path, frame[frame["section"] == "Chat"]), resamples=50)
+    assert table["reasoning"].isna().all()
+    assert table["average"].tolist() == table["chat"].tolist() == [80, 60]
+
+
+def test_nothing_to_show_says_why(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no trained method"):
+        collected(tmp_path, scores({"untrained": {}}))
+    with pytest.raises(InputError, match="no trained method"):
+        collected(tmp_path, scores(RIGHT).assign(section="Math"))
+    with pytest.raises(InputError, match="is missing"):
+        table1.collect(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="has no rows"):
+        table1.build(pd.DataFrame(columns=table1.COLUMNS))
+
+
+def test_paper_numbers_are_those_of_the_paper_and_nothing_else() -> None:
+    paper = pd.read_csv(table1.PAPER).set_index(["backbone", "data", "method"])
+    assert paper.loc[("gemma-2b-it", "Unified-Feedback", "normbt"), "reasoning"] == 80.71
+    assert paper.loc[("Llama-3.2-3B-Instruct", "Skywork-80K", "bt"), "average"] == 80.31
+    assert paper["chat"].isna().all()  # never reported to us
+    assert paper[["chat_hard", "safety"]].notna().sum().tolist() == [2, 2]
+    assert paper["reasoning"].notna().sum() == 9 and paper["average"].notna().sum() == 9
+
+
+def test_write_makes_three_tables_each_with_the_note(tmp_path: Path) -> None:
+    collected(tmp_path, scores(RIGHT))
+    paths = table1.write(tmp_path, tmp_path / "tables", "tiny · made pairs · 2 seeds")
+    assert sorted(p.name for p in paths) == sorted(
+        f"{stem}.{kind}"
+        for stem in ("table1", "table1_differences", "table1_paper")
+        for kind in ("csv", "md", "tex")
+    )
+    shown = {p.name: p.read_text() for p in paths}
+    assert all("tiny · made pairs" in text for name, text in shown.items() if name.endswith("md"))
+    assert "| NormBT | tiny | made | generated | 2 | 60.0 [" in shown["table1.md"]
+    beside = shown["table1_paper.md"]
+    assert "another scale" in beside
+    assert (
+        "| paper | gemma-2b-it | Skywork-80K | rewardbench | BT |  |  |  | 77.46 | 78.63 |"
+        in beside
+    )
+    assert "| this repository | tiny | made | generated | BT | 80.00 [" in beside
+    first = [p.read_bytes() for p in paths]
+    assert first == [
+        p.read_bytes()
+        for p in table1.write(tmp_path, tmp_path / "tables", "tiny · made pairs · 2 seeds")
+    ]

@@ -1,0 +1,187 @@
+"""JudgeBench, pairs of one's own, and the generated test set."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from eval import judgebench, pairs
+from eval.rows import EvaluationRow
+from rm.errors import InputError
+
+JUDGED = {
+    "pair_id": "a",
+    "source": "mmlu-pro-law",
+    "question": "Why?",
+    "response_A": "first",
+    "response_B": "second",
+    "label": "B>A",
+}
+PAIR = {"prompt": "Say hi.", "chosen": "Hi.", "rejected": "No.", "category": "greeting"}
+
+
+def write_lines(path: Path, *records: object) -> str:
+    path.write_text("\n".join(json.dumps(record) for record in records))
+    return str(path)
+
+
+def score(rows: list[EvaluationRow], rewards: list[float]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "pair_id": row.pair_id,
+            "subset": row.subset,
+            "section": row.section,
+            "reward_chosen": reward,
+            "reward_rejected": 0.0,
+            "distance": 1.0,
+        }
+        for row, reward in zip(rows, rewards, strict=True)
+    )
+
+
+# --- JudgeBench -------------------------------------------------------------------------------
+
+
+def test_the_label_decides_which_response_is_chosen(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", JUDGED, {**JUDGED, "pair_id": "b", "label": "A>B"})
+    first, second = judgebench.load(path)
+    assert (first.chosen, first.rejected) == ("second", "first")
+    assert (second.chosen, second.rejected) == ("first", "second")
+    assert (first.section, first.pair_id) == ("knowledge", "a")
+
+
+@pytest.mark.parametrize(
+    ("source", "category"),
+    [
+        ("mmlu-pro-math", "knowledge"),
+        ("livebench-reasoning", "reasoning"),
+        ("livebench-math", "math"),
+        ("livecodebench", "coding"),
+    ],
+)
+def test_categories(source: str, category: str) -> None:
+    assert judgebench.category_of(source) == category
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": "A=B"}, "row 1: column 'label' must be 'A>B' or 'B>A', not 'A=B'"),
+        ({"source": "gsm8k"}, "row 1: unknown source 'gsm8k'; known: mmlu-pro"),
+        ({"response_A": None}, "row 1: column 'response_A' is missing or null"),
+    ],
+)
+def test_malformed_judgebench_row_is_named(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        judgebench.load(write_lines(tmp_path / "a.jsonl", {**JUDGED, **change}))
+
+
+def test_judgebench_on_the_real_file(shared_data: Path) -> None:
+    rows = judgebench.load(str(shared_data / "judgebench.jsonl.gz"))
+    assert Counter(row.subset for row in rows) == judgebench.ROWS
+    won = {"knowledge": 1.0, "reasoning": 1.0, "math": -1.0, "coding": 0.0}
+    summary = judgebench.summarize(score(rows, [won[row.subset] for row in rows]))
+    assert summary["partial"] == {}
+    assert summary["sections"] == {"knowledge": 1, "reasoning": 1, "math": 0, "coding": 0}
+    assert summary["average"] == 0.5
+    assert summary["overall"] == pytest.approx((154 + 98) / 350)
+    assert (summary["pairs"], summary["ties"]) == (350, 42)
+
+
+# --- pairs of one's own -----------------------------------------------------------------------
+
+
+def test_three_forms_of_the_same_pair(tmp_path: Path) -> None:
+    user = {"role": "user", "content": "Say hi."}
+    answers = [{"role": "assistant", "content": text} for text in ("Hi.", "No.")]
+    messages = {**PAIR, "prompt": [user]}
+    whole = {"category": "greeting", "chosen": [user, answers[0]], "rejected": [user, answers[1]]}
+    last = {**PAIR, "chosen": [answers[0]], "rejected": [answers[1]]}
+    rows = pairs.load(write_lines(tmp_path / "a.jsonl", PAIR, messages, whole, last))
+    assert [row.pair_id for row in rows] == ["1", "2", "3", "4"]
+    assert len({(row.prompt, row.chosen, row.rejected)[1:] for row in rows}) == 1
+    assert all(row.prompt == (user,) for row in rows)
+
+
+def test_weights_are_the_row_counts(tmp_path: Path) -> None:
+    other = {**PAIR, "category": "sums"}
+    rows = pairs.load(write_lines(tmp_path / "a.jsonl", PAIR, PAIR, PAIR, other))
+    summary = pairs.summarize(score(rows, [1, 1, -1, 0]))
+    assert summary["sections"] == pytest.approx({"greeting": 2 / 3, "sums": 0.0})
+    assert summary["average"] == pytest.approx(1 / 3)
+    assert (summary["benchmark"], summary["partial"], summary["ties"]) == ("pairs", {}, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"category": None}, "row 1: column 'category' is missing"),
+        ({"chosen": None}, "row 1: column 'chosen' is missing"),
+        ({"prompt": [{"role": "assistant", "content": "x"}]}, "must end with a user message"),
+        ({"chosen": [{"role": "user", "content": "x"}]}, "'rejected' must be a list of messages"),
+        (
+            {"chosen": [{"role": "user", "content": "x"}], "rejected": [{"role": "user"}]},
+            r"rejected'\[0\].content must be a text",
+        ),
+        (
+            {"chosen": [{"role": "user", "content": "x"}] * 2, "rejected": [PAIR["prompt"]]},
+            "must be {role, content}",
+        ),
+    ],
+)
+def test_malformed_pair_is_named(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        pairs.load(write_lines(tmp_path / "a.jsonl", {**PAIR, **change}))
+
+
+def test_conversations_must_share_their_prompt(tmp_path: Path) -> None:
+    def talk(prompt: str, role: str = "assistant") -> list[dict[str, str]]:
+        return [{"role": "user", "content": prompt}, {"role": role, "content": "x"}]
+
+    for change, message in (
+        ({"chosen": talk("a"), "rejected": talk("b")}, "must differ in the last message alone"),
+        ({"chosen": talk("a", "user"), "rejected": talk("a", "user")}, "end with an assistant"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pairs.load(write_lines(tmp_path / "a.jsonl", {**PAIR, **change}))
+
+
+def test_repeated_ids_are_errors(tmp_path: Path) -> None:
+    row = {**PAIR, "id": 4}
+    with pytest.raises(InputError, match="id '4' occurs more than once"):
+        pairs.load(write_lines(tmp_path / "a.jsonl", row, row))
+
+
+def test_hub_has_no_such_set() -> None:
+    with pytest.raises(InputError, match="give data=PATH"):
+        pairs.load("hub")
+
+
+# --- generated --------------------------------------------------------------------------------
+
+
+def test_generated_set_goes_through_the_same_aggregation(tmp_path: Path) -> None:
+    rows = [
+        {**PAIR, "subset": "sums-easy", "section": "Reasoning", "cluster": 3},
+        {**PAIR, "subset": "sums-hard", "section": "Reasoning", "cluster": 3},
+        {**PAIR, "subset": "sums-hard", "section": "Reasoning"},
+        {**PAIR, "subset": "greet", "section": "Chat"},
+    ]
+    loaded = pairs.load(write_lines(tmp_path / "a.jsonl", *rows), "generated")
+    assert [row.cluster for row in loaded] == ["3", "3", "", ""]
+    scores = score(loaded, [1, 1, -1, 1])
+    summary = pairs.summarize(scores, "generated")
+    assert summary["benchmark"] == "generated"
+    assert summary["sections"] == pytest.approx({"Reasoning": 2 / 3, "Chat": 1.0})
+    assert summary["subsets"]["sums-hard"] == {"accuracy": 0.5, "pairs": 2, "ties": 0}
+    protocol = pairs.protocol(scores, "generated")
+    assert protocol.sections["Reasoning"] == {"sums-easy": 1.0, "sums-hard": 2.0}
+
+
+def test_generated_rows_need_a_section(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="row 1: column 'section' is missing"):
+        pairs.load(write_lines(tmp_path / "a.jsonl", {**PAIR, "subset": "sums"}), "generated")
