@@ -1,0 +1,79 @@
+"""Training order and collation."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from rm.batches import PairCollator, PairStream, model_inputs, rows_of, training_order
+from rm.errors import InputError
+from rm.tokens import TokenPair
+
+
+def pairs(count: int) -> list[TokenPair]:
+    lengths = [3 + (7 * index) % 11 for index in range(count)]
+    return [
+        TokenPair(f"p{i}", (1,) * n, (2,) * (n + i % 3), margin=float(i))
+        for i, n in enumerate(lengths)
+    ]
+
+
+def test_order_is_whole_batches_and_every_pair_equally_often() -> None:
+    order = training_order(pairs(10), epochs=2, global_batch=5, seed=0)
+    assert len(order) == 20 and set(Counter(order).values()) == {2}
+
+
+def test_last_incomplete_batch_is_left_out() -> None:
+    order = training_order(pairs(10), epochs=1, global_batch=4, seed=0)
+    assert len(order) == 8 and max(Counter(order).values()) == 1
+
+
+def test_order_depends_on_the_seed_alone() -> None:
+    one, same, other = (
+        training_order(pairs(30), epochs=1, global_batch=6, seed=seed) for seed in (1, 1, 2)
+    )
+    assert one == same != other
+
+
+def test_batches_are_sorted_by_length_inside_but_chosen_without_it() -> None:
+    made = pairs(60)
+    order = training_order(made, epochs=1, global_batch=12, seed=3)
+    lengths = [max(len(made[i].chosen), len(made[i].rejected)) for i in order]
+    for start in range(0, 60, 12):
+        assert lengths[start : start + 12] == sorted(lengths[start : start + 12])
+    means = [sum(lengths[s : s + 12]) / 12 for s in range(0, 60, 12)]
+    assert max(means) - min(means) < 4  # a globally sorted list would span 10
+
+
+def test_half_an_epoch_is_possible() -> None:
+    assert len(training_order(pairs(20), epochs=0.5, global_batch=5, seed=0)) == 10
+
+
+def test_too_few_pairs_for_a_batch_is_an_error() -> None:
+    with pytest.raises(InputError, match="do not fill one global batch of 16"):
+        training_order(pairs(5), epochs=1, global_batch=16, seed=0)
+
+
+def test_stream_reads_pairs_in_order() -> None:
+    made = pairs(3)
+    stream = PairStream(made, [2, 0])
+    assert len(stream) == 2 and stream[0] is made[2] and stream[1] is made[0]
+
+
+def test_collator_puts_chosen_rows_first_and_keeps_margins() -> None:
+    made = [TokenPair("a", (5, 6), (7,), 0.5), TokenPair("b", (8,), (9, 9, 9), 2.0)]
+    batch = PairCollator(pad_id=0)(made)
+    assert batch["input_ids"].tolist() == [[5, 6, 0], [8, 0, 0], [7, 0, 0], [9, 9, 9]]
+    assert batch["attention_mask"].sum(-1).tolist() == [2, 1, 1, 3]
+    assert batch["margin"].tolist() == [0.5, 2.0]
+    assert set(model_inputs(batch)) == {"input_ids", "attention_mask"}
+
+
+def test_one_missing_margin_means_no_margins() -> None:
+    made = [TokenPair("a", (5,), (7,), 0.5), TokenPair("b", (8,), (9,), None)]
+    assert "margin" not in PairCollator(pad_id=0)(made)
+
+
+def test_rows_of_lists_both_sides() -> None:
+    assert rows_of([TokenPair("a", (5,), (7,))]) == [(5,), (7,)]

@@ -1,0 +1,140 @@
+"""The frozen trunk: the divided stack equals the whole one; the cache is whole or absent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from rm import trunk
+from rm.batches import PairCollator, model_inputs
+from rm.errors import InputError
+from rm.models import RewardModel, new_reward_model, train_part
+from rm.tokens import TokenPair
+from rm.trunk import batches_by_tokens, open_cache, split_backbone, trunk_fingerprint
+
+PAIRS = [TokenPair("a", (1, 5, 6, 7), (1, 5, 9)), TokenPair("b", (1, 8), (1, 8, 3, 4, 5, 6))]
+ROWS = [row for pair in PAIRS for row in (pair.chosen, pair.rejected)]
+
+
+@pytest.fixture(params=["llama", "gemma"])
+def model(request: pytest.FixtureRequest, backbones: dict[str, Path]) -> RewardModel:
+    made, _ = new_reward_model(backbones[request.param], torch.float32, seed=0)
+    train_part(made, "top_layers", top_layers=1)
+    return made
+
+
+def test_cached_rewards_and_gradients_equal_the_whole_forward(
+    model: RewardModel, tmp_path: Path
+) -> None:
+    cache = open_cache(model, 1, ROWS, tmp_path)
+    results = []
+    for collator in (PairCollator(0), PairCollator(0, cache)):
+        model.zero_grad()
+        output = model(**model_inputs(collator(PAIRS)))
+        output.rewards.square().sum().backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        results.append((output.rewards.detach(), output.hidden.detach(), *gradients))
+    assert len(results[0]) > 5
+    for whole, cached in zip(*results, strict=True):
+        assert torch.allclose(whole, cached, rtol=1e-5, atol=1e-6)
+
+
+def test_dividing_registers_no_parameter_twice(model: RewardModel) -> None:
+    before = [name for name, _ in model.named_parameters()]
+    split_backbone(model, 2)
+    assert [name for name, _ in model.named_parameters()] == before
+    assert set(model.state_dict()) == set(before)
+
+
+def test_bfloat16_states_are_stored_as_such(backbones: dict[str, Path], tmp_path: Path) -> None:
+    model, _ = new_reward_model(backbones["llama"], torch.bfloat16, seed=0)
+    train_part(model, "top_layers", top_layers=1, frozen_dtype=torch.bfloat16)
+    cache = open_cache(model, 1, ROWS, tmp_path)
+    assert cache.states(ROWS[0]).dtype == torch.bfloat16
+    size = sum(map(len, set(ROWS))) * model.config.hidden_size * 2
+    assert cache.path.stat().st_size == size
+
+
+def test_second_opening_computes_nothing(
+    model: RewardModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_cache(model, 1, ROWS, tmp_path)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(trunk, "_compute", fail)
+    again = open_cache(model, 1, reversed(ROWS), tmp_path)  # type: ignore[call-overload]
+    for row in ROWS:
+        assert again.states(row).equal(first.states(row))
+
+
+def test_training_the_top_does_not_change_the_fingerprint_and_the_trunk_does(
+    model: RewardModel,
+) -> None:
+    before = trunk_fingerprint(model, 1)
+    with torch.no_grad():
+        model.backbone.layers[-1].mlp.up_proj.weight.add_(1)
+        model.backbone.norm.weight.add_(1)
+        model.score.weight.add_(1)
+    assert trunk_fingerprint(model, 1) == before
+    with torch.no_grad():
+        model.backbone.layers[0].mlp.up_proj.weight.add_(1)
+    assert trunk_fingerprint(model, 1) != before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no header", "wrong header", "broken header"])
+def test_damaged_cache_is_computed_again(model: RewardModel, tmp_path: Path, damage: str) -> None:
+    cache = open_cache(model, 1, ROWS, tmp_path)
+    expected = cache.states(ROWS[3]).clone()
+    header = cache.path.with_suffix(".json")
+    if damage == "truncated":
+        cache.path.write_bytes(cache.path.read_bytes()[:-4])
+    elif damage == "no header":
+        header.unlink()
+    elif damage == "wrong header":
+        header.write_text(json.dumps({**json.loads(header.read_text()), "top_layers": 2}))
+    else:
+        header.write_text("{")
+    assert open_cache(model, 1, ROWS, tmp_path).states(ROWS[3]).equal(expected)
+
+
+def test_interrupted_computation_leaves_no_file(
+    model: RewardModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trunk, "_lower_states", fail)
+    monkeypatch.setattr(trunk, "_check_split", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        open_cache(model, 1, ROWS, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_disk_is_an_error(
+    model: RewardModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trunk.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(InputError, match="reuse_trunk=false"):
+        open_cache(model, 1, ROWS, tmp_path)
+
+
+def test_a_stack_that_cannot_be_divided_is_an_error(
+    model: RewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = trunk._lower_states
+    monkeypatch.setattr(trunk, "_lower_states", lambda *args: original(*args) * 2 + 1)
+    with pytest.raises(InputError, match="cannot be divided"):
+        split_backbone(model, 1)
+
+
+def test_batches_by_tokens_holds_every_row_once_within_the_limit() -> None:
+    rows = sorted([(1,) * n for n in (1, 2, 2, 5, 9, 30)], key=len)
+    batches = list(batches_by_tokens(rows, 20))
+    assert [row for batch in batches for row in batch] == rows
+    for batch in batches:
+        assert len(batch) == 1 or max(map(len, batch)) * len(batch) <= 20
