@@ -114,6 +114,7 @@ def training_arguments(
         use_cpu=not torch.cuda.is_available(),
         bf16=False,
         average_tokens_across_devices=False,
+        ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         deepspeed=deepspeed,

@@ -21,6 +21,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rm.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
 from rm.batches import PairCollator, PairStream, rows_of, training_order
@@ -194,6 +195,8 @@ def fit(cfg: DictConfig) -> None:
             trainer.mu = load_mu(checkpoint)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    # Training is over: without this, ZeRO-3 would divide the model that is built to be saved.
+    unset_hf_deepspeed_config()
     if trainer.is_world_process_zero():
         weight_state = {
             "mu": trainer.mu,
@@ -276,6 +279,8 @@ def launch(run_dir: Path, devices: int) -> None:
     variables = dict(os.environ)
     if not torch.cuda.is_available():
         variables["DS_ACCELERATOR"] = "cpu"
+        # Ranks that each take all cores wait for one another: divide the cores among them.
+        variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
     root = Path(__file__).resolve().parent.parent
     variables["PYTHONPATH"] = os.pathsep.join([str(root), variables.get("PYTHONPATH", "")])
     result = subprocess.run(command, env=variables)

@@ -1,0 +1,32 @@
+"""Runs of the smoke profile for the tests of the entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scripts.config import compose_config
+from scripts.train import train
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache of backbones and trunks for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def train_smoke(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Train:
+    """Train the smoke profile with overrides into a new folder (or `run_dir`); return it."""
+
+    def run(*overrides: str, run_dir: Path | None = None) -> Path:
+        folder = run_dir or tmp_path_factory.mktemp("run")
+        own = [f"run_dir='{folder}'", f"cache_dir='{cache}'"]
+        train(compose_config("train", ["profile=smoke", *own, *overrides]))
+        return folder
+
+    return run

@@ -1,0 +1,251 @@
+"""One training run: its files, its invariances, resuming, and input that cannot work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from rm.errors import InputError
+from rm.models import load_reward_model
+from rm.trainer import PairTrainer
+from scripts.config import compose_config
+from scripts.train import train
+
+Train = Callable[..., Path]
+TWENTY = ("data.train_pairs=160", "loss=normbt", "training.micro_batch=2")
+COMPARED = ("loss", "mu", "distance_mean", "weight_mean", "reward_margin", "pair_loss")
+
+
+def steps_of(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
+    return load_file(run_dir / "checkpoint" / "model.safetensors")
+
+
+def assert_same_run(one: Path, other: Path, rtol: float) -> None:
+    """Same μ, weights and losses at every step, and the same final parameters."""
+    ours, theirs = steps_of(one), steps_of(other)
+    assert len(ours) == len(theirs) == 20
+    for a, b in zip(ours, theirs, strict=True):
+        for key in COMPARED:
+            assert a[key] == pytest.approx(b[key], rel=rtol, abs=rtol), (a["step"], key)
+    for name, value in weights_of(one).items():
+        assert torch.allclose(value, weights_of(other)[name], rtol=rtol, atol=rtol), name
+
+
+@pytest.fixture(scope="module")
+def reference(train_smoke: Train) -> Path:
+    """Twenty steps of NormBT on one device, eight pairs at once."""
+    return train_smoke("data.train_pairs=160", "loss=normbt", "training.micro_batch=8")
+
+
+def test_a_run_writes_what_it_promises(reference: Path) -> None:
+    manifest = json.loads((reference / "manifest.json").read_text())
+    assert manifest["seed"] == 0 and manifest["steps"] == 20
+    assert manifest["tokens"]["pairs"] == 160 and manifest["tokens"]["tokens"] > 1000
+    assert len(manifest["data_fingerprint"]) >= 16
+    assert manifest["environment"]["packages"]["torch"] == torch.__version__.split("+")[0] or (
+        manifest["environment"]["packages"]["torch"] == torch.__version__
+    )
+    assert "random weights" in manifest["backbone"]
+    saved = yaml.safe_load((reference / "config.yaml").read_text())
+    assert saved["loss"]["name"] == "normbt" and saved["training"]["learning_rate"] == 1e-3
+    load_reward_model(reference / "checkpoint", torch.float32)
+
+
+def test_every_step_is_logged_with_mu_weights_and_quartile_shares(reference: Path) -> None:
+    steps = steps_of(reference)
+    assert [step["step"] for step in steps] == list(range(1, 21))
+    for step in steps:
+        shares = [step[f"weight_share_q{quarter}"] for quarter in (1, 2, 3, 4)]
+        assert sum(shares) == pytest.approx(1) and shares == sorted(shares, reverse=True)
+        assert step["distance_q10"] <= step["distance_q50"] <= step["distance_q90"]
+        assert {"accuracy", "gradient_norm", "reward_margin", "learning_rate"} <= set(step)
+
+
+def test_mu_follows_the_ema_of_the_batch_means(reference: Path) -> None:
+    steps = steps_of(reference)
+    mu = steps[0]["distance_mean"]  # μ_0 = μ̂_0 [inferred]
+    for step in steps:
+        assert step["mu"] == pytest.approx(mu, rel=1e-5)
+        mu = 0.9 * mu + 0.1 * step["distance_mean"]
+    saved = json.loads((reference / "checkpoint" / "reward_model.json").read_text())
+    assert saved["mu"] == pytest.approx(mu, rel=1e-5)
+
+
+def test_schedule_reaches_its_floor_at_the_last_step(reference: Path) -> None:
+    rates = [step["learning_rate"] for step in steps_of(reference)]
+    assert max(rates) == pytest.approx(1e-3, rel=0.05)
+    assert rates[-1] < 0.02 * max(rates) and rates == sorted(rates[:1]) + rates[1:]
+
+
+def test_accumulation_one_and_four_are_the_same_run(reference: Path, train_smoke: Train) -> None:
+    assert_same_run(reference, train_smoke(*TWENTY), rtol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["off", "0", "2"])
+def test_one_and_two_ranks_are_the_same_run(
+    reference: Path, train_smoke: Train, stage: str
+) -> None:
+    words = ["deepspeed=off"]
+    if stage != "off":
+        words = ["deepspeed=zero2", f"deepspeed.settings.zero_optimization.stage={stage}"]
+    assert_same_run(reference, train_smoke(*TWENTY, "devices=2", *words), rtol=2e-4)
+
+
+@pytest.mark.slow
+def test_zero3_trains_and_its_checkpoint_scores_equally(
+    reference: Path, train_smoke: Train
+) -> None:
+    assert_same_run(reference, train_smoke(*TWENTY, "devices=2", "deepspeed=zero3"), rtol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model=tiny-gemma", "training.part=top_layers", "training.top_layers=1"),
+        (
+            "training.part=lora",
+            "+training.lora.r=4",
+            "+training.lora.alpha=8",
+            "+training.lora.dropout=0.0",
+            "+training.lora.target_modules=[q_proj,v_proj]",
+        ),
+        ("loss=normbt_margin_out", "training.gradient_checkpointing=true"),
+        ("loss=bt_label_smoothing", "training.compute_dtype=bfloat16"),
+        ("loss=normbt_no_ema",),
+    ],
+)
+def test_every_kind_of_training_runs_and_loads(train_smoke: Train, words: tuple[str, ...]) -> None:
+    folder = train_smoke("data.train_pairs=16", *words)
+    assert len(steps_of(folder)) == 2
+    load_reward_model(folder / "checkpoint", torch.float32)
+
+
+def test_frozen_trunk_gives_the_same_run(train_smoke: Train) -> None:
+    words = ("data.train_pairs=160", "training.part=top_layers", "training.top_layers=1")
+    plain = train_smoke(*words)
+    assert_same_run(plain, train_smoke(*words, "training.reuse_trunk=true"), rtol=2e-4)
+
+
+def test_same_seed_same_run_and_other_seed_another(train_smoke: Train) -> None:
+    one, same, other = (train_smoke("data.train_pairs=32", f"seed={seed}") for seed in (3, 3, 4))
+    for name, value in weights_of(one).items():
+        assert value.equal(weights_of(same)[name])
+    assert steps_of(one)[0]["loss"] == steps_of(same)[0]["loss"] != steps_of(other)[0]["loss"]
+
+
+def test_interrupted_run_goes_on_to_the_same_end(
+    train_smoke: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("data.train_pairs=80", "loss=normbt")
+    whole = train_smoke(*words)
+    original = PairTrainer.finish_step
+
+    def stop_at_eight(self: PairTrainer) -> None:
+        original(self)
+        if self.state.global_step == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PairTrainer, "finish_step", stop_at_eight)
+    with pytest.raises(KeyboardInterrupt):
+        train_smoke(*words, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run" / "manifest.json").exists()
+    monkeypatch.undo()
+    resumed = train_smoke(*words, run_dir=tmp_path / "run")
+    keys = set(steps_of(whole)[0])
+    for a, b in zip(steps_of(whole), steps_of(resumed), strict=True):
+        assert {k: a[k] for k in keys} == {k: b[k] for k in keys}
+    for name, value in weights_of(whole).items():
+        assert value.equal(weights_of(resumed)[name]), name
+
+
+def test_finished_run_is_not_repeated(
+    train_smoke: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train_smoke("data.train_pairs=16")
+    before = (folder / "manifest.json").read_text()
+    train_smoke("data.train_pairs=16", run_dir=folder)
+    assert (folder / "manifest.json").read_text() == before
+    assert "already trained" in capsys.readouterr().out
+
+
+def test_folder_of_another_configuration_is_refused(train_smoke: Train) -> None:
+    folder = train_smoke("data.train_pairs=16")
+    with pytest.raises(InputError, match=r"training\.learning_rate: 0\.5 ≠ 0\.001"):
+        train_smoke("data.train_pairs=16", "training.learning_rate=0.5", run_dir=folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["training.global_batch=6"], "not a multiple of micro_batch × devices"),
+        (["training.reuse_trunk=true"], "needs training.part=top_layers"),
+        (["training.part=half"], "choose full, lora or top_layers"),
+        (["training.compute_dtype=int8"], "choose one of float32"),
+        (["training.learning_rate=-1"], "must be above zero"),
+        (["training.learning_rate=fast"], "fast"),
+        (["training.epochs=0.01"], "do not fill one global batch"),
+        (["data.train_pairs=10000000"], "exist"),
+        (["data=files", "data.train=nowhere.jsonl"], "nowhere.jsonl"),
+        (["data=files"], "data.train"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_reason(
+    train_smoke: Train, words: list[str], message: str
+) -> None:
+    with pytest.raises(Exception, match=message) as caught:
+        train_smoke(*words)
+    assert type(caught.value).__name__ in ("InputError", "MissingMandatoryValue")
+
+
+def test_loss_with_margins_refuses_pairs_without(train_smoke: Train, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Question {i}?", "chosen": "Yes.", "rejected": "No.", "margin": margin}
+        for i, margin in enumerate([1.0] * 20 + [None])
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["data=files", f"data.train={path}", f"data.validation={path}"]
+    with pytest.raises(InputError, match="1 of 21 have none"):
+        train_smoke("loss=bt_margin", *words)
+    train_smoke("loss=bt", *words)
+
+
+def test_not_finite_reward_stops_the_run(
+    train_smoke: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rm.losses.logsigmoid", lambda x: x * float("nan"))
+    with pytest.raises(FloatingPointError, match="step 1"):
+        train_smoke("data.train_pairs=16", "loss=bt")
+
+
+def test_real_pairs_of_both_schemas(train_smoke: Train, shared_data: Path) -> None:
+    for name, loss in (("unified_feedback", "normbt_margin"), ("skywork", "normbt")):
+        path = shared_data / f"{name}_schema_train.jsonl.gz"
+        folder = train_smoke(
+            "data=files",
+            f"data.train={path}",
+            "data.limit=24",
+            "data.validation_share=0.25",
+            f"loss={loss}",
+        )
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["steps"] == 2
+        dropped = manifest["data"]["train"]["dropped"]
+        assert dropped.get("tie", 0) == (209 if name == "unified_feedback" else 0)
+
+
+def test_train_needs_a_config_it_can_compose() -> None:
+    with pytest.raises(InputError, match="bt_margin_out"):
+        train(compose_config("train", ["loss=nonsense"]))
