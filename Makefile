@@ -1,0 +1,50 @@
+# Everything that a reader does with this repository. `make help` lists it.
+PROFILE ?= cpu
+PYTHON  ?= python3
+ARGS    ?=
+VENV    := .venv
+RUN     := $(VENV)/bin/python
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lint figures report bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo "  PROFILE=smoke|cpu|paper (default cpu); ARGS='seeds=[0] …' is passed on"
+
+setup: $(VENV)/.ready ## create .venv and install the pinned requirements
+
+$(VENV)/.ready: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt requirements-peers.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
+	touch $@
+
+reproduce: $(VENV)/.ready ## train, score, draw: Table 1 and the figures under results/$PROFILE
+	$(RUN) -m scripts.reproduce profile=$(PROFILE) $(ARGS)
+
+figures: $(VENV)/.ready ## redraw every table and figure from results/$PROFILE/data, no training
+	$(RUN) -m scripts.figures profile=$(PROFILE) $(ARGS)
+
+report: $(VENV)/.ready ## build results/$PROFILE/report.html
+	$(RUN) -m scripts.report profile=$(PROFILE) $(ARGS)
+
+lint: $(VENV)/.ready-dev ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test: lint ## lint, types and the whole test suite
+	$(RUN) -m pytest $(ARGS)
+
+bench: $(VENV)/.ready ## run the benchmarks; results/benchmarks/*.csv
+	for file in benchmarks/[a-z]*.py; do $(RUN) -m benchmarks.$$(basename $$file .py) || exit 1; done
+
+clean: ## remove runs/ and caches (not results/, not .venv)
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,168 @@
+"""Every choice composes, and what cannot be is refused by name with exit status 2."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+
+from rm.backbones import BackboneSettings
+from rm.errors import InputError
+from rm.trainer import TrainingSettings
+from scripts.config import CONF, compose_config, typed
+from scripts.train import check
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Call an entry point as its command line would; return the exit status."""
+
+    def call(module: str, *words: str) -> int:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [f"scripts.{module}", *words])
+        try:
+            importlib.import_module(f"scripts.{module}").main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return call
+
+
+@pytest.mark.parametrize("loss", choices("loss"))
+def test_every_loss_composes_to_working_functions(loss: str) -> None:
+    cfg = compose_config("train", [f"loss={loss}"])
+    assert cfg.loss.name == loss
+    value = instantiate(cfg.loss.pair_loss)(torch.tensor([0.5, -1.0]), torch.ones(2))
+    weight = instantiate(cfg.loss.weight).weigh(torch.tensor([1.0, 4.0]), 2.0)
+    assert value.shape == weight.shape == (2,)
+    assert (weight[0] > weight[1]) == loss.startswith("normbt")
+
+
+def test_the_papers_constants_are_in_one_place() -> None:
+    for loss in choices("loss"):
+        weight = compose_config("train", [f"loss={loss}"]).loss.weight
+        if "beta" in weight:
+            assert weight.beta == 0.9
+    assert compose_config("train", ["loss=bt_label_smoothing"]).loss.pair_loss.smoothing == 0.1
+
+
+@pytest.mark.parametrize("training", [name for name in choices("training") if name != "base"])
+def test_every_training_setting_is_typed_and_complete(training: str) -> None:
+    settings = check(compose_config("train", [f"training={training}"]))
+    assert isinstance(settings, TrainingSettings)
+    assert all(getattr(settings, field.name) is not None for field in fields(settings))
+
+
+@pytest.mark.parametrize("model", choices("model"))
+def test_every_model_is_typed_and_names_its_licence(model: str) -> None:
+    settings = typed(BackboneSettings, compose_config("train", [f"model={model}"]).model)
+    assert settings.name == model and settings.license
+
+
+@pytest.mark.parametrize("profile", choices("profile"))
+@pytest.mark.parametrize("deepspeed", choices("deepspeed"))
+def test_profiles_and_deepspeed_compose(profile: str, deepspeed: str) -> None:
+    cfg = compose_config("train", [f"profile={profile}", f"deepspeed={deepspeed}"])
+    assert cfg.profile.name == profile and cfg.deepspeed.name == deepspeed
+
+
+def test_paper_profile_has_the_protocols_numbers() -> None:
+    cfg = compose_config("train", ["profile=paper"])
+    assert cfg.model.hub == "google/gemma-2b-it"
+    assert (cfg.training.lora.r, cfg.training.lora.alpha, cfg.training.lora.dropout) == (
+        32,
+        64,
+        0.05,
+    )
+    assert (cfg.training.learning_rate, cfg.training.epochs, cfg.training.max_length) == (
+        1e-5,
+        2,
+        1024,
+    )
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_composes(path: Path) -> None:
+    compose_config("train", [f"+experiment={path.stem}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["loss=nonsense"], "there is no loss/nonsense; valid: bt, bt_label_smoothing"),
+        (["training.learning_rat=1"], r"did you mean learning_rate\?"),
+        (["trainig=cpu"], "trainig"),
+        (["sed=1"], r"unknown key sed \(did you mean seed\?\); valid: cache_dir"),
+        (["seed=1=2"], "seed=1=2|mismatched|LexerNoViableAlt|extraneous"),
+    ],
+)
+def test_wrong_choices_are_refused_by_name(words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compose_config("train", words)
+
+
+def test_wrong_type_names_the_value_and_the_keys() -> None:
+    cfg = compose_config("train", ["training.epochs=many"])
+    with pytest.raises(InputError, match=r"many.*valid keys: part, learning_rate"):
+        check(cfg)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "loss=nonsense"),
+        ("train", "profile=smoke", "training.global_batch=7"),
+        ("evaluate", "checkpoint=/nowhere", "output=/tmp/none", "data=/nowhere.jsonl"),
+        ("evaluate", "output=/tmp/none"),
+        ("reproduce", "profile=smoke", "sedes=[1]"),
+    ],
+)
+def test_user_errors_exit_with_two_and_one_line(
+    words: tuple[str, ...],
+    tmp_path: Path,
+    run: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module, *rest = words
+    if module == "train":
+        rest.append(f"run_dir={tmp_path}")
+    assert run(module, *rest) == 2
+    errors = capsys.readouterr().err
+    assert errors.strip().splitlines()[-1].startswith("error: ") and "Traceback" not in errors
+
+
+def test_debug_shows_the_traceback(
+    tmp_path: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("profile=smoke", "training.global_batch=7", f"run_dir={tmp_path}", "debug=true")
+    assert run("train", *words) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_command_itself_exits_with_two() -> None:
+    command = [sys.executable, "-m", "scripts.train", "loss=nonsense"]
+    result = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+
+
+def test_a_sweep_runs_every_combination(
+    tmp_path: Path, cache: Path, run: Callable[..., int]
+) -> None:
+    folder = "'" + str(tmp_path) + "/${loss.name}-${seed}'"
+    words = ["profile=smoke", "data.train_pairs=16", f"cache_dir={cache}", f"run_dir={folder}"]
+    assert run("train", "-m", "loss=bt,normbt", "seed=0,1", *words) == 0
+    done = sorted(path.parent.name for path in tmp_path.glob("*/manifest.json"))
+    assert done == ["bt-0", "bt-1", "normbt-0", "normbt-1"]

@@ -1,0 +1,116 @@
+"""`scripts.reproduce profile=smoke`, from nothing and again with nothing to do."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from scripts.config import CONF
+
+REPOSITORY = CONF.parent
+
+
+def reproduce(folder: Path, cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "scripts.reproduce", "profile=smoke"]
+    command += [f"cache_dir={cache}", f"runs_dir={folder}/runs", f"results_dir={folder}/results"]
+    return subprocess.run([*command, *words], cwd=REPOSITORY, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    folder = tmp_path_factory.mktemp("reproduce")
+    result = reproduce(folder, cache)
+    assert result.returncode == 0, result.stderr
+    assert "Table 1" in result.stdout and "figure4.svg" in result.stdout
+    return folder
+
+
+def test_every_promised_file_is_there(done: Path) -> None:
+    results = done / "results"
+    for name in ("tables/table1.csv", "tables/table1.md", "tables/table1.tex", "manifest.json"):
+        assert (results / name).stat().st_size > 0
+    for number in (2, 4):
+        for kind in ("png", "svg"):
+            assert (results / f"figures/figure{number}.{kind}").stat().st_size > 5000
+
+
+def test_table_is_the_mean_of_the_runs_summaries(done: Path) -> None:
+    table = pd.read_csv(done / "results/tables/table1.csv").set_index("method")
+    assert list(table.index) == ["bt", "normbt"] and (table["seeds"] == 3).all()
+    for method in table.index:
+        summaries = [
+            json.loads(path.read_text())
+            for path in (done / "runs/train").glob(f"{method}-seed*/evaluation/summary.json")
+        ]
+        assert len(summaries) == 3
+        for column, key in (("chat_hard", "Chat Hard"), ("reasoning", "Reasoning")):
+            mean = 100 * sum(s["sections"][key] for s in summaries) / 3
+            assert table.loc[method, column] == pytest.approx(mean, abs=1e-3)
+            low, high = table.loc[method, f"{column}_low"], table.loc[method, f"{column}_high"]
+            assert low - 1e-3 <= mean <= high + 1e-3
+        average = 100 * sum(s["average"] for s in summaries) / 3
+        assert table.loc[method, "average"] == pytest.approx(average, abs=1e-3)
+
+
+def test_manifest_names_every_run_with_its_data_and_code(done: Path) -> None:
+    manifest = json.loads((done / "results/manifest.json").read_text())
+    assert [(run["method"], run["seed"]) for run in manifest["runs"]] == [
+        (method, seed) for method in ("bt", "normbt") for seed in (0, 1, 2)
+    ]
+    assert len({run["data_fingerprint"] for run in manifest["runs"]}) == 1
+    assert {"packages", "code", "cpus"} <= set(manifest["environment"])
+
+
+def test_paired_runs_see_the_same_order_and_head(done: Path) -> None:
+    metrics = pd.read_parquet(done / "results/data/metrics.parquet")
+    first = metrics[metrics["step"] == 1].set_index(["seed", "method"])
+    for seed in (0, 1, 2):
+        for column in ("distance_mean", "reward_margin", "pair_loss"):
+            assert first.loc[(seed, "bt"), column] == first.loc[(seed, "normbt"), column]
+
+
+def test_second_call_trains_and_scores_nothing(done: Path, cache: Path) -> None:
+    watched = [*done.glob("runs/train/*/manifest.json"), *done.glob("runs/**/scores.parquet")]
+    before = {path: path.stat().st_mtime_ns for path in watched}
+    assert len(before) == 13
+    figure = (done / "results/figures/figure2.svg").read_bytes()
+    result = reproduce(done, cache)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("already trained") == 6
+    assert result.stdout.count("already scored") == 7
+    assert {path: path.stat().st_mtime_ns for path in watched} == before
+    assert (done / "results/figures/figure2.svg").read_bytes() == figure
+
+
+def test_real_benchmark_rows(shared_data: Path, tmp_path: Path, cache: Path) -> None:
+    whole = gzip.decompress((shared_data / "rewardbench_mini.jsonl.gz").read_bytes())
+    lines = whole.decode().splitlines()
+    sample = tmp_path / "sample.jsonl"
+    sample.write_text("\n".join(lines[::60]) + "\n")
+    words = ["data=files", f"data.train={shared_data}/skywork_schema_train.jsonl.gz"]
+    words += [
+        "data.limit=24",
+        "seeds=[0]",
+        "gradient_pairs=2",
+        "benchmark=rewardbench",
+        f"benchmark_data={sample}",
+    ]
+    result = reproduce(tmp_path, cache, *words)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "runs/train/bt-seed0/evaluation/summary.json").read_text())
+    assert summary["pairs"] == len(lines[::60]) and summary["partial"]
+
+
+def test_generated_benchmark_needs_generated_data(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    row = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    path.write_text("".join(json.dumps({**row, "prompt": f"a{i}"}) + os.linesep for i in range(20)))
+    result = reproduce(tmp_path, cache, "data=files", f"data.train={path}")
+    assert result.returncode == 2 and "benchmark_data=PATH" in result.stderr
