@@ -1,32 +1,47 @@
-"""Rewards and representations of any rows, by one engine: batches by length, every row counted."""
+"""Rewards and representations of any rows, by one engine: batches by length, every row counted.
+
+The batches follow from the rows and `batch_tokens` alone, never from what is already scored or from
+the number of ranks; so a resumed run, and one on several ranks, computes the very same batches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from eval.resume import Found, PartialScores, row_fingerprint
 from eval.rows import EvaluationItem, EvaluationRow
+from rm.errors import InputError
 from rm.models import RewardModel
 from rm.preferences import Message
+from rm.provenance import fingerprint_of
 from rm.tokens import ChatTemplate, encode_pair, pad
 from rm.trunk import Row, TrunkCache, batches_by_tokens, open_cache
+
+SIDES = ("left", "right")
+Batch = list[Row]
 
 
 @dataclass
 class Scorer:
     """A reward model with the settings that scores may depend on.
 
-    `batch_tokens`: padded tokens a batch. `trunk_layers`: number of top layers above a frozen
-    trunk whose output is kept in `cache_dir` and shared by all checkpoints over the same trunk;
-    0 runs the whole model.
+    `batch_tokens`: padded tokens a batch (a longer row is a batch of its own). `trunk_layers`:
+    number of top layers above a frozen trunk whose output is kept in `cache_dir` and shared by all
+    checkpoints over the same trunk; 0 runs the whole model. `partial`: where finished batches are
+    kept until the scores are written; None keeps them in memory alone. InputError for an unknown
+    `padding_side`, or for "left" with a trunk.
     """
 
     model: RewardModel
@@ -36,66 +51,148 @@ class Scorer:
     trunk_layers: int = 0
     cache_dir: Path = Path("runs/cache")
     label: str = "score"
+    padding_side: str = "right"
+    partial: PartialScores | None = None
 
-    def encode(self, prompt: Sequence[Message], responses: Sequence[str]) -> tuple[list[Row], bool]:
+    def __post_init__(self) -> None:
+        if self.padding_side not in SIDES:
+            raise InputError(f"padding_side={self.padding_side}: choose {' or '.join(SIDES)}")
+        if self.padding_side == "left" and self.trunk_layers:
+            raise InputError("padding_side=left needs reuse_trunk=false: trunk states pad right")
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The tokenizer's chat template; InputError if it has none."""
+        return ChatTemplate(self.tokenizer)
+
+    def encode(self, prompt: Sequence[Message], responses: Sequence[str]) -> tuple[Batch, bool]:
         """Token rows of a prompt's responses by the training truncation policy; whether cut."""
-        encoded, cut, _ = encode_pair(
-            ChatTemplate(self.tokenizer), prompt, responses, self.max_length
-        )
+        encoded, cut, _ = encode_pair(self.template, prompt, responses, self.max_length)
         return [tuple(ids) for ids in encoded], cut is not None
 
-    @torch.no_grad()
     def score(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """Rewards (rows,) and last-token hidden states (rows, hidden), float32, in row order.
 
         Equal rows are computed once. The result does not depend on the order of the rows or on the
         batch size beyond floating point.
         """
+        values = self._values(rows, hidden=True)
+        return values[:, 0], values[:, 1:]
+
+    def rewards(self, rows: Sequence[Row]) -> Tensor:
+        """Rewards (rows,), as `score`, without keeping any hidden state."""
+        return self._values(rows, hidden=False)[:, 0]
+
+    def _values(self, rows: Sequence[Row], *, hidden: bool) -> Tensor:
+        found = self.fill(rows, hidden=hidden)
+        names = {row: row_fingerprint(row) for row in set(rows)}
+        return torch.from_numpy(np.stack([found[names[row]] for row in rows]))
+
+    @torch.no_grad()
+    def fill(self, rows: Sequence[Row], *, hidden: bool, rank: int = 0, ranks: int = 1) -> Found:
+        """Score this rank's share of the batches, except what the partial files already hold.
+
+        Returns fingerprint → values (1 + hidden,), reward first, or (1,) without `hidden`, of all
+        rows that are known by then.
+        """
         self.model.eval()
         unique = sorted(set(rows), key=lambda row: (len(row), row))
+        # Longest first: a batch that does not fit in memory shows at once, time left is no promise.
+        plan = list(batches_by_tokens(unique, self.batch_tokens))[::-1][rank::ranks]
+        found = self._known(hidden)
+        todo = [batch for batch in plan if any(row_fingerprint(row) not in found for row in batch)]
+        if not todo:
+            return found
         trunk = self._trunk(unique)
-        rewards: dict[Row, Tensor] = {}
-        hidden: dict[Row, Tensor] = {}
-        tokens = sum(map(len, unique))
-        with tqdm(total=tokens, desc=self.label, unit="tok", unit_scale=True) as bar:
-            for batch in batches_by_tokens(unique, self.batch_tokens):
-                output = self.model(**self._inputs(batch, trunk))
-                rewards.update(zip(batch, output.rewards.cpu(), strict=True))
-                hidden.update(zip(batch, output.hidden.cpu(), strict=True))
-                bar.update(sum(map(len, batch)))
-        return torch.stack([rewards[row] for row in rows]), torch.stack(
-            [hidden[row] for row in rows]
+        with self._store() as keep, self._progress(plan, todo) as bar:
+            for batch in todo:
+                values = self._forward(batch, trunk, hidden)
+                names = [row_fingerprint(row) for row in batch]
+                found.update(zip(names, values, strict=True))
+                keep(names, values)
+                bar.update(_tokens(batch))
+        return found
+
+    def prepare_trunk(self, rows: Sequence[Row]) -> None:
+        """Compute the frozen trunk of `rows` where there is one: once, before ranks start."""
+        self._trunk(rows)
+
+    def _known(self, hidden: bool) -> Found:
+        if self.partial is None:
+            return {}
+        width = 1 + (self.model.config.hidden_size if hidden else 0)
+        return {name: v for name, v in self.partial.read().items() if len(v) == width}
+
+    @contextlib.contextmanager
+    def _store(self) -> Iterator[Callable[[list[bytes], np.ndarray], None]]:
+        """Yield what keeps a finished batch. One with NaN or inf is not kept: it is tried again."""
+        partial = self.partial
+        if partial is None:
+            yield lambda names, values: None
+            return
+        with partial.open() as file:
+
+            def keep(names: list[bytes], values: np.ndarray) -> None:
+                if np.isfinite(values).all():
+                    partial.append(file, names, values)
+
+            yield keep
+
+    def _progress(self, plan: Sequence[Batch], todo: Sequence[Batch]) -> Any:
+        total, left = (sum(map(_tokens, batches)) for batches in (plan, todo))
+        done = sum(map(len, plan)) - sum(map(len, todo))
+        resumed = f", {done} rows already scored" if done else ""
+        return tqdm(
+            total=total,
+            initial=total - left,
+            desc=f"{self.label} ({sum(map(len, plan))} rows{resumed})",
+            unit="tok",
+            unit_scale=True,
+            mininterval=1,
         )
+
+    def _forward(self, batch: Batch, trunk: TrunkCache | None, hidden: bool) -> np.ndarray:
+        output = self.model(**self._inputs(batch, trunk))
+        columns = [output.rewards[:, None], *([output.hidden] if hidden else [])]
+        return torch.cat(columns, dim=1).cpu().numpy()
 
     def _trunk(self, rows: Sequence[Row]) -> TrunkCache | None:
         if not self.trunk_layers:
             return None
         return open_cache(self.model, self.trunk_layers, rows, self.cache_dir)
 
-    def _inputs(self, batch: Sequence[Row], trunk: TrunkCache | None) -> dict[str, Tensor]:
+    def _inputs(self, batch: Batch, trunk: TrunkCache | None) -> dict[str, Tensor]:
         device = next(self.model.parameters()).device
         if trunk is not None:
             states, mask = trunk.batch(batch)
             return {"trunk_states": states.to(device), "attention_mask": mask.to(device)}
-        ids, mask = pad(batch, int(self.tokenizer.pad_token_id))
+        # Any id will do: the mask alone says what is padding (a tokenizer may have no pad token).
+        ids, mask = pad(batch, int(self.tokenizer.pad_token_id or 0), self.padding_side)
         return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+
+def _tokens(batch: Batch) -> int:
+    return sum(map(len, batch))
 
 
 def score_pairs(scorer: Scorer, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
     """Score every pair: no row is dropped.
 
-    Columns: pair_id, subset, section, cluster, reward_chosen, reward_rejected, distance
-    (‖h_w − h_l‖ of this model), tokens_chosen, tokens_rejected, truncated.
+    Columns: pair_id, subset, section, cluster, content (fingerprint of the three texts),
+    reward_chosen, reward_rejected, distance (‖h_w − h_l‖ of this model), tokens_chosen,
+    tokens_rejected, truncated.
     """
-    encoded = [scorer.encode(row.prompt, (row.chosen, row.rejected)) for row in rows]
-    flat = [ids for sides, _ in encoded for ids in sides]
-    rewards, hidden = scorer.score(flat)
+    encoded = _encode(scorer, rows)
+    rewards, hidden = scorer.score(_flat(encoded))
     pairs = rewards.double().view(-1, 2)
     distance = torch.linalg.vector_norm(hidden[0::2] - hidden[1::2], dim=-1)
     return pd.DataFrame(
         {
-            **_names(rows),
+            "pair_id": [row.pair_id for row in rows],
+            "subset": [row.subset for row in rows],
+            "section": [row.section for row in rows],
             "cluster": [row.cluster for row in rows],
+            "content": [_content(row) for row in rows],
             "reward_chosen": pairs[:, 0].numpy(),
             "reward_rejected": pairs[:, 1].numpy(),
             "distance": distance.double().numpy(),
@@ -106,34 +203,54 @@ def score_pairs(scorer: Scorer, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
     )
 
 
-def _names(rows: Sequence[EvaluationRow]) -> dict[str, list[str]]:
-    return {
-        "pair_id": [row.pair_id for row in rows],
-        "subset": [row.subset for row in rows],
-        "section": [row.section for row in rows],
-    }
-
-
 def score_items(scorer: Scorer, items: Sequence[EvaluationItem]) -> pd.DataFrame:
     """Score every response of every item: one row a response.
 
-    Columns: item_id, subset, section, response (index), correct, reward, tokens, truncated.
+    Columns: item_id, subset, section, content, response (index), correct, tokens, truncated (of
+    the item: its responses are cut together), reward.
     """
-    encoded = [scorer.encode(item.prompt, item.responses) for item in items]
-    flat = [ids for sides, _ in encoded for ids in sides]
-    rewards, _ = scorer.score(flat)
+    encoded = _encode(scorer, items)
+    rewards = scorer.rewards(_flat(encoded))
     records: list[dict[str, Any]] = []
     for item, (sides, cut) in zip(items, encoded, strict=True):
+        shared = {
+            "item_id": item.item_id,
+            "subset": item.subset,
+            "section": item.section,
+            "content": _content(item),
+        }
         for index, (ids, correct) in enumerate(zip(sides, item.correct, strict=True)):
-            records.append(
-                {
-                    "item_id": item.item_id,
-                    "subset": item.subset,
-                    "section": item.section,
-                    "response": index,
-                    "correct": correct,
-                    "tokens": len(ids),
-                    "truncated": cut,
-                }
-            )
+            own = {"response": index, "correct": correct, "tokens": len(ids), "truncated": cut}
+            records.append(shared | own)
     return pd.DataFrame(records).assign(reward=rewards.double().numpy())
+
+
+def fill_rank(
+    scorer: Scorer, rows: Sequence[EvaluationRow | EvaluationItem], rank: int, ranks: int
+) -> None:
+    """Score one rank's share of the batches into its partial file; `score_…` then finds them."""
+    hidden = isinstance(rows[0], EvaluationRow)
+    scorer.fill(_flat(_encode(scorer, rows)), hidden=hidden, rank=rank, ranks=ranks)
+
+
+def prepare_ranks(scorer: Scorer, rows: Sequence[EvaluationRow | EvaluationItem]) -> None:
+    """Do once what all ranks would do: render and check all rows, compute the frozen trunk."""
+    scorer.prepare_trunk(_flat(_encode(scorer, rows)))
+
+
+def _encode(
+    scorer: Scorer, rows: Sequence[EvaluationRow | EvaluationItem]
+) -> list[tuple[Batch, bool]]:
+    return [scorer.encode(row.prompt, _responses(row)) for row in rows]
+
+
+def _flat(encoded: Sequence[tuple[Batch, bool]]) -> list[Row]:
+    return [ids for sides, _ in encoded for ids in sides]
+
+
+def _responses(row: EvaluationRow | EvaluationItem) -> tuple[str, ...]:
+    return (row.chosen, row.rejected) if isinstance(row, EvaluationRow) else row.responses
+
+
+def _content(row: EvaluationRow | EvaluationItem) -> str:
+    return fingerprint_of([list(row.prompt), *_responses(row)])

@@ -34,7 +34,8 @@ def fingerprint_of(content: Any) -> str:
 
 def file_fingerprint(path: Path) -> str:
     """SHA-256 (16 hex digits) of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def code_revision() -> dict[str, Any]:

@@ -2,50 +2,83 @@
 
 python -m scripts.evaluate checkpoint=DIR benchmark=rewardbench data=PATH output=DIR
 
-Writes DIR/scores.parquet (a row a pair, or a row a response), summary.json, table.md and, last,
-manifest.json; the same command on the same inputs does nothing again.
+Writes DIR/scores.parquet (a row a pair, or a row a response), summary.json, table.md, config.yaml
+and, last, manifest.json. A killed run goes on from its last finished batch; the same command on the
+same inputs does nothing again. `devices=2` starts two ranks.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from omegaconf import DictConfig, OmegaConf
+from transformers.utils import cached_file
 
 from eval import judgebench, pairs, rewardbench, rewardbench2, rm_bench
 from eval.protocol import Protocol, outcomes
-from eval.scoring import Scorer, score_items, score_pairs
+from eval.resume import PartialScores
+from eval.scoring import Scorer, prepare_ranks, score_items, score_pairs
 from eval.statistics import section_intervals
+from eval.tables import evaluation_tables
 from rm.errors import InputError
 from rm.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from rm.models import DTYPES, load_reward_model
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 from scripts import config as configuration
+from scripts.launch import start_ranks
 from scripts.train import MODEL_FILE
+
+DEFAULT_MAX_LENGTH = 2048
+# Settings that change rewards by floating point at most, so that scores need no second run.
+NEUTRAL_SETTINGS = ("padding_side",)
+# What of a checkpoint folder the scores depend on besides the weights.
+TEXT_FILES = (".json", ".jinja", ".model", ".txt")
+WEIGHT_FILES = (".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How one benchmark is read, scored and summarised."""
+    """How one benchmark is read, scored, summarised and given intervals."""
 
     load: Callable[[str], list[Any]]
     summarize: Callable[[pd.DataFrame], dict[str, Any]]
-    protocol: Callable[[pd.DataFrame], Protocol] | None
+    protocol: Callable[[pd.DataFrame], Protocol]
     score: Callable[[Scorer, Any], pd.DataFrame] = score_pairs
+    outcomes: Callable[[pd.DataFrame], pd.DataFrame] = outcomes
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether a row of the scores is a pair (scripts.compare needs that)."""
+        return self.score is score_pairs
 
 
 BENCHMARKS = {
     "rewardbench": Benchmark(
         rewardbench.load, rewardbench.summarize, lambda _: rewardbench.PROTOCOL
     ),
-    "rewardbench2": Benchmark(rewardbench2.load, rewardbench2.summarize, None, score_items),
-    "rm_bench": Benchmark(rm_bench.load, rm_bench.summarize, None, score_items),
+    "rewardbench2": Benchmark(
+        rewardbench2.load,
+        rewardbench2.summarize,
+        lambda _: rewardbench2.PROTOCOL,
+        score_items,
+        rewardbench2.outcomes,
+    ),
+    "rm_bench": Benchmark(
+        rm_bench.load,
+        rm_bench.summarize,
+        lambda _: rm_bench.PROTOCOL,
+        score_items,
+        rm_bench.outcomes,
+    ),
     "judgebench": Benchmark(judgebench.load, judgebench.summarize, lambda _: judgebench.PROTOCOL),
     "pairs": Benchmark(pairs.load, pairs.summarize, pairs.protocol),
     "generated": Benchmark(
@@ -56,104 +89,249 @@ BENCHMARKS = {
 }
 
 
+def benchmark_of(name: str) -> Benchmark:
+    """Return the benchmark called `name`; InputError names the known ones."""
+    if name not in BENCHMARKS:
+        raise InputError(f"benchmark={name}: choose {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Score one checkpoint and return its summary; finished work is not repeated."""
-    if cfg.benchmark not in BENCHMARKS:
-        raise InputError(f"benchmark={cfg.benchmark}: choose {', '.join(BENCHMARKS)}")
-    benchmark, output = BENCHMARKS[cfg.benchmark], Path(cfg.output)
-    inputs = describe_inputs(cfg)
-    manifest = output / "manifest.json"
-    if manifest.is_file() and json.loads(manifest.read_text())["inputs"] == inputs:
+    benchmark, output = benchmark_of(cfg.benchmark), Path(cfg.output)
+    devices = check_devices(cfg.get("devices", 1))
+    set_threads(cfg)
+    inputs, manifest = describe_inputs(cfg), output / "manifest.json"
+    if is_finished(manifest, inputs):
         print(f"{output}: already scored")
         return json.loads((output / "summary.json").read_text())
-    manifest.unlink(missing_ok=True)
     rows = benchmark.load(cfg.data)
-    scorer = open_scorer(cfg)
+    scorer = open_scorer(cfg, inputs, cpu=devices > 1)
+    manifest.unlink(missing_ok=True)
+    atomic_write_text(output / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    if devices > 1:
+        prepare_ranks(scorer, rows)
+        launch(output, devices)
     scores = benchmark.score(scorer, rows)
-    summary = benchmark.summarize(scores)
-    summary["truncated"] = int(scores["truncated"].sum())
-    write_outputs(cfg, output, scores, summary)
-    atomic_write_json(manifest, {"inputs": inputs, "environment": environment()})
+    summary = summarize(benchmark, scores, cfg.eval.resamples)
+    write_outputs(benchmark, output, scores, summary)
+    facts = {"scoring": scoring_facts(scorer, devices), "environment": environment()}
+    atomic_write_json(manifest, {**inputs, **facts})
+    if scorer.partial is not None:
+        scorer.partial.remove()
     return summary
 
 
+def check_devices(devices: int) -> int:
+    """Return the number of ranks; InputError if there cannot be so many."""
+    if devices < 1:
+        raise InputError(f"devices={devices}: must be 1 or more")
+    if torch.cuda.is_available() and devices > torch.cuda.device_count():
+        raise InputError(f"devices={devices}: this machine has {torch.cuda.device_count()} GPUs")
+    return devices
+
+
+def set_threads(cfg: DictConfig) -> None:
+    """Give this process `threads` CPU threads, where the configuration says how many."""
+    if cfg.get("threads") is not None:
+        torch.set_num_threads(cfg.threads)
+
+
+def is_finished(manifest: Path, inputs: dict[str, Any]) -> bool:
+    """Whether `manifest` is that of a finished run on these inputs."""
+    if not manifest.is_file():
+        return False
+    written = json.loads(manifest.read_text())
+    return all(written.get(key, value) == value for key, value in inputs.items())
+
+
 def describe_inputs(cfg: DictConfig) -> dict[str, Any]:
-    """Everything the scores depend on: weights, data and settings, as fingerprints."""
+    """Everything the scores depend on, as fingerprints.
+
+    inputs: weights (a Hub model's commit), data, benchmark, settings. files: the checkpoint's
+    configuration, tokenizer and chat template, name → fingerprint.
+    """
     folder, data = Path(cfg.checkpoint), Path(cfg.data)
-    weights = sorted(folder.glob("*.safetensors"))
+    settings = OmegaConf.to_container(cfg.eval, resolve=True)
+    assert isinstance(settings, dict)
     return {
-        "checkpoint": [file_fingerprint(path) for path in weights] or str(cfg.checkpoint),
-        "data": file_fingerprint(data) if data.is_file() else cfg.data,
-        "benchmark": cfg.benchmark,
-        "settings": fingerprint_of(OmegaConf.to_container(cfg.eval, resolve=True)),
+        "inputs": {
+            "checkpoint": [file_fingerprint(path) for path in _files(folder, WEIGHT_FILES)]
+            or _hub_revision(str(cfg.checkpoint)),
+            "data": file_fingerprint(data) if data.is_file() else cfg.data,
+            "benchmark": cfg.benchmark,
+            "settings": fingerprint_of(
+                {k: v for k, v in settings.items() if k not in NEUTRAL_SETTINGS}
+            ),
+        },
+        "files": {path.name: file_fingerprint(path) for path in _files(folder, TEXT_FILES)},
     }
 
 
-def open_scorer(cfg: DictConfig) -> Scorer:
-    """Load the checkpoint with the settings it was trained with, where `eval` does not override."""
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.suffix in suffixes)
+
+
+def _hub_revision(name: str) -> str:
+    """Return "name@commit" of a Hub model, or the name where the commit cannot be had."""
+    try:
+        found = cached_file(name, "config.json")
+    except (OSError, ValueError):
+        return name  # load_reward_model says what is wrong with it
+    return f"{name}@{Path(found).parent.name}" if found else name
+
+
+def open_scorer(
+    cfg: DictConfig, inputs: dict[str, Any], *, rank: int = 0, cpu: bool = False
+) -> Scorer:
+    """Load the checkpoint with the settings it was trained with, where `eval` does not override.
+
+    `rank` chooses the GPU and the partial file; `cpu` keeps the model off the GPUs.
+    """
     noted = Path(cfg.checkpoint) / MODEL_FILE
     own = json.loads(noted.read_text()) if noted.is_file() else {}
     dtype = cfg.eval.compute_dtype or own.get("compute_dtype", "float32")
     if dtype not in DTYPES:
         raise InputError(f"eval.compute_dtype={dtype}: choose {', '.join(DTYPES)}")
+    for name in ("batch_tokens", "resamples"):
+        if cfg.eval[name] < 1:
+            raise InputError(f"eval.{name}={cfg.eval[name]}: must be 1 or more")
     model, tokenizer = load_reward_model(cfg.checkpoint, DTYPES[dtype])
+    if torch.cuda.is_available() and not cpu:
+        model.to(f"cuda:{rank}")
+    positions = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
+    max_length = cfg.eval.max_length or own.get("max_length", min(DEFAULT_MAX_LENGTH, positions))
     return Scorer(
         model,
         tokenizer,
-        max_length=cfg.eval.max_length or own.get("max_length", 2048),
+        max_length=max_length,
         batch_tokens=cfg.eval.batch_tokens,
         trunk_layers=own.get("top_layers", 0) if cfg.eval.reuse_trunk else 0,
         cache_dir=Path(cfg.cache_dir) / "trunk",
-        label=f"score {cfg.benchmark}",
+        label=f"score {cfg.benchmark}" + (f", rank {rank}" if rank else ""),
+        padding_side=cfg.eval.get("padding_side", "right"),
+        partial=PartialScores(Path(cfg.output), fingerprint_of(inputs), rank),
     )
 
 
+def scoring_facts(scorer: Scorer, devices: int) -> dict[str, Any]:
+    """What may move scores by floating point: precision, attention kernel, padding, ranks."""
+    config = scorer.model.config
+    return {
+        "compute_dtype": str(scorer.model.compute_dtype).removeprefix("torch."),
+        "attention": getattr(config, "_attn_implementation", None),
+        "padding_side": scorer.padding_side,
+        "max_length": scorer.max_length,
+        "batch_tokens": scorer.batch_tokens,
+        "trunk_layers": scorer.trunk_layers,
+        "ranks": devices,
+    }
+
+
+def launch(output: Path, devices: int) -> None:
+    """Score on one rank a device, started by torchrun, each its share into its own partial file.
+
+    RuntimeError if a rank fails; what the ranks had finished is kept.
+    """
+    launcher = ["torch.distributed.run", "--nproc_per_node", str(devices), "-m"]
+    status = start_ranks(launcher, "scripts.evaluate_rank", output, devices)
+    if status:
+        raise RuntimeError(f"a rank of {output} failed with status {status}: see above")
+
+
+def summarize(benchmark: Benchmark, scores: pd.DataFrame, resamples: int) -> dict[str, Any]:
+    """Summarise scores, and add what was truncated and the intervals (fractions), ready for JSON.
+
+    Raises InputError for NaN or infinite rewards.
+    """
+    summary = benchmark.summarize(scores)
+    row = scores.drop_duplicates("pair_id" if benchmark.in_pairs else "item_id")
+    summary["rows"], summary["truncated"] = len(row), int(row["truncated"].sum())
+    summary["resamples"] = resamples
+    found = intervals(benchmark, scores, summary, resamples)
+    summary["intervals"] = found.to_dict("records")
+    return summary
+
+
+def intervals(
+    benchmark: Benchmark, scores: pd.DataFrame, summary: dict[str, Any], resamples: int
+) -> pd.DataFrame:
+    """Bootstrap intervals of every score that is a mean over rows: level, name, mean, low, high, n.
+
+    Levels: subset, section, average; RM-Bench's "difficulty", JudgeBench's "overall". RewardBench
+    2's Ties has none, and no average that rests on it has.
+    """
+    found, protocol = benchmark.outcomes(scores), benchmark.protocol(scores)
+    if found.empty:
+        return pd.DataFrame(columns=["level", "name", "mean", "low", "high", "pairs", "seeds"])
+    parts = [section_intervals(found, protocol, resamples=resamples)]
+    covered = set(parts[0].loc[parts[0]["level"] == "section", "name"])
+    if covered != {name for name, value in summary["sections"].items() if value is not None}:
+        parts[0] = parts[0][parts[0]["level"] != "average"]
+    if "difficulties" in summary:
+        parts.append(_difficulty_intervals(scores, found, protocol, resamples))
+    if "overall" in summary:
+        counts = {str(name): float(n) for name, n in found["subset"].value_counts().items()}
+        whole = Protocol("overall", {"overall": counts})
+        parts.append(_average_of(found, whole, resamples, "overall", "overall"))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _difficulty_intervals(
+    scores: pd.DataFrame, found: pd.DataFrame, protocol: Protocol, resamples: int
+) -> pd.DataFrame:
+    _, wins, _ = rm_bench.win_matrices(scores)
+    shares = rm_bench.difficulties(wins)
+    return pd.concat(
+        _average_of(found.assign(correct=column), protocol, resamples, "difficulty", name)
+        for name, column in zip(rm_bench.DIFFICULTIES, shares.T, strict=True)
+    )
+
+
+def _average_of(
+    found: pd.DataFrame, protocol: Protocol, resamples: int, level: str, name: str
+) -> pd.DataFrame:
+    frame = section_intervals(found, protocol, resamples=resamples)
+    return frame[frame["level"] == "average"].assign(level=level, name=name)
+
+
 def write_outputs(
-    cfg: DictConfig, output: Path, scores: pd.DataFrame, summary: dict[str, Any]
+    benchmark: Benchmark, output: Path, scores: pd.DataFrame, summary: dict[str, Any]
 ) -> None:
-    """Write scores.parquet, summary.json and, for pair benchmarks, table.md with intervals."""
+    """Write scores.parquet, summary.json and table.md."""
     buffer = io.BytesIO()
     scores.to_parquet(buffer, index=False)
     atomic_write_bytes(output / "scores.parquet", buffer.getvalue())
     atomic_write_json(output / "summary.json", summary)
-    protocol = BENCHMARKS[cfg.benchmark].protocol
-    if protocol is not None:
-        intervals = section_intervals(
-            outcomes(scores), protocol(scores), resamples=cfg.eval.resamples
-        )
-        atomic_write_text(output / "table.md", table(intervals, summary))
+    table = evaluation_tables(
+        summary,
+        pd.DataFrame(summary["intervals"], columns=["level", "name", "mean", "low", "high"]),
+        benchmark.protocol(scores),
+        resamples=summary["resamples"],
+    )
+    atomic_write_text(output / "table.md", table)
 
 
-def table(intervals: pd.DataFrame, summary: dict[str, Any]) -> str:
-    """Markdown table of sections and average: accuracy in percent, 95 % interval, pairs."""
-    lines = [
-        f"{summary['benchmark']}: {summary['pairs']} pairs, {summary['ties']} ties "
-        f"({summary['tie_rule']}), {summary['truncated']} truncated",
-        "",
-        "| section | accuracy % | 95 % interval (bootstrap over pairs) | pairs | note |",
-        "|---|---|---|---|---|",
-    ]
-    for row in intervals[intervals["level"] != "subset"].itertuples():
-        note = (
-            "partial: " + "; ".join(summary["partial"][row.name])
-            if (row.name in summary["partial"])
-            else ""
-        )
-        if row.level == "average" and summary["partial"]:
-            note = f"from {len(summary['partial'])} partial sections"
-        lines.append(
-            f"| {row.name} | {100 * row.mean:.1f} | [{100 * row.low:.1f}, {100 * row.high:.1f}] "
-            f"| {row.pairs} | {note} |"
-        )
-    return "\n".join(lines) + "\n"
+def hydra_words(words: Sequence[str]) -> list[str]:
+    """Rename data=… to benchmark_data=… on a command line.
+
+    conf/data is a group (of scripts.train), so Hydra would take data=PATH for a choice in it.
+    """
+    return [re.sub(r"^data=", "benchmark_data=", word) for word in words]
 
 
 @configuration.main("evaluate")
-def main(cfg: DictConfig) -> None:
-    """Score one checkpoint and print its table."""
-    summary = evaluate(cfg)
-    written = Path(cfg.output) / "table.md"
-    print(written.read_text() if written.is_file() else json.dumps(summary, indent=2))
+def run(cfg: DictConfig) -> None:
+    """Score one checkpoint and print its tables."""
+    evaluate(cfg)
+    print((Path(cfg.output) / "table.md").read_text())
+    print(f"written: {cfg.output}")
+
+
+def main() -> None:
+    """Read the command line and score."""
+    sys.argv[1:] = hydra_words(sys.argv[1:])
+    run()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,12 +25,13 @@ def run(cfg: DictConfig, run_dir: Path) -> Iterator[list[str]]:
     import wandb
 
     logged_in = wandb.api.api_key is not None
+    mode: Any = os.environ.get("WANDB_MODE", "online" if logged_in else "offline")
     wandb.init(
         project=cfg.tracking.project,
         name=run_dir.name,
         group=cfg.loss.name,
         dir=str(run_dir),
-        mode=os.environ.get("WANDB_MODE", "online" if logged_in else "offline"),
+        mode=mode,
         config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
     )
     try:

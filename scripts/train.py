@@ -8,10 +8,6 @@ is left as it is.
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +39,7 @@ from rm.trunk import open_cache
 from scripts import config as configuration
 from scripts import tracking
 from scripts.data import TrainingData, load_data, require_margins
+from scripts.launch import start_ranks
 
 # What does not change a run's result: left out where two configurations are compared.
 NEUTRAL = ("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment")
@@ -268,30 +265,11 @@ def write_manifest(
 
 
 def launch(run_dir: Path, devices: int) -> None:
-    """Start one rank a device with DeepSpeed's launcher, on the configuration saved in `run_dir`.
-
-    The configuration was composed once; the ranks read it (pitfall 18). Raises RuntimeError if a
-    rank fails.
-    """
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(devices)]
-    command += ["--no_local_rank", "--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
-    command += ["--module", "scripts.rank", str(run_dir.resolve())]
-    variables = dict(os.environ)
-    if not torch.cuda.is_available():
-        variables["DS_ACCELERATOR"] = "cpu"
-        # Ranks that each take all cores wait for one another: divide the cores among them.
-        variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
-    root = Path(__file__).resolve().parent.parent
-    variables["PYTHONPATH"] = os.pathsep.join([str(root), variables.get("PYTHONPATH", "")])
-    result = subprocess.run(command, env=variables)
-    if result.returncode or not (run_dir / "manifest.json").is_file():
-        raise RuntimeError(f"a rank of {run_dir} failed with status {result.returncode}: see above")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Train on one rank a device, started by DeepSpeed's launcher. RuntimeError if a rank fails."""
+    launcher = ["deepspeed.launcher.runner", "--num_gpus", str(devices), "--no_local_rank"]
+    status = start_ranks([*launcher, "--module"], "scripts.rank", run_dir, devices)
+    if status or not (run_dir / "manifest.json").is_file():
+        raise RuntimeError(f"a rank of {run_dir} failed with status {status}: see above")
 
 
 @configuration.main("train")

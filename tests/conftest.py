@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Tiny models: one thread is faster than two, and many times so on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import pytest
@@ -22,3 +26,20 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set NORMBT_SHARED_DATA to a folder that has it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smoke_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of one run of the whole pipeline, smoke profile, one seed; do not change them."""
+    folder = tmp_path_factory.mktemp("smoke")
+    words = ["profile=smoke", "seeds=[0]", "methods=[bt,normbt,normbt_no_ema]", "threads=1"]
+    words += ["gradient_pairs=8", f"runs_dir={folder}/runs", f"results_dir={folder}/results"]
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.reproduce", *words, f"cache_dir={folder}/cache"],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "results"

@@ -1,0 +1,137 @@
+"""Markdown tables of one evaluation: n and interval of every number, partial sections marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from eval.protocol import Protocol, Summary
+
+NO_INTERVAL = "none"
+ABSENT = "—"
+PARTIAL = " (partial)"
+
+Intervals = dict[tuple[str, str], tuple[float, float]]
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Render one Markdown table; a `|` within a cell is escaped.
+
+    >>> print(markdown(["name", "n"], [["a", 1]]))
+    | name | n |
+    |---|---|
+    | a | 1 |
+    """
+    lines = [list(header), *rows]
+    text = ["| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in lines]
+    return "\n".join([text[0], "|" + "---|" * len(header), *text[1:]])
+
+
+def percent(value: float | None) -> str:
+    """Format a fraction as percent with one decimal; None as a dash."""
+    return ABSENT if value is None else f"{100 * value:.1f}"
+
+
+def section_label(name: str, partial: dict[str, list[str]]) -> str:
+    """Return a section's name, marked if its rows are not the official ones."""
+    return name + (PARTIAL if name in partial else "")
+
+
+def average_note(partial: dict[str, list[str]]) -> str:
+    """Say on which partial sections an average rests; "" when there is none."""
+    return f"partial: {', '.join(partial)}" if partial else ""
+
+
+def evaluation_tables(
+    summary: Summary, intervals: pd.DataFrame, protocol: Protocol, *, resamples: int
+) -> str:
+    """Render one evaluation: head lines, sections with the average, subsets, and what else it has.
+
+    `intervals` has columns level, name, mean, low, high (fractions) as `section_intervals` gives
+    them; a score without a row there is shown with "none" for its interval.
+    """
+    known: Intervals = {
+        (str(row.level), str(row.name)): (float(row.low), float(row.high))  # type: ignore[arg-type]
+        for row in intervals.itertuples(index=False)
+    }
+    parts = [*_head(summary, resamples), "", _section_table(summary, known, protocol)]
+    if any(len(weights) > 1 for weights in protocol.sections.values()):
+        parts += ["", _subset_table(summary, known, protocol)]
+    if "difficulties" in summary:
+        parts += ["", _difficulty_table(summary, known)]
+    return "\n".join(parts) + "\n"
+
+
+def _head(summary: Summary, resamples: int) -> list[str]:
+    cut = f"{summary['truncated']} of {summary['rows']} rows truncated"
+    counted = f"{summary['pairs']} {'comparisons' if 'items' in summary else 'pairs'}"
+    return [
+        f"{summary['benchmark']}: {counted}, {summary['ties']} ties ({summary['tie_rule']}), "
+        f"{cut}.",
+        "One checkpoint (seeds: 1). Intervals: 95 %, percentile bootstrap over rows within each "
+        f"subset (whole clusters where rows share one), {resamples} resamples.",
+    ]
+
+
+def _section_table(summary: Summary, known: Intervals, protocol: Protocol) -> str:
+    partial, sections = summary["partial"], summary["sections"]
+    rows = [
+        [
+            section_label(name, partial),
+            percent(value),
+            interval_text(known.get(("section", name)), value),
+            sum(_rows(summary["subsets"].get(subset)) for subset in protocol.sections[name]),
+            "; ".join(partial.get(name, [])),
+        ]
+        for name, value in sections.items()
+    ]
+    average = summary["average"]
+    label = f"average of {sum(value is not None for value in sections.values())} sections"
+    extent = sum(map(_rows, summary["subsets"].values()))
+    interval = interval_text(known.get(("average", "average")), average)
+    label += PARTIAL if partial else ""
+    rows.append([label, percent(average), interval, extent, average_note(partial)])
+    if "overall" in summary:
+        interval = interval_text(known.get(("overall", "overall")), summary["overall"])
+        label = "overall: share of all pairs" + (PARTIAL if partial else "")
+        rows.append([label, percent(summary["overall"]), interval, extent, ""])
+    return markdown(["section", "accuracy %", "95 % interval", "n", "note"], rows)
+
+
+def _rows(entry: dict[str, Any] | None) -> int:
+    """Rows of a subset: pairs, or items where an item holds several comparisons."""
+    return 0 if entry is None else entry.get("items", entry["pairs"])
+
+
+def interval_text(interval: tuple[float, float] | None, value: float | None) -> str:
+    """Format an interval in percent; "none" for a score that has none, a dash without a score."""
+    if value is None:
+        return ABSENT
+    return f"[{percent(interval[0])}, {percent(interval[1])}]" if interval else NO_INTERVAL
+
+
+def _subset_table(summary: Summary, known: Intervals, protocol: Protocol) -> str:
+    rows = []
+    for section, weights in protocol.sections.items():
+        for name, weight in weights.items():
+            entry = summary["subsets"].get(name)
+            value = None if entry is None else entry["accuracy"]
+            interval = interval_text(known.get(("subset", name)), value)
+            ties = ABSENT if entry is None else entry["ties"]
+            label = section_label(section, summary["partial"])
+            rows.append([name, label, percent(value), interval, _rows(entry), f"{weight:g}", ties])
+    return markdown(
+        ["subset", "section", "accuracy %", "95 % interval", "n", "weight in section", "ties"], rows
+    )
+
+
+def _difficulty_table(summary: Summary, known: Intervals) -> str:
+    extent = sum(map(_rows, summary["subsets"].values()))
+    mark = PARTIAL if summary["partial"] else ""
+    rows = [
+        [name + mark, percent(value), interval_text(known.get(("difficulty", name)), value), extent]
+        for name, value in summary["difficulties"].items()
+    ]
+    return markdown(["difficulty (mean of sections)", "accuracy %", "95 % interval", "n"], rows)
