@@ -264,8 +264,8 @@ def draw_row(row: np.ndarray, table: pd.DataFrame, edges: np.ndarray) -> None:
     draw_share(row[1], table)
     draw_difference(row[2], table)
     for axes in row:
-        axes.set_xticks(np.arange(len(edges)) - 0.5, [short(edge) for edge in edges])
-        axes.tick_params(axis="x", labelsize=6)
+        axes.set_xticks(np.arange(len(edges)) - 0.5, [short(edge, 2) for edge in edges])
+        axes.tick_params(axis="x", labelsize=5.5)
         axes.set_xlim(-0.6, len(table) - 0.4)
         axes.set_xlabel(r"untrained $\Vert h_w - h_l\Vert_2$" "\n(activation units)")
         axes.grid(axis="x", visible=False)

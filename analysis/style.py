@@ -48,11 +48,17 @@ METHODS: Final = tuple(
 )
 METHOD_COLOURS: Final = {"untrained": GREY, "bt": BLUE, "normbt": VERMILLION}
 METHOD_MARKERS: Final = {"untrained": "^", "bt": "s", "normbt": "o"}
+WEIGHT_FORMS: Final = {
+    "no_ema": "without EMA",
+    "batch_mean": "with the batch's mean",
+    "fixed": "with a fixed constant",
+}
+"""Methods normbt_<key>: other forms of NormBT's weight on plain BT (table 2), and their names."""
 VARIANT_LABELS: Final = {
     "margin": "margin",
     "margin_out": "margin out",
     "label_smoothing": "label smoothing",
-    "no_ema": "without EMA",
+    **WEIGHT_FORMS,
 }
 
 WIDTH: Final = 7.0
@@ -146,7 +152,7 @@ def method_label(method: str) -> str:
     if not variant:
         return name
     label = VARIANT_LABELS.get(variant, variant.replace("_", " "))
-    return f"{name} {label}" if label.startswith("without") else f"{name} + {label}"
+    return f"{name} {label}" if variant in WEIGHT_FORMS else f"{name} + {label}"
 
 
 def model_label(method: str) -> str:
@@ -195,6 +201,22 @@ def write_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
     for path in paths:
         atomic_write_bytes(path, figure_bytes(figure, path.suffix[1:]))
     return paths
+
+
+def shared_legend(axes: Axes, source: Axes, columns: int = 1) -> None:
+    """Name what `source` labels in `axes`, where it covers least, on a pale ground."""
+    handles, names = source.get_legend_handles_labels()
+    if handles:
+        axes.legend(
+            handles,
+            names,
+            ncols=columns,
+            loc="best",
+            fontsize=6,
+            frameon=True,
+            framealpha=0.75,
+            edgecolor="none",
+        )
 
 
 def freeze_layout(figure: Figure) -> None:

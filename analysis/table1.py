@@ -4,13 +4,13 @@ Three tables: the methods; the paired differences NormBT − BT (same seeds, sam
 paper's numbers beside ours, which stand on another scale (2B and 3B backbones, human data).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
-from analysis.style import METHODS, SECTIONS, method_label, section_key
+from analysis.style import METHODS, SECTIONS, WEIGHT_FORMS, method_label, section_key
 from analysis.tables import GROUP, HIGH, LOW, pair_up, read_scores, require, write_table
 from eval import rewardbench
 from eval.protocol import Protocol
@@ -76,24 +76,42 @@ def build(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
 
 
 def differences(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
-    """Return the paired differences NormBT − BT, one row a base loss that has both.
+    """Return the paired differences NormBT − its base loss, one row a NormBT method with a base.
 
-    Columns: method (the NormBT one), minus (its base), backbone, data, benchmark, seeds, then the
-    sections and the average in percentage points with `_low` and `_high`, and pairs. The same
-    bootstrap as table 1's, on correct_normbt − correct_bt of one seed and pair.
+    The base of normbt_X is bt_X; of another form of NormBT's weight (`style.WEIGHT_FORMS`), plain
+    bt. Columns and errors: as `paired`.
+    """
+    require(frame, COLUMNS, "table 1's data")
+    present = set(frame["method"])
+    sides = []
+    for method, _ in by_method(frame):
+        form = method.removeprefix("normbt_") in WEIGHT_FORMS
+        base = "bt" if form else method.removeprefix("norm")
+        if method.startswith("normbt") and base in present:
+            sides.append((method, base))
+    return paired(frame, sides, resamples)
+
+
+def paired(
+    frame: pd.DataFrame, sides: Sequence[tuple[str, str]], resamples: int = 2000
+) -> pd.DataFrame:
+    """Return the paired differences of `sides`, (method, minus), one row each that was run.
+
+    Columns: method, minus, backbone, data, benchmark, seeds, then the sections and the average in
+    percentage points with `_low` and `_high`, and pairs. The same bootstrap as table 1's, on the
+    difference of the two methods' `correct` of one seed and pair.
 
     Raises InputError: within a seed the two methods were evaluated on different pairs.
     """
-    require(frame, COLUMNS, "table 1's data")
     rows = []
     for place, group, protocol in groups(frame):
         runs = dict(by_method(group))
-        for method in (name for name in runs if name.startswith("normbt")):
-            base = method.removeprefix("norm")
-            paired = minus(runs[method], runs[base]) if base in runs else group.iloc[:0]
-            if len(paired):
-                cells = accuracies(paired, protocol, resamples)
-                rows.append({"method": method, "minus": base, **place, **cells})
+        for method, base in sides:
+            if method in runs and base in runs:
+                both = minus(runs[method], runs[base])
+                if len(both):
+                    cells = accuracies(both, protocol, resamples)
+                    rows.append({"method": method, "minus": base, **place, **cells})
     return pd.DataFrame(rows, columns=None if rows else ["method", "minus", *GROUP, "seeds"])
 
 

@@ -1,43 +1,39 @@
 """The whole pipeline: python -m scripts.reproduce profile=cpu (what `make reproduce` calls).
 
 Trains every method with every seed, scores each, measures exact gradients, and writes tables,
-figures and their data under results/<profile>. Every stage leaves a manifest; a stage whose
-manifest matches its inputs is not repeated.
+figures, their data and the report under results/<profile>. Every stage leaves a manifest; a stage
+whose manifest matches its inputs is not repeated.
 """
 
 from __future__ import annotations
 
 import gc
-import io
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from analysis import figure2, figure4, style, table1
+from analysis import report
+from analysis.gallery import draw_all
+from analysis.style import MODELS
+from eval.scoring import score_pairs
 from rm.backbones import BackboneSettings, prepare_backbone
-from rm.batches import PairCollator, rows_of
 from rm.errors import InputError
-from rm.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from rm.files import atomic_write_json, atomic_write_text
 from rm.generated import GeneratedPair, generate
-from rm.gradients import pair_gradients
-from rm.models import DTYPES, load_reward_model, new_reward_model, save_reward_model, train_part
-from rm.provenance import environment, fingerprint_of
-from rm.tokens import ChatTemplate, TokenPair, encode_pair
-from rm.trunk import open_cache
-from rm.weights import NormBT
+from rm.models import DTYPES, new_reward_model, save_reward_model
+from rm.provenance import environment
 from scripts import config as configuration
+from scripts import measure
 from scripts.evaluate import BENCHMARKS, evaluate
+from scripts.measure import UNTRAINED, Run
 from scripts.train import MODEL_FILE, check, train
 
-UNTRAINED = "untrained"
 OWN_KEYS = (
     "methods",
     "seeds",
@@ -48,31 +44,13 @@ OWN_KEYS = (
     "runs_dir",
     "results_dir",
 )
-FIGURES = {"figure2": figure2, "figure4": figure4}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One trained (or untrained) reward model of the matrix and where its files are."""
-
-    method: str
-    seed: int
-    folder: Path
-
-    @property
-    def checkpoint(self) -> Path:
-        """The plain Hugging Face folder."""
-        return self.folder / "checkpoint"
-
-    @property
-    def scores(self) -> Path:
-        """The evaluation's output folder."""
-        return self.folder / "evaluation"
 
 
 def reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     """Run what is missing of the pipeline; return the results folder."""
     started = time.time()
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
     configs = [train_config(cfg, overrides, m, s) for m in cfg.methods for s in cfg.seeds]
     for one in configs:
         check(one)
@@ -86,11 +64,11 @@ def reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
         train(one)
         gc.collect()
         evaluate_run(cfg, run, test)
-    measured = [untrained, *(run for run in runs if run.seed == cfg.seeds[0])]
-    gradients = pd.concat([gradients_of(cfg, run, test) for run in measured])
-    collect(cfg, results / "data", [untrained, *runs], gradients)
-    draw(cfg, results)
+    measure_all(cfg, [untrained, *runs], test, results / "data")
+    collect(cfg, results / "data", [untrained, *runs])
     write_manifest(cfg, results, runs, time.time() - started)
+    print("\n".join(item.line() for item in draw_all(results)))
+    report.write(results)
     return results
 
 
@@ -112,6 +90,11 @@ def benchmark_data(cfg: DictConfig, runs_dir: Path) -> str:
     """Return the evaluation data: what the user gave, or the generated test split as a file."""
     if cfg.benchmark not in BENCHMARKS:
         raise InputError(f"benchmark={cfg.benchmark}: choose {', '.join(BENCHMARKS)}")
+    if BENCHMARKS[cfg.benchmark].score is not score_pairs:
+        raise InputError(
+            f"benchmark={cfg.benchmark} has several responses a prompt, and the figures are about "
+            "pairs: choose rewardbench, judgebench, pairs or generated"
+        )
     if cfg.benchmark_data is not None:
         return str(cfg.benchmark_data)
     if cfg.benchmark != "generated":
@@ -182,93 +165,42 @@ def _evaluation_config(cfg: DictConfig, run: Run, test: str) -> DictConfig:
     )
 
 
-def gradients_of(cfg: DictConfig, run: Run, test: str) -> pd.DataFrame:
-    """Exact per-pair gradients of a fixed sample of the benchmark's pairs, kept in a file.
+def measure_all(cfg: DictConfig, runs: Sequence[Run], test: str, folder: Path) -> None:
+    """Measure what the figures need beside scores, and write it to the results' data `folder`.
 
-    θ is what the run trains; the layers above the trunk are computed in float32.
+    Gradients: the untrained backbone, and BT and NormBT of the first seed, on a sample of pairs.
+    Distances by layer: the untrained backbone. Texts: all pairs of the benchmark.
     """
-    rows = sample_rows(BENCHMARKS[cfg.benchmark].load(test), cfg.gradient_pairs)
-    stage = fingerprint_of(
-        [
-            json.loads((run.scores / "manifest.json").read_text())["inputs"],
-            [row.pair_id for row in rows],
-            OmegaConf.to_container(cfg.training, resolve=True),
-        ]
+    rows = BENCHMARKS[cfg.benchmark].load(test)
+    sample = measure.sample_rows(rows, cfg.gradient_pairs)
+    shown = [
+        run
+        for run in runs
+        if run.method == UNTRAINED or (run.method in MODELS and run.seed == cfg.seeds[0])
+    ]
+    found = [measure.gradients(cfg, run, sample) for run in shown]
+    gradients, directions = (pd.concat(frames) for frames in zip(*found, strict=True))
+    atomic_write_text(folder / "gradients.csv", gradients.to_csv(index=False))
+    measure.write_parquet(directions, folder / "directions.parquet")
+    measure.write_parquet(measure.layers(cfg, runs[0], sample), folder / "layers.parquet")
+    measure.write_parquet(
+        measure.texts(Path(cfg.runs_dir) / "data", rows), folder / "pairs.parquet"
     )
-    path = run.folder / f"gradients-{stage}.csv"
-    if not path.is_file():
-        atomic_write_text(path, measure_gradients(cfg, run, rows).to_csv(index=False))
-    frame = pd.read_csv(path)
-    names = pd.DataFrame(
-        {
-            "pair_id": [row.pair_id for row in rows],
-            "subset": [row.subset for row in rows],
-            "section": [row.section for row in rows],
-        }
-    )
-    return names.merge(frame, on="pair_id").assign(method=run.method, seed=run.seed)
 
 
-def sample_rows(rows: Sequence[Any], pairs_a_section: int) -> list[Any]:
-    """Take the same number of rows of every section, spread evenly over its rows."""
-    chosen = []
-    for section in dict.fromkeys(row.section for row in rows):
-        members = [row for row in rows if row.section == section]
-        count = min(pairs_a_section, len(members))
-        chosen += [members[index * len(members) // count] for index in range(count)]
-    return chosen
-
-
-def measure_gradients(cfg: DictConfig, run: Run, rows: Sequence[Any]) -> pd.DataFrame:
-    """Measure gradients of `rows` under a checkpoint, and the NormBT weight each would get.
-
-    The weight is μ / (‖h_w − h_l‖ + ε) with μ the sample's mean distance.
-    """
-    settings = check(cfg)
-    model, tokenizer = load_reward_model(run.checkpoint, DTYPES[settings.compute_dtype])
-    part = "full" if settings.part == "lora" else settings.part
-    train_part(model, part, top_layers=settings.top_layers)  # type: ignore[arg-type]
-    template = ChatTemplate(tokenizer)
-    pairs = []
-    for row in rows:
-        sides = (row.chosen, row.rejected)
-        (one, other), _, _ = encode_pair(template, row.prompt, sides, settings.max_length)
-        pairs.append(TokenPair(row.pair_id, tuple(one), tuple(other)))
-    trunk = None
-    if settings.reuse_trunk:
-        folder = Path(cfg.cache_dir) / "trunk"
-        trunk = open_cache(model, settings.top_layers, rows_of(pairs), folder)
-    model.float()
-    model.compute_dtype = torch.float32
-    frame = pair_gradients(model, pairs, PairCollator(int(tokenizer.pad_token_id), trunk))
-    distance = torch.tensor(frame["distance"].to_numpy())
-    weight = NormBT(beta=0.9, epsilon=1e-6).weigh(distance, distance.mean().item())
-    return frame.assign(weight=weight.numpy())
-
-
-def collect(cfg: DictConfig, folder: Path, runs: Sequence[Run], gradients: pd.DataFrame) -> None:
-    """Write the tidy files that every table and figure is drawn from."""
+def collect(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> None:
+    """Write scores and metrics of all runs as the tidy files that tables and figures come from."""
     scores, metrics = [], []
     for run in runs:
-        named = {"method": run.method, "seed": run.seed}
         frame = pd.read_parquet(run.scores / "scores.parquet")
-        scores.append(
-            frame.assign(
-                **named, backbone=cfg.model.name, data=cfg.data.name, benchmark=cfg.benchmark
-            )
-        )
+        frame = frame.assign(method=run.method, seed=run.seed, backbone=cfg.model.name)
+        scores.append(frame.assign(data=cfg.data.name, benchmark=cfg.benchmark))
         if run.method != UNTRAINED:
             lines = (run.folder / "metrics.jsonl").read_text().splitlines()
-            metrics.append(pd.DataFrame(map(json.loads, lines)).assign(**named))
-    _write_parquet(pd.concat(scores), folder / "scores.parquet")
-    _write_parquet(pd.concat(metrics), folder / "metrics.parquet")
-    atomic_write_text(folder / "gradients.csv", gradients.to_csv(index=False))
-
-
-def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False, compression="zstd")
-    atomic_write_bytes(path, buffer.getvalue())
+            steps = pd.DataFrame(map(json.loads, lines))
+            metrics.append(steps.assign(method=run.method, seed=run.seed))
+    measure.write_parquet(pd.concat(scores), folder / "scores.parquet")
+    measure.write_parquet(pd.concat(metrics), folder / "metrics.parquet")
 
 
 def label(cfg: DictConfig) -> str:
@@ -276,15 +208,6 @@ def label(cfg: DictConfig) -> str:
     kinds = {"generated": "generated preference pairs"}
     data = kinds.get(cfg.data.kind, f"training pairs: {cfg.data.name}")
     return f"{cfg.model.name} · {data} · benchmark: {cfg.benchmark} · profile {cfg.profile.name}"
-
-
-def draw(cfg: DictConfig, results: Path) -> None:
-    """Draw every table and figure from the files in results/data."""
-    note = label(cfg)
-    table1.write(results / "data", results / "tables", note)
-    for name, module in FIGURES.items():
-        figure = module.draw(module.collect(results / "data"), note=note)
-        style.write_figure(figure, results / "figures" / name)
 
 
 def write_manifest(cfg: DictConfig, results: Path, runs: Sequence[Run], seconds: float) -> None:

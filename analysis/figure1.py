@@ -1,0 +1,214 @@
+"""Figure 1: two real pairs, one close and one far apart, with their distances and update sizes.
+
+Both pairs have nearly the same prediction error, so what differs in their BT updates is not how
+wrong the model is: the texts are shown beside the numbers.
+"""
+
+import textwrap
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from matplotlib import font_manager, ft2font
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.style import (
+    BLACK,
+    GREY,
+    METHOD_COLOURS,
+    MODELS,
+    add_text,
+    method_label,
+    model_label,
+    new_figure,
+    ordered,
+    section_label,
+    short,
+    styled,
+)
+from analysis.tables import one_row_each, read_tidy, require
+from rm.errors import InputError
+
+KEYS: Final = ["method", "seed", "pair_id"]
+MEASURES: Final = ["distance", "error", "update_bt", "update_normbt"]
+TEXTS: Final = ["prompt", "chosen", "rejected"]
+COLUMNS: Final = [*KEYS, "section", *TEXTS, *MEASURES]
+TAIL: Final = 0.25
+"""The close pair comes from the closest quarter of the sample, the far one from the farthest."""
+LIMITS: Final = {"prompt": 190, "chosen": 300, "rejected": 300}
+"""Characters of each text that are shown."""
+WRAP: Final = 56
+LINE: Final = 0.124
+"""Inches of one line of text."""
+
+
+def collect(data: Path) -> pd.DataFrame:
+    """Return one row a model, seed and pair of `data`/gradients.csv, with its texts.
+
+    Columns: method, seed, pair_id, section, prompt, chosen, rejected, distance, error (|σ(d) − 1|),
+    update_bt (‖∇_θ L_BT‖, nats / parameter unit) and update_normbt (the same times the weight w̃).
+
+    Raises InputError: gradients.csv or pairs.parquet is missing, empty or lacks a column, or a pair
+    has no text.
+    """
+    path = data / "gradients.csv"
+    source = [*KEYS, "section", "distance", "error", "gradient_norm", "weight"]
+    frame = one_row_each(read_tidy(path, source), KEYS, str(path))
+    texts = read_tidy(data / "pairs.parquet", ["pair_id", *TEXTS])
+    missing = set(frame["pair_id"]) - set(texts["pair_id"])
+    if missing:
+        raise InputError(
+            f"{data / 'pairs.parquet'} lacks {len(missing)} pairs of gradients.csv, first "
+            f"{min(missing)}: write both anew (make reproduce)"
+        )
+    frame = frame.assign(
+        section=frame["section"].map(section_label),
+        update_bt=frame["gradient_norm"],
+        update_normbt=frame["gradient_norm"] * frame["weight"],
+    )
+    return frame.merge(texts[["pair_id", *TEXTS]], on="pair_id")[COLUMNS]
+
+
+def choose(frame: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Return the close and the far pair of one model's rows: the two of most equal error.
+
+    The close one is of the closest quarter by distance, the far one of the farthest; of all such
+    twosomes, the one whose errors |σ(d) − 1| are nearest to each other, both away from 0 where that
+    is possible (errors of at least the median count first).
+
+    Raises InputError: fewer than two pairs, or all at one distance.
+    """
+    if frame["distance"].nunique() < 2:
+        raise InputError("figure 1 needs two pairs of unlike distance: raise gradient_pairs")
+    rows = frame.sort_values(["distance", "pair_id"]).reset_index(drop=True)
+    number = max(1, int(TAIL * len(rows)))
+    close, far = wrong_enough(rows.head(number)), wrong_enough(rows.tail(number))
+    apart = np.abs(close["error"].to_numpy()[:, None] - far["error"].to_numpy()[None, :])
+    first, second = np.unravel_index(int(apart.argmin()), apart.shape)
+    return close.iloc[int(first)], far.iloc[int(second)]
+
+
+def wrong_enough(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the half of `rows` with the larger errors: pairs that training still moves."""
+    return rows[rows["error"] >= rows["error"].median()]
+
+
+def pick_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the model to show: the untrained one if there, one seed only."""
+    method = ordered(frame["method"], MODELS)[0]
+    rows = frame[frame["method"] == method]
+    return rows[rows["seed"] == rows["seed"].min()]
+
+
+def verdict(close: pd.Series, far: pd.Series) -> str:
+    """Return how the two pairs' distances and updates compare, in ratios."""
+    ratios = {name: far[name] / close[name] if close[name] else np.inf for name in MEASURES}
+    return (
+        f"At nearly equal error ({short(close['error'], 2)} and {short(far['error'], 2)}), a pair "
+        f"{short(ratios['distance'], 2)} times as far apart gets {short(ratios['update_bt'], 2)} "
+        f"times the update under BT and {short(ratios['update_normbt'], 2)} times under NormBT"
+    )
+
+
+@styled
+def draw(frame: pd.DataFrame, note: str = "") -> Figure:
+    """Return the figure: the close pair's texts left, the far pair's right, their numbers below.
+
+    `frame` is what `collect` returns.
+
+    Raises InputError: the frame has no rows, lacks a column, or no two pairs differ in distance.
+    """
+    require(frame, COLUMNS, "figure 1's data")
+    rows = pick_rows(frame)
+    close, far = choose(rows)
+    number = max(line_count(pair) for pair in (close, far))
+    figure = new_figure(height=2.7 + LINE * number)
+    grid = figure.subplots(2, 2, height_ratios=[LINE * number, 1.1])
+    tops = {m: 1.25 * max(close[m], far[m]) for m in ("distance", "update_bt", "update_normbt")}
+    for column, (name, pair) in enumerate((("Close", close), ("Far", far))):
+        write_texts(grid[0, column], name, pair, number)
+        bars(grid[1, column], pair, tops, labelled=column == 0)
+    caption = (
+        f"Two of {len(rows):,} pairs measured on the {model_label(str(rows['method'].iloc[0]))}, "
+        f"seed {rows['seed'].iloc[0]}: one of the closest and one of the farthest quarter, chosen "
+        "as the two of most equal error among the less settled half of each. Both pairs share each "
+        "quantity's scale. Update: ‖∇L‖, nats / parameter unit; distance ‖h_w − h_l‖, activation "
+        "units. ⏎: line break; …: shortened."
+    )
+    add_text(figure, verdict(close, far), caption, note)
+    return figure
+
+
+def line_count(pair: pd.Series) -> int:
+    """Return how many lines a pair's texts take, with a heading and half a line before each."""
+    return sum(len(shortened(pair[name], LIMITS[name])) + 2 for name in TEXTS)
+
+
+def write_texts(axes: Axes, name: str, pair: pd.Series, number: int) -> None:
+    """Write one pair's texts into a panel of `number` lines, shortened and without any mark-up."""
+    axes.set_axis_off()
+    axes.set_title(f"{name} pair · {pair['section']} · {printable(pair['pair_id'])}", loc="left")
+    place = 0
+    for column in TEXTS:
+        colour = GREY if column == "prompt" else BLACK
+        lines = shortened(pair[column], LIMITS[column])
+        for text, weight in ((column.capitalize(), "bold"), ("\n".join(lines), "normal")):
+            axes.text(
+                *(0.0, 1 - place / number, text),
+                transform=axes.transAxes,
+                va="top",
+                fontsize=6.5,
+                color=colour,
+                weight=weight,
+                linespacing=1.25,
+                parse_math=False,
+            )
+            place += text.count("\n") + 1
+        place += 1
+
+
+def shortened(text: str, limit: int) -> list[str]:
+    """Return at most `limit` characters of `text` as wrapped lines, line breaks shown as ⏎."""
+    parts = (part.strip() for part in printable(text).splitlines())
+    flat = " ⏎ ".join(part for part in parts if part)
+    cut = flat if len(flat) <= limit else flat[: limit - 1].rstrip() + "…"
+    return textwrap.wrap(cut, WRAP) or ["(empty)"]
+
+
+def printable(text: str) -> str:
+    """Return `text` with every character that the figures' font lacks shown as □."""
+    known = font_characters()
+    return "".join(c if ord(c) in known or c in "\n\t " else "□" for c in text)
+
+
+def font_characters() -> set[int]:
+    """Return the code points that DejaVu Sans, the figures' font, can show."""
+    return set(ft2font.FT2Font(font_manager.findfont("DejaVu Sans")).get_charmap())
+
+
+def bars(axes: Axes, pair: pd.Series, tops: dict[str, float], labelled: bool) -> None:
+    """Draw one pair's distance and two update sizes as bars, each on the scale of both pairs."""
+    colours = {
+        "distance": GREY,
+        "update_bt": METHOD_COLOURS["bt"],
+        "update_normbt": METHOD_COLOURS["normbt"],
+    }
+    labels = {
+        "distance": "distance",
+        "update_bt": f"{method_label('bt')} update",
+        "update_normbt": f"{method_label('normbt')} update",
+    }
+    for place, (name, top) in enumerate(tops.items()):
+        share = pair[name] / top if top else 0.0
+        axes.barh(-place, share, height=0.62, color=colours[name])
+        axes.annotate(
+            short(pair[name]), (share, -place), (3, 0), textcoords="offset points", va="center",
+            fontsize=7,
+        )  # fmt: skip
+    axes.set_yticks([0, -1, -2], list(labels.values()) if labelled else [""] * 3)
+    axes.set_xlim(0, 1)
+    axes.set_xticks([])
+    axes.grid(visible=False)
+    axes.set_title(f"prediction error {short(pair['error'])}", loc="left", fontsize=7)

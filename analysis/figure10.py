@@ -1,0 +1,180 @@
+"""Figure 10: distances by layer and by pooling: where in the untrained network categories separate.
+
+Above, the distance relative to the states' own size, layer by layer; below, how much of its
+variance lies between the categories.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.style import (
+    BLACK,
+    OTHER,
+    SECTION_COLOURS,
+    SECTIONS,
+    add_text,
+    new_figure,
+    no_data,
+    ordered,
+    plural,
+    section_label,
+    shared_legend,
+    styled,
+)
+from analysis.tables import one_row_each, read_tidy, require
+from rm.errors import InputError
+
+KEYS: Final = ["pair_id", "pooling", "layer"]
+COLUMNS: Final = [*KEYS, "section", "distance", "relative"]
+POOLINGS: Final = {"last": "last real token", "mean": "mean over tokens"}
+
+
+def collect(data: Path) -> pd.DataFrame:
+    """Return one row a pair, pooling and layer of the untrained backbone (`data`/layers.parquet).
+
+    Columns: pair_id, pooling ("last" or "mean"), layer (0: embeddings; the last: after the final
+    norm), section, distance (activation units), relative (distance over the mean size ‖p‖ of the
+    two states, so that layers compare; 0 where both states are 0).
+
+    Raises InputError: the file is missing, empty, lacks a column, repeats a row, or has nothing of
+    the untrained backbone.
+    """
+    path = data / "layers.parquet"
+    frame = read_tidy(path, [*KEYS, "section", "distance", "norm", "method"])
+    frame = frame[frame["method"] == "untrained"]
+    if frame.empty:
+        raise InputError(f"{path} has nothing of the untrained backbone: write it anew")
+    relative = np.where(frame["norm"] > 0, frame["distance"] / frame["norm"].clip(lower=1e-12), 0.0)
+    frame = frame.assign(relative=relative, section=frame["section"].map(section_label))
+    return one_row_each(frame, KEYS, str(path))[COLUMNS].reset_index(drop=True)
+
+
+def profiles(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the relative distance by pooling, section and layer: median, q25, q75 and pairs."""
+    groups = frame.groupby(["pooling", "section", "layer"], sort=True)["relative"]
+    parts = {"q25": groups.quantile(0.25), "median": groups.median(), "q75": groups.quantile(0.75)}
+    return pd.DataFrame({**parts, "pairs": groups.size()}).reset_index()
+
+
+def separation(frame: pd.DataFrame, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
+    """Return by pooling and layer how much of the variance of log distance lies between categories.
+
+    Columns: pooling, layer, share (η², 0 to 1), share_low, share_high (95% bootstrap over the pairs
+    of each category), pairs. Pairs at distance 0 are left out; NaN with one category or fewer than
+    two pairs in one. η² of a few pairs is biased upwards; so are all layers, alike.
+    """
+    rows = []
+    for key, part in frame.groupby(["pooling", "layer"], sort=True):
+        known = part[part["distance"] > 0]
+        values = [
+            np.log(group["distance"].to_numpy()) for _, group in known.groupby("section", sort=True)
+        ]
+        rng = np.random.default_rng(seed)
+        share, draws = float("nan"), np.full(1, np.nan)
+        if len(values) > 1 and min(map(len, values)) > 1:
+            share = float(between([v[None, :] for v in values])[0])
+            draws = between([v[rng.integers(len(v), size=(resamples, len(v)))] for v in values])
+        finite = draws[np.isfinite(draws)]
+        low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (np.nan, np.nan)
+        names = dict(zip(("pooling", "layer"), key, strict=True))
+        rows.append({**names, "share": share, "share_low": low, "share_high": high,
+                     "pairs": len(known)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def between(samples: list[np.ndarray]) -> np.ndarray:
+    """Return η² of samples (draws, pairs of one category) for every draw: (draws,)."""
+    whole = np.concatenate(samples, axis=1)
+    mean = whole.mean(axis=1)
+    inner = sum(s.shape[1] * (s.mean(axis=1) - mean) ** 2 for s in samples)
+    total = ((whole - mean[:, None]) ** 2).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return inner / total
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """Return the layer at which categories separate most, for every pooling."""
+    words = []
+    for pooling, rows in table.groupby("pooling", sort=True):
+        known = rows[rows["share"].notna()]
+        if len(known):
+            best, last = known.nlargest(1, "share").iloc[0], known.iloc[-1]
+            words.append(
+                f"the {POOLINGS.get(str(pooling), pooling)} at layer {best['layer']:.0f} of "
+                f"{last['layer']:.0f} ({best['share']:.0%} of the variance; at the last layer "
+                f"{last['share']:.0%})"
+            )
+    if not words:
+        return "One category, or too few pairs: nothing to separate"
+    return f"Categories separate most by {'; '.join(words)}"
+
+
+@styled
+def draw(frame: pd.DataFrame, note: str = "") -> Figure:
+    """Return the figure: a column a pooling, relative distances above, separation below.
+
+    `frame` is what `collect` returns.
+
+    Raises InputError: the frame has no rows or lacks a column.
+    """
+    require(frame, COLUMNS, "figure 10's data")
+    table, split = profiles(frame), separation(frame)
+    poolings = ordered(frame["pooling"], tuple(POOLINGS))
+    figure = new_figure(height=4.9)
+    grid = figure.subplots(2, len(poolings), squeeze=False, sharex=True, sharey="row")
+    for column, pooling in enumerate(poolings):
+        lines(grid[0, column], table[table["pooling"] == pooling])
+        shares(grid[1, column], split[split["pooling"] == pooling])
+        grid[0, column].set_title(f"pooling: {POOLINGS.get(pooling, pooling)}", loc="left")
+        grid[1, column].xaxis.set_major_locator(MaxNLocator(integer=True))
+        grid[1, column].set_xlabel("layer (0: embeddings; last: after the final norm)")
+    grid[0, 0].set_ylabel("relative distance\n" r"$\Vert p_w - p_l\Vert / \overline{\Vert p\Vert}$")
+    grid[1, 0].set_ylabel("variance between\ncategories (η²)")
+    shared_legend(grid[0, -1], grid[0, 0], columns=2)
+    counts = frame.groupby("section")["pair_id"].nunique()
+    sizes = ", ".join(f"{s} {counts[s]}" for s in ordered(frame["section"], SECTIONS))
+    caption = (
+        f"Untrained backbone, {plural(frame['pair_id'].nunique(), 'pair')} ({sizes}). Above: "
+        "median and quartiles of distance over state size. Below: share of the variance of log "
+        "distance between categories, 95% bootstrap over pairs; pairs at distance 0 (the same last "
+        "token at layer 0) are left out."
+    )
+    add_text(figure, verdict(split), caption, note)
+    return figure
+
+
+def lines(axes: Axes, rows: pd.DataFrame) -> None:
+    """Draw the median and quartiles of every category over the layers; zeros are left out."""
+    for section in ordered(rows["section"], SECTIONS):
+        part = rows[(rows["section"] == section) & (rows["q25"] > 0)]
+        colour = SECTION_COLOURS.get(section, OTHER)
+        marker = "o" if len(part) == 1 else ""
+        axes.plot(part["layer"], part["median"], color=colour, label=section, marker=marker)
+        axes.fill_between(
+            part["layer"].to_numpy(float), part["q25"].to_numpy(float), part["q75"].to_numpy(float),
+            color=colour, alpha=0.15, linewidth=0,
+        )  # fmt: skip
+    if (rows["q25"] > 0).any():
+        axes.set_yscale("log")
+
+
+def shares(axes: Axes, rows: pd.DataFrame) -> None:
+    """Draw the share of variance between categories over the layers with its interval."""
+    known = rows[rows["share"].notna()]
+    axes.set_ylim(0, 1)
+    if known.empty:
+        no_data(axes, "one category, or too few pairs")
+        return
+    axes.plot(known["layer"], known["share"], color=BLACK, marker="o", markersize=2.5)
+    axes.fill_between(
+        known["layer"].to_numpy(float),
+        known["share_low"].to_numpy(float),
+        known["share_high"].to_numpy(float),
+        color=BLACK, alpha=0.15, linewidth=0,
+    )  # fmt: skip

@@ -1,0 +1,135 @@
+"""Figure 11: sensitivity: final accuracy by β, ε, weight cap and learning rate.
+
+A panel a parameter: the average over sections (solid) and Reasoning (dotted) of every method, mean
+over seeds with their range.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.style import (
+    METHOD_COLOURS,
+    METHOD_MARKERS,
+    METHODS,
+    OTHER,
+    add_text,
+    method_label,
+    new_figure,
+    ordered,
+    plural,
+    section_key,
+    short,
+    styled,
+)
+from analysis.tables import one_row_each, read_tidy, require
+from rm.errors import InputError
+
+KEYS: Final = ["method", "parameter", "value", "seed", "section"]
+COLUMNS: Final = [*KEYS, "accuracy"]
+LABELS: Final = {
+    "beta": "β of the moving average",
+    "epsilon": "ε (activation units)",
+    "cap": "weight cap",
+    "learning_rate": "learning rate",
+}
+SHOWN: Final = {"average": "-", "reasoning": ":"}
+LOG_FROM: Final = 20.0
+"""A parameter whose largest value is this many times its smallest is drawn logarithmically."""
+
+
+def collect(data: Path) -> pd.DataFrame:
+    """Return one row a method, parameter, value, seed and section of `data`/sweep.csv.
+
+    Columns: method, parameter, value, seed, section (keys as in tables; "average" is added as the
+    mean of the sections where the file lacks it), accuracy (percent; the file holds fractions).
+
+    Raises InputError: the file is missing, empty, lacks a column, repeats a row, or holds an
+    accuracy that is no fraction.
+    """
+    path = data / "sweep.csv"
+    frame = read_tidy(path, COLUMNS)[COLUMNS]
+    if not frame["accuracy"].between(0, 1).all():
+        raise InputError(f"{path}: accuracies must be fractions from 0 to 1: write it anew")
+    frame = one_row_each(frame.assign(section=frame["section"].map(section_key)), KEYS, str(path))
+    frame = frame.assign(accuracy=100 * frame["accuracy"])
+    if "average" not in set(frame["section"]):
+        means = frame.groupby(KEYS[:-1], as_index=False)["accuracy"].mean()
+        frame = pd.concat([frame, means.assign(section="average")])
+    return frame.sort_values(KEYS).reset_index(drop=True)
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a method, parameter, value and section: mean, low, high (range), seeds."""
+    groups = frame.groupby(["parameter", "method", "section", "value"], sort=True)["accuracy"]
+    return groups.agg(mean="mean", low="min", high="max", seeds="count").reset_index()
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """Return how far the average moves over each parameter's values, for NormBT where swept."""
+    average = table[table["section"] == "average"]
+    words = []
+    for (parameter, method), rows in average.groupby(["parameter", "method"], sort=True):
+        if rows["value"].nunique() > 1:
+            span = rows["mean"].max() - rows["mean"].min()
+            best = float(rows.nlargest(1, "mean")["value"].iloc[0])
+            words.append(
+                f"{method_label(str(method))} by {str(parameter).replace('_', ' ')}: "
+                f"{span:.1f} points (best at {short(best, 2)})"
+            )
+    return f"Spread of average accuracy: {'; '.join(words)}" if words else (
+        "Every parameter was run at one value only: no sensitivity to show")  # fmt: skip
+
+
+@styled
+def draw(frame: pd.DataFrame, note: str = "") -> Figure:
+    """Return the figure: a panel a parameter. `frame` is what `collect` returns.
+
+    Raises InputError: the frame has no rows or lacks a column.
+    """
+    require(frame, COLUMNS, "figure 11's data")
+    table = summary(frame)
+    parameters = ordered(table["parameter"], tuple(LABELS))
+    rows = (len(parameters) + 1) // 2
+    figure = new_figure(height=1.3 + 2.3 * rows)
+    grid = figure.subplots(rows, min(2, len(parameters)), squeeze=False)
+    for axes, parameter in zip(grid.flat, parameters, strict=False):
+        panel(axes, table[table["parameter"] == parameter])
+        axes.set_xlabel(LABELS.get(parameter, parameter.replace("_", " ")))
+        axes.set_ylabel("accuracy (%)")
+    for axes in grid.flat[len(parameters) :]:
+        axes.set_axis_off()
+    grid[0, 0].legend(fontsize=6)
+    caption = (
+        f"{plural(frame['seed'].nunique(), 'seed')}. Points: mean over seeds; bars: smallest to "
+        "largest seed (no interval: a handful of seeds gives none). Solid: average of the "
+        "sections; dotted: Reasoning."
+    )
+    add_text(figure, verdict(table), caption, note)
+    return figure
+
+
+def panel(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw every method's accuracies over one parameter's values."""
+    for method in ordered(table["method"], METHODS):
+        for section, style in SHOWN.items():
+            rows = table[(table["method"] == method) & (table["section"] == section)]
+            if rows.empty:
+                continue
+            centre = rows["mean"].to_numpy()
+            spans = np.stack([centre - rows["low"].to_numpy(), rows["high"].to_numpy() - centre])
+            axes.errorbar(
+                rows["value"], centre, yerr=spans, linestyle=style, markersize=3, capsize=2,
+                color=METHOD_COLOURS.get(method, OTHER), marker=METHOD_MARKERS.get(method, "D"),
+                elinewidth=0.8, label=f"{method_label(method)}, {section}",
+            )  # fmt: skip
+    values = table["value"]
+    if values.min() > 0 and values.max() >= LOG_FROM * values.min():
+        axes.set_xscale("log")
+    elif values.min() == 0 and values.max() > 0:
+        smallest = float(values[values > 0].min())
+        axes.set_xscale("symlog", linthresh=smallest)

@@ -1,0 +1,261 @@
+"""Figure 5: Best-of-N, the gold score of the response that the proxy picks, against KL.
+
+A row a gold; a panel a BT variant, with and without NormBT, between the oracle (picked by the gold
+itself) and random picking; in the last panel what NormBT's weight adds to each variant.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    METHODS,
+    OTHER,
+    PURPLE,
+    VERMILLION,
+    add_text,
+    method_label,
+    new_figure,
+    no_data,
+    ordered,
+    plural,
+    styled,
+)
+from analysis.tables import one_row_each, read_tidy, require, write_table
+from rm.errors import InputError
+
+KEYS: Final = ["gold_kind", "method", "seed", "n"]
+COLUMNS: Final = [
+    *(*KEYS, "kl", "proxy", "gold", "gold_low", "gold_high"),
+    *("gain", "gain_low", "gain_high", "prompts", "samples", "seeds"),
+]
+ORACLE: Final = "oracle"
+RANDOM: Final = "random"
+POOLED: Final = "all"
+SHOWN: Final = (4, 16, 64, 405)
+GOLDS: Final = {"verifier": "verified by code", "reward_model": "gold reward model"}
+GAIN_COLOURS: Final = {"bt": BLUE, "bt_margin": PURPLE, "bt_label_smoothing": GREEN}
+GAIN_LINES: Final = {"bt": "-", "bt_margin": "--", "bt_label_smoothing": "-."}
+
+
+def collect(data: Path) -> pd.DataFrame:
+    """Return the pooled rows of `data`/best_of_n.csv: one a gold, method and n.
+
+    Columns: gold_kind, method, seed ("all"), n, kl (nats, ln n − (n − 1)/n), proxy and gold (of the
+    picked response, in the policy's standard deviations above its mean), gold_low and gold_high
+    (95%, prompts and seeds), gain with gain_low and gain_high (NormBT's gold minus its base's,
+    paired), prompts, samples, seeds.
+
+    Raises InputError: the file is missing, empty, lacks a column, repeats an n within a run, or
+    holds a KL that is not ln n − (n − 1)/n.
+    """
+    path = data / "best_of_n.csv"
+    frame = one_row_each(read_tidy(path, COLUMNS), KEYS, str(path))
+    n = frame["n"].to_numpy(float)
+    if not np.allclose(frame["kl"], np.log(n) - (n - 1) / n, atol=1e-3):
+        raise InputError(f"{path}: kl is not ln n − (n − 1)/n (nats) in every row: write it anew")
+    pooled = frame[frame["seed"].astype(str) == POOLED]
+    return require(pooled, COLUMNS, f"{path} (rows with seed = all)").sort_values(KEYS)
+
+
+def methods_of(frame: pd.DataFrame) -> list[str]:
+    """Return the trained methods of a frame, in the paper's order."""
+    return ordered(set(frame["method"]) - {ORACLE, RANDOM}, METHODS)
+
+
+def twins(methods: list[str]) -> list[list[str]]:
+    """Return the panels: every base loss with its NormBT twin, then what has no twin."""
+    bases = [method for method in methods if not method.startswith("norm")]
+    panels = [[base, f"norm{base}"] if f"norm{base}" in methods else [base] for base in bases]
+    alone = [method for method in methods if not any(method in panel for panel in panels)]
+    return panels + [[method] for method in alone]
+
+
+def parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the display name and the rows of every gold."""
+    for kind in ordered(frame["gold_kind"], list(GOLDS)):
+        yield gold_label(kind), frame[frame["gold_kind"] == kind]
+
+
+def gold_label(kind: str) -> str:
+    """Return a gold's display name."""
+    return GOLDS.get(kind, kind)
+
+
+def verdict(frame: pd.DataFrame) -> str:
+    """Return for how many variants NormBT's weight raises the gold score at the largest n."""
+    last = frame[(frame["n"] == frame["samples"]) & frame["gain"].notna()]
+    if last.empty:
+        return "Best-of-N: no NormBT method beside its base"
+    up, down = (last["gain_low"] > 0).sum(), (last["gain_high"] < 0).sum()
+    unclear = len(last) - up - down
+    n = "/".join(str(number) for number in sorted(set(last["n"])))
+    return (
+        f"Best-of-N at n = {n}: NormBT's weight raises the gold score in {up} of "
+        f"{plural(len(last), 'comparison')}, lowers it in {down}, and in {unclear} the interval "
+        "holds 0"
+    )
+
+
+@styled
+def draw(frame: pd.DataFrame, note: str = "") -> Figure:
+    """Return the figure: a row of panels a gold; `frame` is what `collect` returns.
+
+    Raises InputError: the frame has no rows or lacks a column.
+    """
+    require(frame, COLUMNS, "figure 5's data")
+    rows, panels = list(parts(frame)), twins(methods_of(frame))
+    figure = new_figure(height=1.3 + 2.1 * len(rows))
+    grid = figure.subplots(len(rows), len(panels) + 1, squeeze=False, sharex="row")
+    for axes_row, (name, part) in zip(grid, rows, strict=True):
+        for axes, methods in zip(axes_row, panels, strict=False):
+            draw_panel(axes, part, methods)
+            axes.sharey(axes_row[0])
+        make_room(axes_row[0])
+        axes_row[0].legend(fontsize=5.5, loc="upper left", ncols=2, columnspacing=0.8)
+        axes_row[0].set_ylabel(f"gold: {name}\n(policy's s.d. above its mean)")
+        draw_gains(axes_row[-1], part)
+        for axes in axes_row:
+            mark_n(axes, int(part["samples"].max()))
+    for axes in grid[-1]:
+        axes.set_xlabel("KL (nats)")
+    add_text(figure, verdict(frame), caption(frame), note)
+    return figure
+
+
+def caption(frame: pd.DataFrame) -> str:
+    """Return what is counted and how its intervals are made."""
+    most = frame.iloc[int(frame["seeds"].to_numpy().argmax())]
+    return (
+        f"{plural(int(most['prompts']), 'prompt')}, N = {int(most['samples'])} samples each, "
+        f"{plural(int(most['seeds']), 'seed')}. Lines: unbiased estimate of the gold score of the "
+        "best of n by the proxy, against KL = ln n − (n − 1)/n; dotted lines mark n. Bands: 95% "
+        "bootstrap over prompts and seeds. Oracle: picked by the gold itself. Right: gold of "
+        "NormBT minus gold of its base, same prompts and seeds (paired bootstrap)."
+    )
+
+
+def draw_panel(axes: Axes, part: pd.DataFrame, methods: list[str]) -> None:
+    """Draw one variant's gold curves with their bands, and the oracle and random lines."""
+    for name, line in ((ORACLE, "-"), (RANDOM, "--")):
+        rows = part[part["method"] == name].sort_values("kl")
+        axes.plot(rows["kl"], rows["gold"], color=GREY, linestyle=line, linewidth=0.9, label=name)
+    for method in methods:
+        ours = method.startswith("norm")
+        label = "with NormBT" if ours else "base"
+        band(axes, part[part["method"] == method], "gold", VERMILLION if ours else BLUE, label)
+    axes.set_title(method_label(methods[0]), loc="left")
+
+
+def draw_gains(axes: Axes, part: pd.DataFrame) -> None:
+    """Draw the paired gain of every NormBT method over its base."""
+    axes.axhline(0, color=BLACK, linewidth=0.7)
+    axes.set_title("NormBT − base", loc="left")
+    gains = part[part["gain"].notna()]
+    if gains.empty:
+        no_data(axes, "no pair of methods")
+        return
+    for method in methods_of(gains):
+        base = method.removeprefix("norm")
+        label = "BT" if base == "bt" else method_label(base).removeprefix("BT ")
+        rows, colour = gains[gains["method"] == method], GAIN_COLOURS.get(base, OTHER)
+        band(axes, rows, "gain", colour, label, GAIN_LINES.get(base, ":"))
+    axes.legend(fontsize=6, loc="best")
+
+
+def band(
+    axes: Axes, rows: pd.DataFrame, name: str, colour: str, label: str, line: str = "-"
+) -> None:
+    """Draw the column `name` against KL with its interval."""
+    rows = rows.sort_values("kl")
+    kl, low, high = (rows[c].to_numpy(float) for c in ("kl", f"{name}_low", f"{name}_high"))
+    axes.fill_between(kl, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(kl, rows[name], color=colour, linestyle=line, label=label)
+
+
+def make_room(axes: Axes) -> None:
+    """Leave room for a legend above the curves."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.25 * (high - low))
+
+
+def mark_n(axes: Axes, samples: int) -> None:
+    """Mark n = 4, 16, … on the KL axis."""
+    axes.grid(axis="x", visible=False)
+    for n in [n for n in SHOWN if n <= samples]:
+        kl = np.log(n) - (n - 1) / n
+        axes.axvline(kl, color="#c8c8c8", linestyle=":", linewidth=0.6, zorder=0)
+        axes.annotate(
+            f"{n}",
+            (kl, 0.01),
+            xycoords=("data", "axes fraction"),
+            fontsize=5,
+            color=GREY,
+            ha="right",
+        )
+
+
+def write(data: Path, folder: Path, note: str) -> list[Path]:
+    """Write best_of_n, best_of_n_gains and best_of_n_overoptimisation as CSV, Markdown and LaTeX.
+
+    Without a NormBT method beside its base there are no gains to write.
+
+    Raises InputError: a file in `data` is missing or lacks a column.
+    """
+    frame = collect(data)
+    n = ", ".join(str(number) for number in shown_n(frame))
+    interval = "95% bootstrap over prompts and seeds"
+    unit = "in standard deviations of the policy's gold score above its mean"
+    about = f"Best-of-N: gold score of the pick at n = {n}, {unit} ({interval})"
+    written = [*save(at_shown(frame, "gold"), folder / "best_of_n", about, note)]
+    gains = frame[frame["gain"].notna()]
+    if len(gains):
+        about = f"NormBT's gold score minus its base's at n = {n}, same prompts and seeds"
+        table = at_shown(gains, "gain")
+        written += save(table, folder / "best_of_n_gains", f"{about} ({interval})", note)
+    falls = read_tidy(data / "best_of_n_overoptimisation.csv", ["method", "peak_n", "drop"])
+    about = (
+        "Over-optimisation: gold at its peak minus gold at the largest n, the peak taken from the "
+        f"other half of the prompts ({interval}); proxy_rise: what the proxy gains meanwhile"
+    )
+    front = ["gold_kind", "method"]
+    falls = falls[[*front, *(name for name in falls if name not in front)]]
+    return [*written, *save(falls, folder / "best_of_n_overoptimisation", about, note)]
+
+
+def save(frame: pd.DataFrame, stem: Path, caption: str, note: str) -> tuple[Path, Path, Path]:
+    """Write one of the tables in three forms."""
+    headers = {f"{kind}_{n}": f"n = {n}" for kind in ("gold", "gain") for n in SHOWN}
+    headers |= {"gold_kind": "Gold"}
+    labels: dict[str, Callable[[str], str]] = {"method": method_label, "gold_kind": gold_label}
+    return write_table(frame, stem, caption, note, headers, labels, digits=2)
+
+
+def shown_n(frame: pd.DataFrame) -> list[int]:
+    """Return those of n = 4, 16, 64, 405 that were reached (the largest n where none was)."""
+    most = int(frame["n"].max()) if len(frame) else 1
+    return [n for n in SHOWN if n <= most] or [most]
+
+
+def at_shown(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return one row a gold and method: `name`_4, `name`_4_low, `name`_4_high, and so on."""
+    rows = []
+    for _, part in parts(frame):
+        for method in [*methods_of(part), *(m for m in (ORACLE, RANDOM) if m in set(part.method))]:
+            of_n = part[part["method"] == method].set_index("n")
+            row = {"gold_kind": part["gold_kind"].iloc[0], "method": method}
+            row |= {"prompts": of_n["prompts"].iloc[0], "seeds": of_n["seeds"].iloc[0]}
+            for n in shown_n(frame):
+                for end in ("", "_low", "_high"):
+                    row[f"{name}_{n}{end}"] = of_n[f"{name}{end}"].get(n, np.nan)
+            rows.append(row)
+    return pd.DataFrame(rows)

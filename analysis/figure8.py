@@ -1,0 +1,235 @@
+"""Figure 8: where the distance comes from: length difference, lexical overlap, edit similarity.
+
+Distance of the untrained backbone against what the two texts have in common, and how much of its
+variance each feature explains beside the others (and beside the category).
+"""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figure6 import relation
+from analysis.style import (
+    BLACK,
+    OTHER,
+    SECTION_COLOURS,
+    SECTIONS,
+    add_text,
+    new_figure,
+    no_data,
+    ordered,
+    plural,
+    section_label,
+    shared_legend,
+    short,
+    styled,
+)
+from analysis.tables import read_scores, read_tidy, require
+from analysis.texts import FEATURES
+from rm.errors import InputError
+
+COLUMNS: Final = ["pair_id", "cluster", "section", "distance", *FEATURES]
+CATEGORY: Final = "category"
+RESAMPLES: Final = 500
+
+
+def collect(data: Path) -> pd.DataFrame:
+    """Return one row a pair: the untrained backbone's distance and the texts' features.
+
+    Columns: pair_id, cluster (pairs resampled together), section, distance (activation units),
+    length_difference (words), overlap and edit_similarity (0 to 1; `analysis.texts`).
+
+    Raises InputError: scores.parquet or pairs.parquet is missing or unusable, the untrained
+    backbone was not scored, or a pair has no text.
+    """
+    path, scores = data / "scores.parquet", read_scores(data)
+    untrained = scores[scores["method"] == "untrained"].drop_duplicates("pair_id")
+    if untrained.empty:
+        raise InputError(f"{path} has no rows of method untrained: evaluate it first")
+    texts = read_tidy(data / "pairs.parquet", ["pair_id", *FEATURES])
+    frame = untrained.merge(texts[["pair_id", *FEATURES]], on="pair_id", how="left")
+    missing = frame.loc[frame["overlap"].isna(), "pair_id"]
+    if len(missing):
+        raise InputError(
+            f"{data / 'pairs.parquet'} lacks {len(missing)} scored pairs, first {missing.iloc[0]}: "
+            "write both anew (make reproduce)"
+        )
+    return frame.assign(section=frame["section"].map(section_label))[COLUMNS]
+
+
+def shares(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+    """Return how much of the variance of log distance each feature explains, a row a feature.
+
+    Columns: feature (those of FEATURES, then "category"), share (the Shapley value of R²: its mean
+    gain over all orders of adding the features; the rows sum to the whole R²), share_low and
+    share_high (95% bootstrap over pairs or clusters), r2 (of all together), pairs. NaN where too
+    few pairs or a constant distance leave nothing to explain. Pairs at distance 0 are left out.
+    """
+    known = frame[frame["distance"] > 0]
+    names = [*FEATURES, *([CATEGORY] if known["section"].nunique() > 1 else [])]
+    values = low = high = np.full(len(names), np.nan)
+    if len(known) > 4 * len(names) and known["distance"].nunique() > 1:
+        columns, groups = design(known)
+        values = shapley(np.ones((1, len(known))), columns, groups)[0]
+        counts = cluster_counts(known["cluster"].to_numpy(), resamples, seed)
+        low, high = np.nanquantile(shapley(counts, columns, groups), [0.025, 0.975], axis=0)
+    table = pd.DataFrame({"feature": names, "share": values, "share_low": low, "share_high": high})
+    return table.assign(r2=float(np.sum(values)), pairs=len(known))
+
+
+def design(frame: pd.DataFrame) -> tuple[np.ndarray, list[list[int]]]:
+    """Return the regression's columns (pairs, columns), log distance last, and each feature's own.
+
+    The length difference enters as log(1 + words), the category as indicators of all sections but
+    the first. Columns are centred and scaled for a well-conditioned solution.
+    """
+    parts = [np.log1p(frame["length_difference"].to_numpy(float))]
+    parts += [frame[name].to_numpy(float) for name in list(FEATURES)[1:]]
+    sections = ordered(frame["section"], SECTIONS)
+    parts += [(frame["section"] == name).to_numpy(float) for name in sections[1:]]
+    columns = np.stack([*parts, np.log(frame["distance"].to_numpy(float))], axis=1)
+    scale = columns.std(axis=0)
+    groups = [[i] for i in range(len(FEATURES))]
+    if len(sections) > 1:
+        groups.append(list(range(len(FEATURES), columns.shape[1] - 1)))
+    return (columns - columns.mean(axis=0)) / np.where(scale > 0, scale, 1.0), groups
+
+
+def cluster_counts(clusters: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Return how often each row is drawn when whole clusters are redrawn: (resamples, rows)."""
+    codes, names = pd.factorize(clusters)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    return drawn[:, codes].astype(float)
+
+
+def shapley(weights: np.ndarray, columns: np.ndarray, groups: list[list[int]]) -> np.ndarray:
+    """Return each group's Shapley value of R² under every row of `weights`: (draws, groups)."""
+    total = weights.sum(axis=1)
+    means = weights @ columns / total[:, None]
+    moments = np.einsum("dn,ni,nj->dij", weights, columns, columns, optimize=True)
+    covariance = moments / total[:, None, None] - means[:, :, None] * means[:, None, :]
+    number = len(groups)
+    fits = {
+        subset: r_squared(covariance, [i for g in subset for i in groups[g]])
+        for size in range(number + 1)
+        for subset in itertools.combinations(range(number), size)
+    }
+    values = np.zeros((len(weights), number))
+    for subset, fit in fits.items():
+        for group in subset:
+            rest = tuple(g for g in subset if g != group)
+            orders = math.factorial(len(rest)) * math.factorial(number - len(subset))
+            values[:, group] += orders / math.factorial(number) * (fit - fits[rest])
+    return values
+
+
+def r_squared(covariance: np.ndarray, chosen: list[int]) -> np.ndarray:
+    """Return R² of the last column on the `chosen` ones, (draws,), by covariances (draws, k, k)."""
+    if not chosen:
+        return np.zeros(len(covariance))
+    inner = covariance[:, chosen][:, :, chosen]
+    outer = covariance[:, chosen, -1]
+    solution = np.einsum("dij,dj->di", np.linalg.pinv(inner, hermitian=True), outer)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.einsum("di,di->d", outer, solution) / covariance[:, -1, -1]
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """Return which feature explains most of the distance, with its interval and the whole R²."""
+    known = table[table["share"].notna()]
+    if known.empty:
+        return "Too few pairs, or one distance only: nothing to explain"
+    best = known.nlargest(1, "share").iloc[0]
+    return (
+        f"{label(best['feature']).capitalize()} explains most of the untrained distance: "
+        f"{best['share']:.0%} [{best['share_low']:.0%}, {best['share_high']:.0%}] of the variance "
+        f"of log distance; all together {best['r2']:.0%}"
+    )
+
+
+def label(feature: str) -> str:
+    """Return a feature's printed name."""
+    return {**FEATURES, CATEGORY: "category"}[feature].split(" (")[0]
+
+
+@styled
+def draw(frame: pd.DataFrame, note: str = "") -> Figure:
+    """Return the figure: distance against each feature, and the features' shares of its variance.
+
+    `frame` is what `collect` returns.
+
+    Raises InputError: the frame has no rows or lacks a column.
+    """
+    require(frame, COLUMNS, "figure 8's data")
+    table = shares(frame)
+    figure = new_figure(height=5.2)
+    grid = figure.subplots(2, 2)
+    for axes, feature in zip(grid.flat, FEATURES, strict=False):
+        scatter(axes, frame, feature)
+    bars(grid[1, 1], table)
+    shared_legend(grid[0, 1], grid[0, 0])
+    caption = (
+        f"{plural(len(frame), 'pair')}, untrained backbone. ρ: Spearman's correlation of distance "
+        "and feature, overall and per category in the legend's order, with 95% bootstrap over "
+        "pairs. Shares: Shapley values of R² in a linear regression of log distance on the three "
+        "features (length as log(1 + words)) and the category; bars: 95% bootstrap over pairs."
+    )
+    add_text(figure, verdict(table), caption, note)
+    return figure
+
+
+def scatter(axes: Axes, frame: pd.DataFrame, feature: str) -> None:
+    """Draw distance against one feature, coloured by category, with rank correlations."""
+    for section in ordered(frame["section"], SECTIONS):
+        part = frame[frame["section"] == section]
+        axes.scatter(
+            part[feature], part["distance"], s=5, alpha=0.5, linewidths=0,
+            color=SECTION_COLOURS.get(section, OTHER), label=section,
+        )  # fmt: skip
+    if feature == "length_difference":
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(left=-0.2)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(FEATURES[feature])
+    axes.set_ylabel("distance (activation units)")
+    axes.set_title("\n".join(rank_words(frame, feature)), loc="left", fontsize=6.5)
+
+
+def rank_words(frame: pd.DataFrame, feature: str) -> list[str]:
+    """Return the rank correlation overall with its interval, and those within the categories."""
+    rows = frame.assign(seed=0)
+    whole = relation(rows, "distance", feature, resamples=300)
+    low, high = whole["spearman_low"], whole["spearman_high"]
+    words = [f"ρ = {short(whole['spearman'], 2)} [{short(low, 2)}, {short(high, 2)}]"]
+    if frame["section"].nunique() > 1:
+        inner = [
+            short(relation(part, "distance", feature, resamples=1)["spearman"], 2)
+            for part in (rows[rows["section"] == s] for s in ordered(rows["section"], SECTIONS))
+        ]
+        words.append(f"within categories: {', '.join(inner)}")
+    return words
+
+
+def bars(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw every feature's share of the variance with its interval."""
+    if not table["share"].notna().any():
+        no_data(axes, "too few pairs or one distance only")
+        axes.set_axis_off()
+        return
+    places, centre = -np.arange(len(table)), 100 * table["share"].to_numpy()
+    low, high = 100 * table["share_low"].to_numpy(), 100 * table["share_high"].to_numpy()
+    axes.barh(places, centre, height=0.6, color=OTHER)
+    spans = np.clip(np.stack([centre - low, high - centre]), 0, None)
+    axes.errorbar(centre, places, xerr=spans, fmt="none", color=BLACK, elinewidth=1, capsize=2)
+    axes.set_yticks(places, [label(name) for name in table["feature"]])
+    axes.set_xlim(left=0)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("share of the variance of log distance (%)")
+    axes.set_title(f"R² of all together {table['r2'].iloc[0]:.2f}", loc="left", fontsize=7)

@@ -1,0 +1,172 @@
+"""Every figure and table of a results folder, drawn from its saved data alone, and their index."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from analysis import (
+    figure1,
+    figure2,
+    figure3,
+    figure4,
+    figure5,
+    figure6,
+    figure7,
+    figure8,
+    figure9,
+    figure10,
+    figure11,
+    style,
+    table1,
+    table2,
+    table3,
+    table4,
+)
+from rm.errors import InputError
+from rm.files import atomic_write_json
+
+FIGURES: Final[dict[str, ModuleType]] = {
+    "figure1": figure1,
+    "figure2": figure2,
+    "figure3": figure3,
+    "figure4": figure4,
+    "figure5": figure5,
+    "figure6": figure6,
+    "figure7": figure7,
+    "figure8": figure8,
+    "figure9": figure9,
+    "figure10": figure10,
+    "figure11": figure11,
+}
+TABLES: Final[dict[str, ModuleType]] = {
+    "table1": table1,
+    "table2": table2,
+    "table3": table3,
+    "table4": table4,
+    "best_of_n": figure5,
+}
+ABOUT: Final = {
+    "best_of_n": "Best-of-N: gold scores of the picks, what NormBT adds, over-optimisation."
+}
+"""What an item shows, where the first line of its module's docstring does not say it."""
+OPTIONAL: Final = {
+    "best_of_n": ("best_of_n.csv", "Best-of-N was not run in this profile"),
+    "figure5": ("best_of_n.csv", "Best-of-N was not run in this profile"),
+    "figure11": ("sweep.csv", "the sensitivity sweep was not run in this profile"),
+}
+INDEX: Final = "index.json"
+
+
+@dataclass
+class Item:
+    """A figure or table: what it shows, its files, and why it is missing if it is.
+
+    `about` is the module's first line; `title` and `caption` are what is printed on the figure;
+    `files` are paths relative to the results folder.
+    """
+
+    name: str
+    about: str
+    title: str = ""
+    caption: str = ""
+    files: list[str] = field(default_factory=list)
+    missing: str = ""
+
+    def line(self) -> str:
+        """Return one line for people: drawn and where, or missing and why."""
+        if self.missing:
+            return f"{self.name:9} missing: {self.missing}"
+        return f"{self.name:9} {', '.join(self.files)}"
+
+
+def read_manifest(results: Path) -> dict[str, Any]:
+    """Return `results`/manifest.json. Raises InputError: it is missing or unreadable."""
+    path = results / "manifest.json"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: make the results first (make reproduce)")
+    try:
+        content = json.loads(path.read_text())
+        content["label"], content["runs"], content["profile"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no manifest of the pipeline ({error!r}): write it anew") from (
+            error
+        )
+    return content
+
+
+def draw_all(results: Path) -> list[Item]:
+    """Draw every figure and table of `results` from `results`/data and its manifest.
+
+    Writes figures/*.png and *.svg, tables/*.csv, *.md and *.tex, and figures/index.json, which
+    holds what this returns. What lacks its data is an item that says so, not an error; files of it
+    from an earlier call are removed, so that nothing stale stands beside the rest.
+
+    Raises InputError: the manifest is missing or unreadable.
+    """
+    note = str(read_manifest(results)["label"])
+    items = [draw_table(name, module, results, note) for name, module in TABLES.items()]
+    items += [draw_figure(name, module, results, note) for name, module in FIGURES.items()]
+    atomic_write_json(results / "figures" / INDEX, [asdict(item) for item in items])
+    return items
+
+
+def read_index(results: Path) -> list[Item]:
+    """Return the items of the last `draw_all`. Raises InputError: there was none."""
+    path = results / "figures" / INDEX
+    if not path.is_file():
+        raise InputError(f"{path} is missing: draw the figures first (make figures)")
+    return [Item(**item) for item in json.loads(path.read_text())]
+
+
+def draw_figure(name: str, module: ModuleType, results: Path, note: str) -> Item:
+    """Draw one figure; the item says where, or why not."""
+
+    def make(item: Item) -> list[Path]:
+        figure = module.draw(module.collect(results / "data"), note=note)
+        item.title = unwrapped(figure.get_suptitle())
+        item.caption = unwrapped(figure.get_supxlabel())
+        return [*style.write_figure(figure, results / "figures" / name)]
+
+    return attempt(name, module, results, "figures", make)
+
+
+def draw_table(name: str, module: ModuleType, results: Path, note: str) -> Item:
+    """Write one table in all its forms; the item says where, or why not."""
+    source = results if module is table3 else results / "data"
+
+    def make(item: Item) -> list[Path]:
+        paths = module.write(source, results / "tables", note)
+        item.title = paths[1].read_text().split("\n", 1)[0]
+        return paths
+
+    return attempt(name, module, results, "tables", make)
+
+
+def attempt(
+    name: str,
+    module: ModuleType,
+    results: Path,
+    folder: str,
+    make: Callable[[Item], list[Path]],
+) -> Item:
+    """Run `make` on a fresh item; an InputError becomes the reason why it is missing."""
+    item = Item(name, ABOUT.get(name) or (module.__doc__ or "").split("\n\n")[0].strip())
+    wanted, reason = OPTIONAL.get(name, ("", ""))
+    try:
+        if wanted and not (results / "data" / wanted).is_file():
+            raise InputError(reason)
+        item.files = [str(path.relative_to(results)) for path in make(item)]
+    except InputError as error:
+        item.missing = str(error)
+        stale = [*results.glob(f"{folder}/{name}.*"), *results.glob(f"{folder}/{name}_*.*")]
+        for path in stale:
+            path.unlink()
+    return item
+
+
+def unwrapped(text: str) -> str:
+    """Return a figure's wrapped text as one line."""
+    return " ".join(text.split())

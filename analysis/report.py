@@ -1,0 +1,274 @@
+"""One self-contained page of a results folder: what was run, claims with verdicts, figures, tables.
+
+Everything is read from saved files; the page holds its pictures, needs no network and no script.
+"""
+
+import base64
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from analysis import claims, figure1
+from analysis.gallery import Item, read_index, read_manifest
+from analysis.style import method_label, model_label, plural, section_label, short
+from analysis.tables import display, header
+from rm.errors import InputError
+from rm.files import atomic_write_text
+
+FOLDER: Final = Path(__file__).parent
+TEMPLATE: Final = "report.html.j2"
+KINDS: Final = {"svg": "image/svg+xml", "png": "image/png"}
+DIGITS: Final = {"table1_paper": 2, "table2_paper": 2}
+LONGEST: Final = 3000
+"""Characters of a text that the page shows."""
+BADGES: Final = {
+    claims.HOLDS: "holds",
+    claims.FAILS: "fails",
+    claims.UNDECIDED: "open",
+    claims.NOT_RUN: "none",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as a data URI with its size in CSS pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's heading, column names, rows of text cells and which columns hold numbers."""
+
+    name: str
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def write(results: Path) -> Path:
+    """Write `results`/report.html and return its path.
+
+    The same files give the same bytes: no date of the day is in it.
+
+    Raises InputError: the manifest or the figures' index is missing or unreadable.
+    """
+    path = results / "report.html"
+    atomic_write_text(path, render(context(results)))
+    return path
+
+
+def render(content: dict[str, Any]) -> str:
+    """Fill the template; every text is escaped unless the template itself wrote it."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(TEMPLATE).render(**content)
+
+
+def context(results: Path) -> dict[str, Any]:
+    """Return everything that the template shows.
+
+    Raises InputError: the manifest or the figures' index is missing or unreadable.
+    """
+    manifest, items = read_manifest(results), read_index(results)
+    judged = claims.judge_all(results / "data", claims.read_claims())
+    figures = [item for item in items if item.name.startswith("figure")]
+    tables = [item for item in items if item.name.startswith("table")]
+    return {
+        "manifest": manifest,
+        "labels": labels(manifest),
+        "facts": facts(manifest),
+        "runs": runs(manifest),
+        "claims": [claim_row(one) for one in judged],
+        "counts": {word: sum(one.verdict == word for one in judged) for word in BADGES},
+        "badges": BADGES,
+        "figures": [(item, picture(results, item) if item.files else None) for item in figures],
+        "tables": [(item, read_tables(results, item)) for item in tables],
+        "pairs": pair_texts(results / "data"),
+        "environment": json.dumps(manifest["environment"], indent=2),
+    }
+
+
+def labels(manifest: dict[str, Any]) -> list[str]:
+    """Return what a reader must know before any number: scale, data, protocol."""
+    config = manifest["runs"][0]["config"] if manifest["runs"] else {}
+    model, data = config.get("model", {}), config.get("data", {})
+    found = []
+    if model.get("tiny"):
+        found.append(
+            "Tiny random backbone: this profile tests the code. Its numbers mean nothing, and a "
+            "verdict below says nothing about the paper."
+        )
+    else:
+        found.append(
+            f"Backbone {model.get('name')}: the paper used gemma-2b-it and Llama-3.2-3B-Instruct. "
+            "A verdict holds at this scale only."
+        )
+    if data.get("kind") == "generated":
+        found.append(
+            "Generated preference pairs: prompts, responses and labels are made and checked by "
+            "code. They are not human preferences, and the benchmark is not RewardBench."
+        )
+    found.append(
+        "The paper released no code. Settings that it does not state (ε, the first μ, schedules, "
+        "sizes) are inferred; they are marked [inferred] in conf/."
+    )
+    return found
+
+
+def facts(manifest: dict[str, Any]) -> dict[str, str]:
+    """Return what was run, as names and values."""
+    everyone, code = manifest["runs"], manifest["environment"].get("code", {})
+    methods = list(dict.fromkeys(method_label(run["method"]) for run in everyone))
+    seeds = sorted({run["seed"] for run in everyone})
+    commit = str(code.get("commit") or "unknown")[:12]
+    machine = manifest["environment"]
+    devices = ", ".join(machine.get("accelerators", [])) or "no GPU"
+    return {
+        "Profile": str(manifest["profile"]),
+        "Backbone": ", ".join(dict.fromkeys(run["config"]["model"]["name"] for run in everyone)),
+        "Training data": ", ".join(
+            dict.fromkeys(run["config"]["data"]["name"] for run in everyone)
+        ),
+        "Benchmark": str(manifest.get("benchmark", "")),
+        "Methods": ", ".join(methods),
+        "Seeds": ", ".join(map(str, seeds)),
+        "Training runs": str(len(everyone)),
+        "Training time": f"{sum(run['seconds'] for run in everyone) / 60:.1f} minutes in all",
+        "Machine": f"{machine.get('cpus')} CPUs, {devices}",
+        "Code": commit + (" with uncommitted changes" if code.get("changed") else ""),
+    }
+
+
+def runs(manifest: dict[str, Any]) -> list[dict[str, str]]:
+    """Return every training run's method, seed, steps, time and fingerprints."""
+    return [
+        {
+            "method": method_label(run["method"]),
+            "seed": str(run["seed"]),
+            "steps": f"{run['steps']:,}",
+            "pairs": f"{run['tokens']['pairs']:,}",
+            "seconds": f"{run['seconds']:,.0f}",
+            "config": str(run["config_fingerprint"])[:12],
+            "data": str(run["data_fingerprint"])[:12],
+        }
+        for run in manifest["runs"]
+    ]
+
+
+def claim_row(judged: claims.Judged) -> dict[str, Any]:
+    """Return one claim's cells for the page."""
+    measured = judged.measured
+    number = interval = basis = ""
+    if measured is not None and np.isfinite(measured.value):
+        # Rounded first: a difference of equal means leaves 1e-17.
+        number, low, high = (
+            short(round(x, 12)) for x in (measured.value, measured.low, measured.high)
+        )
+        basis, interval = measured.basis, f"[{low}, {high}]" if low != high else ""
+    return {
+        "seeds": 1,
+        **judged.claim,
+        "number": number,
+        "interval": interval,
+        "basis": basis,
+        "verdict": judged.verdict,
+        "badge": BADGES[judged.verdict],
+        "reason": judged.reason,
+    }
+
+
+def picture(results: Path, item: Item) -> Picture:
+    """Return a figure as a data URI: the SVG or the PNG, whichever is smaller."""
+    paths = [results / name for name in item.files]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(f"{missing[0]} is missing: draw the figures again (make figures)")
+    smaller = min(paths, key=lambda path: path.stat().st_size)
+    data = base64.b64encode(smaller.read_bytes()).decode()
+    png = next(path for path in paths if path.suffix == ".png")
+    width, height = struct.unpack(">II", png.read_bytes()[16:24])  # the IHDR chunk
+    return Picture(f"data:{KINDS[smaller.suffix[1:]]};base64,{data}", width // 2, height // 2)
+
+
+def read_tables(results: Path, item: Item) -> list[Table]:
+    """Return the tables that an item's CSV files hold, as text cells."""
+    tables = []
+    for name in item.files:
+        path = results / name
+        if path.suffix != ".csv":
+            continue
+        frame = pd.read_csv(path)
+        words = {c: frame[c].map(method_label) for c in ("method", "minus") if c in frame}
+        shown = display(frame.assign(**words), DIGITS.get(path.stem, 1))
+        names = [
+            header(c, {m: method_label(m) for m in method_columns(c)}) for c in map(str, shown)
+        ]
+        shown, constant = without_constants(shown.set_axis(names, axis=1))
+        caption = path.with_suffix(".md").read_text().split("\n", 1)[0]
+        rows = shown.astype(str).values.tolist()
+        tables.append(Table(path.stem, f"{caption}{constant}", [*map(str, shown.columns)], rows))
+    return tables
+
+
+def without_constants(shown: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Leave out of a table of texts the columns that say the same in every row; name them.
+
+    Columns without any text go too; the method's, the numbers with intervals and a table of one row
+    keep theirs, but for those that say where the row was run.
+    """
+    place = {"Backbone", "Data", "Benchmark"}
+    same = [
+        name
+        for name in map(str, shown.columns)
+        if shown[name].nunique() == 1
+        and name not in ("Method", "Minus")
+        and (name in place or (len(shown) > 1 and "[" not in str(shown[name].iloc[0])))
+    ]
+    words = [f"{name.lower()} {shown[name].iloc[0]}" for name in same if shown[name].iloc[0]]
+    text = f" The same in every row: {', '.join(words)}." if words else ""
+    return shown.drop(columns=same), text
+
+
+def method_columns(column: str) -> list[str]:
+    """Return the column if it is named after a method (table 4)."""
+    return [column] if column.split("_")[0] in ("bt", "normbt") else []
+
+
+def pair_texts(data: Path) -> list[dict[str, str]]:
+    """Return figure 1's two pairs with their whole texts; none where figure 1 cannot be drawn."""
+    try:
+        rows = figure1.pick_rows(figure1.collect(data))
+        chosen = figure1.choose(rows)
+    except InputError:
+        return []
+    return [
+        {
+            "name": f"{name} pair",
+            "facts": f"{section_label(pair['section'])} · {pair['pair_id']} · distance "
+            f"{short(pair['distance'])} · error {short(pair['error'])} · "
+            f"{model_label(pair['method'])}",
+            **{column: cut(pair[column]) for column in figure1.TEXTS},
+        }
+        for name, pair in zip(("Close", "Far"), chosen, strict=True)
+    ]
+
+
+def cut(text: str) -> str:
+    """Return `text`, or its beginning and how much is left out."""
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[:LONGEST]}… ({plural(len(text) - LONGEST, 'character')} more)"

@@ -1,0 +1,88 @@
+"""Table 2: NormBT's moving average: with it, without it, and in the other forms that were run."""
+
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from analysis import table1
+from analysis.style import WEIGHT_FORMS, method_label
+from analysis.tables import write_table
+from rm.errors import InputError
+
+OURS: Final = "normbt"
+CAPTION: Final = "Table 2. Ablation of NormBT's moving average μ: accuracy by section, percent."
+PAPER_ROWS: Final = ("normbt", "normbt_no_ema")
+
+
+def ablations(frame: pd.DataFrame) -> list[str]:
+    """Return the methods of the table: BT, NormBT, then every other form of NormBT's weight.
+
+    Raises InputError: NormBT, or any form of it beside the one with the moving average, is absent.
+    """
+    present = set(frame["method"])
+    forms = [f"{OURS}_{form}" for form in WEIGHT_FORMS if f"{OURS}_{form}" in present]
+    if OURS not in present or not forms:
+        raise InputError(
+            "table 2 compares NormBT with and without its moving average: run both, "
+            "methods=[bt,normbt,normbt_no_ema]"
+        )
+    return [*(m for m in ("bt", OURS) if m in present), *forms]
+
+
+def collect(data: Path) -> pd.DataFrame:
+    """Return table 1's rows of the methods that the ablation compares.
+
+    Raises InputError: as `table1.collect` and `ablations`.
+    """
+    frame = table1.collect(data)
+    return frame[frame["method"].isin(ablations(frame))].reset_index(drop=True)
+
+
+def build(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+    """Return table 1's columns for BT, NormBT and the other forms, in that order."""
+    order = {method: place for place, method in enumerate(ablations(frame))}
+    table = table1.build(frame, resamples)
+    return table.sort_values("method", key=lambda names: names.map(order), kind="stable")
+
+
+def differences(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+    """Return the paired differences NormBT − each other form, on the same seeds and pairs."""
+    others = [method for method in ablations(frame) if method not in ("bt", OURS)]
+    return table1.paired(frame, [(OURS, other) for other in others], resamples)
+
+
+def write(data: Path, folder: Path, note: str = "") -> list[Path]:
+    """Write table2, table2_differences and table2_paper into `folder` and return their paths.
+
+    Raises InputError: as `collect`.
+    """
+    frame = collect(data)
+    words = {"method": method_label, "minus": method_label}
+    table = build(frame)
+    paper = table1.beside_paper(table)
+    paper = paper[(paper["source"] != "paper") | paper["method"].isin(PAPER_ROWS)]
+    paper = paper[(paper["source"] != "paper") | (paper["backbone"] == "gemma-2b-it")]
+    paper = paper[(paper["source"] != "paper") | (paper["data"] == "Unified-Feedback")]
+    return [
+        *write_table(
+            table, folder / "table2", f"{CAPTION} {table1.INTERVAL}", note,
+            labels={"method": method_label},
+        ),
+        *write_table(
+            differences(frame),
+            folder / "table2_differences",
+            "Table 2, differences. NormBT minus each other form on the same seeds and pairs, "
+            f"percentage points. {table1.INTERVAL}",
+            note,
+            labels=words,
+        ),
+        *write_table(
+            paper,
+            folder / "table2_paper",
+            f"Table 2 beside the paper's reported numbers, percent. {table1.PAPER_SCALE}",
+            f"Rows of {table1.HERE}: {note}" if note else "",
+            labels={"method": method_label},
+            digits=2,
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,24 @@
+"""Redraw every figure and table from saved data: python -m scripts.figures profile=cpu.
+
+What `make figures` calls. Trains and measures nothing; says what was drawn, what is missing, why.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from analysis.gallery import draw_all
+from scripts import config as configuration
+
+
+@configuration.main("reproduce")
+def main(cfg: DictConfig) -> None:
+    """Draw, and print a line a figure or table."""
+    for item in draw_all(Path(cfg.results_dir)):
+        print(item.line())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""What the figures need beside scores: gradients, their directions, distances by layer, texts.
+
+A stage of scripts.reproduce. Each measurement is a file named by the fingerprint of everything it
+depends on; where the file is there, it is read and not made again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedTokenizerBase
+
+from analysis.texts import prompt_text, text_features
+from eval.rows import EvaluationRow
+from rm.batches import PairCollator, rows_of
+from rm.files import atomic_write_bytes
+from rm.gradients import Projection, cosines, pair_gradients
+from rm.layers import layer_distances
+from rm.models import DTYPES, RewardModel, load_reward_model, train_part
+from rm.provenance import fingerprint_of
+from rm.tokens import ChatTemplate, TokenPair, encode_pair
+from rm.trunk import open_cache
+from rm.weights import NormBT
+from scripts.train import check
+
+UNTRAINED = "untrained"
+VERSION = 2
+"""Raised when a measurement's meaning changes, so that files of the old meaning are not read."""
+PROJECTED = 2**18
+"""Numbers that a gradient is projected onto for cosines: an error of at most 0.003 in each."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained (or untrained) reward model of the matrix and where its files are."""
+
+    method: str
+    seed: int
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The plain Hugging Face folder."""
+        return self.folder / "checkpoint"
+
+    @property
+    def scores(self) -> Path:
+        """The evaluation's output folder."""
+        return self.folder / "evaluation"
+
+
+def kept(stem: Path, depends_on: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Return the table at `stem`-<fingerprint of `depends_on`>.parquet, made first if absent."""
+    path = stem.with_name(f"{stem.name}-{fingerprint_of([VERSION, depends_on])}.parquet")
+    if not path.is_file():
+        write_parquet(make(), path)
+    return pd.read_parquet(path)
+
+
+def write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """Write a compressed parquet file, whole or not at all."""
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False, compression="zstd")
+    atomic_write_bytes(path, buffer.getvalue())
+
+
+def sample_rows(rows: Sequence[EvaluationRow], pairs_a_section: int) -> list[EvaluationRow]:
+    """Take the same number of rows of every section, spread evenly over its rows."""
+    chosen = []
+    for section in dict.fromkeys(row.section for row in rows):
+        members = [row for row in rows if row.section == section]
+        count = min(pairs_a_section, len(members))
+        chosen += [members[index * len(members) // count] for index in range(count)]
+    return chosen
+
+
+def texts(folder: Path, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
+    """Return the texts of the benchmark's pairs and how alike they are, a row a pair.
+
+    Columns: pair_id, section, subset, cluster, prompt, chosen, rejected, then those of
+    `analysis.texts.text_features`.
+    """
+    records = [
+        {
+            **names_of(row),
+            "prompt": prompt_text(row.prompt),
+            "chosen": row.chosen,
+            "rejected": row.rejected,
+        }
+        for row in rows
+    ]
+    return kept(
+        folder / "pairs",
+        records,
+        lambda: pd.DataFrame(
+            [record | text_features(record["chosen"], record["rejected"]) for record in records]
+        ),
+    )
+
+
+def names_of(row: EvaluationRow) -> dict[str, str]:
+    """Return a row's pair_id, section, subset and cluster."""
+    return {
+        "pair_id": row.pair_id,
+        "section": row.section,
+        "subset": row.subset,
+        "cluster": row.cluster,
+    }
+
+
+def inputs_of(cfg: DictConfig, run: Run, rows: Sequence[EvaluationRow]) -> list[Any]:
+    """Everything that a run's measurements depend on: weights, pairs, training settings."""
+    return [
+        json.loads((run.scores / "manifest.json").read_text())["inputs"],
+        [row.pair_id for row in rows],
+        OmegaConf.to_container(cfg.training, resolve=True),
+    ]
+
+
+def gradients(
+    cfg: DictConfig, run: Run, rows: Sequence[EvaluationRow]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Exact per-pair gradients of `rows` under a run's checkpoint, and the cosines between them.
+
+    Columns of the first: those of `names_of` and of `rm.gradients.pair_gradients`, weight, method,
+    seed; of the second: pair_a, pair_b, cosine, error (the projection's), method, seed.
+    """
+    depends_on = inputs_of(cfg, run, rows)
+    made: list[pd.DataFrame] = []
+
+    def both(index: int) -> pd.DataFrame:
+        if not made:
+            made.extend(measure_gradients(cfg, run, rows))
+        return made[index]
+
+    frame = kept(run.folder / "gradients", depends_on, lambda: both(0))
+    angles = kept(run.folder / "directions", depends_on, lambda: both(1))
+    names = pd.DataFrame(map(names_of, rows))
+    frame = names.merge(frame, on="pair_id").assign(method=run.method, seed=run.seed)
+    return frame, angles.assign(method=run.method, seed=run.seed)
+
+
+def measure_gradients(
+    cfg: DictConfig, run: Run, rows: Sequence[EvaluationRow]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Measure gradients of `rows`, the NormBT weight each pair would get, and the cosines.
+
+    θ is what the run trains; the layers above the trunk are computed in float32. The weight is
+    μ / (‖h_w − h_l‖ + ε) with μ the sample's mean distance.
+    """
+    settings = check(cfg)
+    model, tokenizer = load_reward_model(run.checkpoint, DTYPES[settings.compute_dtype])
+    part = "full" if settings.part == "lora" else settings.part
+    train_part(model, part, top_layers=settings.top_layers)  # type: ignore[arg-type]
+    pairs = token_pairs(tokenizer, rows, settings.max_length)
+    trunk = None
+    if settings.reuse_trunk:
+        folder = Path(cfg.cache_dir) / "trunk"
+        trunk = open_cache(model, settings.top_layers, rows_of(pairs), folder)
+    model.float()
+    model.compute_dtype = torch.float32
+    projection = Projection(PROJECTED)
+    frame, sketches = pair_gradients(
+        model, pairs, PairCollator(int(tokenizer.pad_token_id), trunk), projection
+    )
+    distance = torch.tensor(frame["distance"].to_numpy())
+    weight = NormBT(beta=0.9, epsilon=1e-6).weigh(distance, distance.mean().item())
+    angles = cosines(frame["pair_id"].tolist(), sketches, frame["gradient_distance"].tolist())
+    return (
+        frame.assign(weight=weight.numpy()),
+        angles.assign(error=projection.error(trained_numbers(model))),
+    )
+
+
+def trained_numbers(model: RewardModel) -> int:
+    """Return how many numbers θ has."""
+    return sum(value.numel() for value in model.parameters() if value.requires_grad)
+
+
+def layers(cfg: DictConfig, run: Run, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
+    """Distances of `rows` by layer and pooling under a run's checkpoint.
+
+    Columns: those of `names_of`, of `rm.layers.layer_distances`, then method and seed.
+    """
+    frame = kept(
+        run.folder / "layers", inputs_of(cfg, run, rows), lambda: measure_layers(cfg, run, rows)
+    )
+    names = pd.DataFrame(map(names_of, rows))
+    return names.merge(frame, on="pair_id").assign(method=run.method, seed=run.seed)
+
+
+def measure_layers(cfg: DictConfig, run: Run, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
+    """Measure the distances of `rows` at every layer, in the run's compute dtype."""
+    settings = check(cfg)
+    model, tokenizer = load_reward_model(run.checkpoint, DTYPES[settings.compute_dtype])
+    pairs = token_pairs(tokenizer, rows, settings.max_length)
+    return layer_distances(model, pairs, int(tokenizer.pad_token_id))
+
+
+def token_pairs(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[EvaluationRow], max_length: int
+) -> list[TokenPair]:
+    """Tokenise rows as training does; no row is dropped."""
+    template, pairs = ChatTemplate(tokenizer), []
+    for row in rows:
+        sides = (row.chosen, row.rejected)
+        (one, other), _, _ = encode_pair(template, row.prompt, sides, max_length)
+        pairs.append(TokenPair(row.pair_id, tuple(one), tuple(other)))
+    return pairs

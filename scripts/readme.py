@@ -1,0 +1,50 @@
+"""Put the committed results into README.md between its markers: python -m scripts.readme."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from rm.errors import InputError
+from rm.files import atomic_write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path("results/cpu")
+FIGURES = {
+    2: "Gradient norm and representation distance by category",
+    4: "Pairs on which BT and NormBT disagree, by distance of the untrained backbone",
+}
+
+
+def section(root: Path) -> str:
+    """Return the README's results: tables and figures of the cpu profile, from its files."""
+    tables = root / RESULTS / "tables"
+    if not (tables / "table1.md").is_file():
+        raise InputError(f"no {RESULTS}/tables/table1.md: run `make reproduce` first")
+    manifest = json.loads((root / RESULTS / "manifest.json").read_text())
+    seconds = sum(run["seconds"] for run in manifest["runs"])
+    parts = [
+        f"From `{RESULTS}` ({manifest['label']}); the {len(manifest['runs'])} training runs took "
+        f"{seconds / 60:.0f} minutes on {manifest['environment']['cpus']} cores.",
+        (tables / "table1.md").read_text().strip(),
+        (tables / "table1_differences.md").read_text().strip(),
+    ]
+    parts += [f"![{text}]({RESULTS}/figures/figure{k}.png)" for k, text in FIGURES.items()]
+    return "\n\n".join(parts)
+
+
+def updated(text: str, content: str) -> str:
+    """Return README text with `content` between the markers `<!-- results -->`."""
+    pattern = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+    return pattern.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
+
+
+def main() -> None:
+    """Rewrite README.md in place."""
+    path = ROOT / "README.md"
+    atomic_write_text(path, updated(path.read_text(), section(ROOT)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Claims and their verdicts, from hand-made files."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import claims
+from analysis.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Measured
+from rm.errors import InputError
+
+CLAIM = {
+    **{"id": "x", "text": "t", "where": "w", "paper": "p", "says": "s"},
+    **{"measure": {"name": "close_gain"}, "holds": "low > 0", "fails": "high < 0", "seeds": 3},
+}
+
+
+def gradients(pairs: int = 40, follows: bool = True) -> pd.DataFrame:
+    """Reasoning pairs are ten times closer; the gradient follows the distance, or is constant."""
+    rng = np.random.default_rng(0)
+    section = np.array(["Reasoning", "Safety"])[np.arange(pairs) % 2]
+    distance = np.where(section == "Reasoning", 1.0, 10.0) * rng.uniform(0.9, 1.1, pairs)
+    length = distance if follows else np.ones(pairs)
+    difference = rng.normal(0, 0.01, pairs)
+    error = 1 / (1 + np.exp(difference))
+    return pd.DataFrame(
+        {
+            "method": "untrained",
+            "seed": 0,
+            "pair_id": [f"p{i}" for i in range(pairs)],
+            "section": section,
+            "distance": distance,
+            "difference": difference,
+            "error": error,
+            "gradient_distance": 2 * length,
+            "gradient_norm": 2 * error * length,
+            "head_gradient_norm": error * distance,
+            "weight": distance.mean() / distance,
+        }
+    )
+
+
+def test_rules_are_read_and_bad_ones_refused() -> None:
+    number = Measured(1.0, 0.9, 1.2, "")
+    for rule, true in {
+        "low > 0.8 and high < 1.25": True,
+        "low > 0.8 and high < 1.1": False,
+        "low > 2 or value <= 1.0": True,
+        "low > 2 or high < 1 and value > 0": False,
+        "value>=-3": True,
+    }.items():
+        assert claims.satisfied(rule, number) is true, rule
+    for rule in ("low", "mean > 0", "low > x", "low > 0 xor high < 1", ""):
+        with pytest.raises(InputError, match="cannot be read"):
+            claims.satisfied(rule, number)
+
+
+@pytest.mark.parametrize(
+    ("number", "verdict"),
+    [
+        (Measured(2, 1, 3, "", 3), HOLDS),
+        (Measured(-2, -3, -1, "", 3), FAILS),
+        (Measured(1, -1, 3, "", 3), UNDECIDED),
+        (Measured(2, 1, 3, "", 2), UNDECIDED),  # too few seeds
+        (Measured(float("nan"), 1, 3, "", 3), UNDECIDED),
+    ],
+)
+def test_the_verdict_follows_the_rule(
+    number: Measured, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(claims.MEASURES, "close_gain", lambda data: number)
+    judged = claims.judge(Path("nowhere"), CLAIM)
+    assert judged.verdict == verdict and judged.measured == number and judged.reason
+
+
+def test_what_the_data_lacks_is_not_run(tmp_path: Path) -> None:
+    found = claims.judge_all(tmp_path, claims.read_claims())
+    assert len(found) == 17 and {one.verdict for one in found} == {NOT_RUN}
+    assert all(one.reason for one in found)
+
+
+def test_claims_file_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "claims.yaml"
+    for text, words in (
+        ("- {id: a}", "claim a lacks"),
+        (str([{**CLAIM, "measure": {"name": "luck"}}]), "names no known measure"),
+        (str([{**CLAIM, "holds": "low is good"}]), "cannot be read"),
+        ("[", "cannot be read"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=words):
+            claims.read_claims(path)
+    identifiers = [claim["id"] for claim in claims.read_claims()]
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_measures_of_gradients(tmp_path: Path) -> None:
+    frame = gradients()
+    frame.to_csv(tmp_path / "gradients.csv", index=False)
+    ratio = claims.median_ratio(tmp_path, "distance", "Reasoning", "smallest")
+    medians = frame.groupby("section")["distance"].median()
+    assert ratio.value == pytest.approx(medians["Reasoning"] / medians["Safety"])
+    assert ratio.low <= ratio.value <= ratio.high < 0.15 and ratio.basis == "40 pairs"
+    rest = claims.median_ratio(tmp_path, "gradient_norm", "Safety", "rest")
+    assert 9 < rest.low < rest.high < 12
+    assert claims.head_identity(tmp_path).value < 1e-9
+    assert claims.proxy_correlation(tmp_path).value == pytest.approx(1)
+    bt, ours = (claims.update_correlation(tmp_path, u) for u in ("bt", "normbt"))
+    assert bt.low > 0.99 and abs(ours.value) < 0.5
+    drop = claims.correlation_drop(tmp_path)
+    assert drop.value == pytest.approx(bt.value - ours.value) and drop.low > 0
+    with pytest.raises(InputError, match="needs pairs of Chat"):
+        claims.median_ratio(tmp_path, "distance", "Chat", "smallest")
+
+
+def test_centred_correlation_is_pearsons_within_one_bin() -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(2, 30))
+    one = claims.centred_correlation(np.ones((1, 30)), np.zeros(30), x, y)[0]
+    assert one == pytest.approx(np.corrcoef(x, y)[0, 1])
+    bins = np.repeat([0, 1], 15)
+    two = claims.centred_correlation(np.ones((1, 30)), bins, x + 100 * bins, y + 100 * bins)[0]
+    assert abs(two - one) < 0.3  # the jump between the bins does not count
+
+
+def test_mean_weight_is_over_steps_then_seeds(tmp_path: Path) -> None:
+    rows = [
+        {"method": "normbt", "seed": seed, "step": step, "weight_mean": 1 + seed + step}
+        for seed in (0, 1)
+        for step in (1, 3)
+    ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "metrics.parquet")
+    assert claims.mean_weight(tmp_path) == Measured(3.5, 3.0, 4.0, "2 seeds", 2)
+    with pytest.raises(InputError, match="no bt run"):
+        claims.mean_weight(tmp_path, "bt")
+
+
+def test_accuracy_difference_and_close_gain(tmp_path: Path) -> None:
+    rows = [
+        {
+            **{"method": method, "backbone": "b", "data": "d", "benchmark": "generated"},
+            **{"seed": seed, "pair_id": f"p{i}", "subset": "s", "section": "Reasoning"},
+            **{"distance": float(i), "reward_rejected": 0.5},
+            "reward_chosen": float(i < 30 if method == "normbt" else i >= 30),
+        }
+        for method in ("untrained", "bt", "normbt")
+        for seed in range(1 if method == "untrained" else 3)
+        for i in range(60)
+    ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "scores.parquet")
+    found = claims.accuracy_difference(tmp_path, "normbt", "bt", "reasoning")
+    assert found.value == 0 and found.low < 0 < found.high
+    assert (found.basis, found.seeds) == ("60 pairs × 3 seeds", 3)
+    gain = claims.close_gain(tmp_path)
+    assert (gain.value, gain.low, gain.high) == (200, 200, 200)  # +100 close, −100 far
+    with pytest.raises(InputError, match="NormBT without EMA was not run"):
+        claims.accuracy_difference(tmp_path, "normbt", "normbt_no_ema", "average")
+
+
+def test_gold_gain_is_the_paired_gain_at_the_largest_n(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not run in this profile"):
+        claims.gold_gain(tmp_path, "normbt", "verifier")
+    rows = [
+        {
+            **{"gold_kind": "verifier", "method": method, "seed": "all", "n": n},
+            **{"kl": np.log(n) - (n - 1) / n, "proxy": 0.0, "gold": 0.0, "gold_low": 0.0},
+            **{"gold_high": 0.0, "gain": gain, "gain_low": gain - 0.1, "gain_high": gain + 0.2},
+            **{"prompts": 9, "samples": 16, "seeds": 3},
+        }
+        for n in (4, 16)
+        for method, gain in (("bt", np.nan), ("normbt", n / 16))
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "best_of_n.csv", index=False)
+    found = claims.gold_gain(tmp_path, "normbt", "verifier")
+    assert found == Measured(1.0, 0.9, 1.2, "n = 16, 9 prompts × 3 seeds", 3)
+    with pytest.raises(InputError, match="no NormBT beside its base"):
+        claims.gold_gain(tmp_path, "normbt", "reward_model")

@@ -1,0 +1,61 @@
+"""Figure 11 from a hand-made sweep."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import figure11
+from rm.errors import InputError
+
+
+def sweep(values: tuple[float, ...] = (1e-6, 1e-3, 1.0), seeds: int = 2) -> pd.DataFrame:
+    """Chat 0.8 everywhere, Reasoning 0.5 + 0.1 a step, ± 0.01 a seed."""
+    rows = [
+        {
+            **{"method": "normbt", "parameter": "epsilon", "value": value, "seed": seed},
+            **{"section": section, "accuracy": base + 0.1 * step * slope + 0.01 * seed},
+        }
+        for step, value in enumerate(values)
+        for seed in range(seeds)
+        for section, base, slope in (("Chat", 0.8, 0), ("Reasoning", 0.5, 1))
+    ]
+    return pd.DataFrame(rows)
+
+
+def collected(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    frame.to_csv(folder / "sweep.csv", index=False)
+    return figure11.collect(folder)
+
+
+def test_the_average_is_added_and_seeds_are_summed_up(tmp_path: Path) -> None:
+    frame = collected(tmp_path, sweep())
+    table = figure11.summary(frame).set_index(["section", "value"])
+    assert table.loc[("average", 1e-6), "mean"] == pytest.approx(65.5)
+    row = table.loc[("reasoning", 1.0)]
+    assert (row["mean"], row["low"], row["high"]) == pytest.approx((70.5, 70, 71))
+    assert row["seeds"] == 2
+    assert "NormBT by epsilon: 10.0 points (best at 1.0)" in figure11.verdict(table.reset_index())
+
+
+def test_draw_uses_a_logarithmic_axis_where_values_span_decades(tmp_path: Path) -> None:
+    wide, narrow = sweep(), sweep((0.5, 0.9)).assign(parameter="beta")
+    zero = sweep((0.0, 2.0)).assign(parameter="cap")
+    figure = figure11.draw(collected(tmp_path, pd.concat([wide, narrow, zero])), note="n")
+    scales = {axes.get_xlabel(): axes.get_xscale() for axes in figure.axes}
+    assert scales["β of the moving average"] == "linear" and scales["weight cap"] == "symlog"
+    assert scales["ε (activation units)"] == "log"
+
+
+def test_one_value_one_seed_draws_and_claims_nothing(tmp_path: Path) -> None:
+    figure = figure11.draw(collected(tmp_path, sweep((1.0,), seeds=1)))
+    assert "at one value only" in figure.get_suptitle() and "1 seed" in figure.get_supxlabel()
+
+
+def test_collect_checks_its_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fractions from 0 to 1"):
+        collected(tmp_path, sweep().assign(accuracy=60.0))
+    with pytest.raises(InputError, match="more than one row"):
+        collected(tmp_path, pd.concat([sweep(), sweep()]))
+    with pytest.raises(InputError, match="no rows"):
+        collected(tmp_path, sweep().head(0))
