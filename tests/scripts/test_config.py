@@ -96,7 +96,9 @@ def test_paper_profile_has_the_protocols_numbers() -> None:
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_experiment_composes(path: Path) -> None:
-    compose_config("train", [f"+experiment={path.stem}"])
+    cfg = compose_config("train", ["profile=paper", f"experiment={path.stem}"])
+    model, data = path.stem.split("_", 1)
+    assert cfg.model.name.startswith(model) and cfg.data.name == data
 
 
 @pytest.mark.parametrize(
