@@ -7,7 +7,7 @@ RUN     := $(VENV)/bin/python
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint figures report bench clean
+.PHONY: help setup reproduce best-of-n test lint figures report bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt requirements-peers.txt
 
 reproduce: $(VENV)/.ready ## train, score, draw: Table 1 and the figures under results/$PROFILE
 	$(RUN) -m scripts.reproduce profile=$(PROFILE) $(ARGS)
+
+best-of-n: $(VENV)/.ready ## Best-of-N: sample, relabel, train proxies, Figure 5 (not part of reproduce yet)
+	$(RUN) -m scripts.best_of_n profile=$(PROFILE) $(ARGS)
 
 figures: $(VENV)/.ready ## redraw every table and figure from results/$PROFILE/data, no training
 	$(RUN) -m scripts.figures profile=$(PROFILE) $(ARGS)

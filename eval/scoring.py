@@ -25,6 +25,7 @@ from eval.rows import EvaluationItem, EvaluationRow
 from rm.errors import InputError
 from rm.models import RewardModel
 from rm.preferences import Message
+from rm.prefix import batches_by_shared_tokens, shared_batch
 from rm.provenance import fingerprint_of
 from rm.tokens import ChatTemplate, encode_pair, pad
 from rm.trunk import Row, TrunkCache, batches_by_tokens, open_cache
@@ -40,8 +41,9 @@ class Scorer:
     `batch_tokens`: padded tokens a batch (a longer row is a batch of its own). `trunk_layers`:
     number of top layers above a frozen trunk whose output is kept in `cache_dir` and shared by all
     checkpoints over the same trunk; 0 runs the whole model. `partial`: where finished batches are
-    kept until the scores are written; None keeps them in memory alone. InputError for an unknown
-    `padding_side`, or for "left" with a trunk.
+    kept until the scores are written; None keeps them in memory alone. `share_prefix`: compute
+    tokens that rows of a batch share once (`rm.prefix`); without padding then. InputError for an
+    unknown `padding_side`, or for "left" with a trunk.
     """
 
     model: RewardModel
@@ -53,6 +55,7 @@ class Scorer:
     label: str = "score"
     padding_side: str = "right"
     partial: PartialScores | None = None
+    share_prefix: bool = False
 
     def __post_init__(self) -> None:
         if self.padding_side not in SIDES:
@@ -96,14 +99,12 @@ class Scorer:
         rows that are known by then.
         """
         self.model.eval()
-        unique = sorted(set(rows), key=lambda row: (len(row), row))
-        # Longest first: a batch that does not fit in memory shows at once, time left is no promise.
-        plan = list(batches_by_tokens(unique, self.batch_tokens))[::-1][rank::ranks]
+        plan = self._plan(rows)[rank::ranks]
         found = self._known(hidden)
         todo = [batch for batch in plan if any(row_fingerprint(row) not in found for row in batch)]
         if not todo:
             return found
-        trunk = self._trunk(unique)
+        trunk = self._trunk(rows)
         with self._store() as keep, self._progress(plan, todo) as bar:
             for batch in todo:
                 values = self._forward(batch, trunk, hidden)
@@ -112,6 +113,14 @@ class Scorer:
                 keep(names, values)
                 bar.update(_tokens(batch))
         return found
+
+    def _plan(self, rows: Sequence[Row]) -> list[Batch]:
+        """All batches, longest rows first: one that is too large for the memory shows at once."""
+        if self.share_prefix:
+            batches = batches_by_shared_tokens(rows, self.batch_tokens)
+            return sorted(batches, key=lambda batch: max(map(len, batch)), reverse=True)
+        unique = sorted(set(rows), key=lambda row: (len(row), row))
+        return list(batches_by_tokens(unique, self.batch_tokens))[::-1]
 
     def prepare_trunk(self, rows: Sequence[Row]) -> None:
         """Compute the frozen trunk of `rows` where there is one: once, before ranks start."""
@@ -159,10 +168,14 @@ class Scorer:
     def _trunk(self, rows: Sequence[Row]) -> TrunkCache | None:
         if not self.trunk_layers:
             return None
-        return open_cache(self.model, self.trunk_layers, rows, self.cache_dir)
+        return open_cache(
+            self.model, self.trunk_layers, rows, self.cache_dir, share=self.share_prefix
+        )
 
-    def _inputs(self, batch: Batch, trunk: TrunkCache | None) -> dict[str, Tensor]:
+    def _inputs(self, batch: Batch, trunk: TrunkCache | None) -> dict[str, Any]:
         device = next(self.model.parameters()).device
+        if self.share_prefix:
+            return {"shared": shared_batch(batch, trunk.states if trunk else None).to(device)}
         if trunk is not None:
             states, mask = trunk.batch(batch)
             return {"trunk_states": states.to(device), "attention_mask": mask.to(device)}

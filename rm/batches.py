@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from rm.errors import InputError
+from rm.prefix import shared_batch
 from rm.tokens import TokenPair, pad
 from rm.trunk import TrunkCache
 
@@ -72,13 +72,23 @@ class PairCollator:
     [[5, 6], [8, 0], [7, 0], [9, 0]]
     """
 
-    def __init__(self, pad_id: int, trunk: TrunkCache | None = None, side: str = "right") -> None:
-        """With `trunk`, rows are given as cached trunk states instead of token ids."""
-        self.pad_id, self.trunk, self.side = pad_id, trunk, side
+    def __init__(
+        self,
+        pad_id: int,
+        trunk: TrunkCache | None = None,
+        side: str = "right",
+        share: bool = False,
+    ) -> None:
+        """With `trunk`, rows are given as cached trunk states instead of token ids.
 
-    def __call__(self, pairs: Sequence[TokenPair]) -> dict[str, Tensor]:
+        With `share`, tokens that rows share are in the batch once (`rm.prefix`).
+        """
+        self.pad_id, self.trunk, self.side, self.share = pad_id, trunk, side, share
+
+    def __call__(self, pairs: Sequence[TokenPair]) -> dict[str, Any]:
         """Return attention_mask and input_ids or trunk_states (2·pairs rows), and margin if known.
 
+        With `share`, `shared` (a SharedBatch of the rows) takes the place of the first three.
         `margin` (pairs,) float32 is there only if every pair of the batch has one.
         """
         rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
@@ -87,7 +97,9 @@ class PairCollator:
             batch["margin"] = torch.tensor([pair.margin for pair in pairs], dtype=torch.float32)
         return batch
 
-    def _rows(self, rows: Sequence[tuple[int, ...]]) -> dict[str, Tensor]:
+    def _rows(self, rows: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+        if self.share:
+            return {"shared": shared_batch(rows, self.trunk.states if self.trunk else None)}
         if self.trunk is not None:
             states, mask = self.trunk.batch(rows)
             return {"trunk_states": states, "attention_mask": mask}
@@ -100,6 +112,6 @@ def rows_of(pairs: Sequence[TokenPair]) -> list[tuple[int, ...]]:
     return [row for pair in pairs for row in (pair.chosen, pair.rejected)]
 
 
-def model_inputs(batch: dict[str, Any]) -> dict[str, Tensor]:
+def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
     """The part of a collated batch that `RewardModel.forward` takes."""
     return {name: value for name, value in batch.items() if name != "margin"}

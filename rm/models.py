@@ -27,6 +27,7 @@ from transformers import (
 
 from rm.errors import InputError
 from rm.files import atomic_folder
+from rm.prefix import SharedBatch, shared_hidden
 from rm.tokens import ChatTemplate, choose_pad_token
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -71,15 +72,20 @@ class RewardModel(nn.Module):
 
     def forward(
         self,
-        attention_mask: Tensor,
+        attention_mask: Tensor | None = None,
         input_ids: Tensor | None = None,
         trunk_states: Tensor | None = None,
+        shared: SharedBatch | None = None,
     ) -> RewardOutput:
         """Score rows given as token ids, or as the output of the frozen trunk (`rm.trunk`).
 
         attention_mask: (rows, length) int64, 1 at real tokens, padding on either side.
         input_ids: (rows, length) int64; or trunk_states: (rows, length, hidden).
+        shared: the rows as one tree (`rm.prefix`), in place of all that.
         """
+        if shared is not None:
+            return self._output(shared_hidden(self, shared))
+        assert attention_mask is not None
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         with self._autocast(attention_mask.device.type):
             if trunk_states is None:
@@ -92,7 +98,10 @@ class RewardModel(nn.Module):
             states = stack(
                 **inputs, attention_mask=attention_mask, position_ids=positions, use_cache=False
             ).last_hidden_state
-        hidden = last_real_token(states, attention_mask)
+        return self._output(last_real_token(states, attention_mask))
+
+    def _output(self, hidden: Tensor) -> RewardOutput:
+        """Hidden states (rows, hidden) of any dtype, and rewards from them, in float32 at least."""
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         return RewardOutput(self._head(hidden), hidden)
 

@@ -22,6 +22,9 @@ from transformers import PreTrainedTokenizerBase
 from rm.errors import InputError
 from rm.preferences import Message, PreferencePair
 
+Row = tuple[int, ...]
+"""One sequence as token ids, special tokens included, no padding."""
+
 # Llama 3's template prints today's date unless it is given one: without this, tokens (and scores)
 # would change from one day to the next. The value is the template's own default.
 TEMPLATE_VARIABLES: dict[str, Any] = {"date_string": "26 Jul 2024"}

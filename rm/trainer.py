@@ -54,6 +54,7 @@ class TrainingSettings:
     compute_dtype: str
     top_layers: int
     reuse_trunk: bool
+    share_prefix: bool
     gradient_checkpointing: bool
     save_steps: int
     lora: dict[str, Any] = field(default_factory=dict)

@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,8 @@ from tqdm import tqdm
 from rm.errors import InputError
 from rm.files import atomic_write_json
 from rm.models import RewardModel
-from rm.tokens import pad
-
-Row = tuple[int, ...]
+from rm.prefix import batches_by_shared_tokens, row_states, shared_batch, shared_states
+from rm.tokens import Row, pad
 
 
 def split_backbone(model: RewardModel, top_layers: int) -> nn.Module:
@@ -100,10 +100,7 @@ class TrunkCache:
     def __init__(self, path: Path, rows: Sequence[Row], width: int, dtype: torch.dtype) -> None:
         """Map the complete file at `path`; `rows` in the order in which they were written."""
         self.path, self.dtype = path, dtype
-        self.starts, total = {}, 0
-        for row in rows:
-            self.starts[row] = total
-            total += len(row)
+        self.starts, total = _starts(rows)
         self._map = torch.from_file(str(path), shared=False, size=total * width, dtype=dtype).view(
             total, width
         )
@@ -130,12 +127,14 @@ def open_cache(
     *,
     tokens_per_batch: int = 4096,
     label: str = "frozen trunk",
+    share: bool = False,
 ) -> TrunkCache:
     """Return the cache of `rows`, computing it first where it is not there.
 
     Splits the backbone of `model`. The file's name holds the fingerprints of the trunk's weights
     and of the rows; its header is written last, so a file without a matching header is computed
-    again. Raises InputError if the disk has too little room.
+    again. With `share`, tokens that rows share are computed once (`rm.prefix`); the states are the
+    same up to rounding, in a file of their own. Raises InputError if the disk has too little room.
     """
     lower = split_backbone(model, top_layers)
     unique = sorted(set(rows), key=lambda row: (len(row), row))
@@ -147,11 +146,13 @@ def open_cache(
         "tokens": sum(len(row) for row in unique),
         "width": width,
         "dtype": str(dtype),
+        **({"shared": True} if share else {}),
     }
-    path = folder / f"trunk-{header['trunk']}-{header['rows']}.bin"
+    path = folder / f"trunk-{header['trunk']}-{header['rows']}{'-shared' if share else ''}.bin"
     if not _is_complete(path, header):
         _check_room(folder, header["tokens"] * width * dtype.itemsize)
-        _compute(model, lower, unique, path, tokens_per_batch, label)
+        states = _computed(model, lower, unique, tokens_per_batch, share)
+        _write(model, unique, states, path, label)
         atomic_write_json(path.with_suffix(".json"), header)
     return TrunkCache(path, unique, width, dtype)
 
@@ -182,26 +183,48 @@ def _check_room(folder: Path, needed: int) -> None:
         )
 
 
-def _compute(
+def _starts(rows: Sequence[Row]) -> tuple[dict[Row, int], int]:
+    """Each row's first place in the file, and the number of all places."""
+    places = list(accumulate(map(len, rows), initial=0))
+    return dict(zip(rows, places, strict=False)), places[-1]
+
+
+@torch.no_grad()
+def _computed(
+    model: RewardModel, lower: nn.Module, rows: Sequence[Row], tokens: int, share: bool
+) -> Iterator[tuple[Row, Tensor]]:
+    """Give each row with its states (length, hidden), in any order."""
+    device = next(model.parameters()).device
+    if share:
+        for batch in batches_by_shared_tokens(rows, tokens):
+            states = shared_states(model, lower, shared_batch(batch).to(device))
+            yield from row_states(batch, states.to(model.compute_dtype).cpu())
+        return
+    for batch in batches_by_tokens(rows, tokens):
+        ids, mask = pad(batch, pad_id=0)
+        states = _lower_states(model, lower, ids.to(device), mask.to(device)).cpu()
+        for row, state in zip(batch, states, strict=True):
+            yield row, state[: len(row)]
+
+
+def _write(
     model: RewardModel,
-    lower: nn.Module,
     rows: Sequence[Row],
+    states: Iterator[tuple[Row, Tensor]],
     path: Path,
-    tokens_per_batch: int,
     label: str,
 ) -> None:
-    device = next(model.parameters()).device
     partial = path.with_suffix(f".{os.getpid()}.partial")
+    starts, _ = _starts(rows)
+    token_bytes = model.config.hidden_size * model.compute_dtype.itemsize
     was_training = model.training
     model.eval()
     try:
         with partial.open("wb") as file, _progress(rows, label) as bar:
-            for batch in batches_by_tokens(rows, tokens_per_batch):
-                ids, mask = pad(batch, pad_id=0)
-                states = _lower_states(model, lower, ids.to(device), mask.to(device)).cpu()
-                for row, state in zip(batch, states, strict=True):
-                    file.write(state[: len(row)].contiguous().view(torch.uint8).numpy().data)
-                    bar.update(len(row))
+            for row, state in states:
+                file.seek(starts[row] * token_bytes)
+                file.write(state.contiguous().view(torch.uint8).numpy().data)
+                bar.update(len(row))
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

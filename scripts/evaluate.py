@@ -35,7 +35,7 @@ from rm.models import DTYPES, load_reward_model
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 from scripts import config as configuration
 from scripts.launch import start_ranks
-from scripts.train import MODEL_FILE
+from scripts.train import MODEL_FILE, require_sharing
 
 DEFAULT_MAX_LENGTH = 2048
 # Settings that change rewards by floating point at most, so that scores need no second run.
@@ -201,6 +201,10 @@ def open_scorer(
         model.to(f"cuda:{rank}")
     positions = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
     max_length = cfg.eval.max_length or own.get("max_length", min(DEFAULT_MAX_LENGTH, positions))
+    share = cfg.eval.get("share_prefix")
+    share = own.get("share_prefix", False) if share is None else share
+    if share:
+        require_sharing(model, "eval.share_prefix")
     return Scorer(
         model,
         tokenizer,
@@ -210,6 +214,7 @@ def open_scorer(
         cache_dir=Path(cfg.cache_dir) / "trunk",
         label=f"score {cfg.benchmark}" + (f", rank {rank}" if rank else ""),
         padding_side=cfg.eval.get("padding_side", "right"),
+        share_prefix=share,
         partial=PartialScores(Path(cfg.output), fingerprint_of(inputs), rank),
     )
 
@@ -224,6 +229,7 @@ def scoring_facts(scorer: Scorer, devices: int) -> dict[str, Any]:
         "max_length": scorer.max_length,
         "batch_tokens": scorer.batch_tokens,
         "trunk_layers": scorer.trunk_layers,
+        "share_prefix": scorer.share_prefix,
         "ranks": devices,
     }
 

@@ -164,13 +164,14 @@ def measure_gradients(
     trunk = None
     if settings.reuse_trunk:
         folder = Path(cfg.cache_dir) / "trunk"
-        trunk = open_cache(model, settings.top_layers, rows_of(pairs), folder)
+        trunk = open_cache(
+            model, settings.top_layers, rows_of(pairs), folder, share=settings.share_prefix
+        )
     model.float()
     model.compute_dtype = torch.float32
     projection = Projection(PROJECTED)
-    frame, sketches = pair_gradients(
-        model, pairs, PairCollator(int(tokenizer.pad_token_id), trunk), projection
-    )
+    collator = PairCollator(int(tokenizer.pad_token_id), trunk, share=settings.share_prefix)
+    frame, sketches = pair_gradients(model, pairs, collator, projection)
     distance = torch.tensor(frame["distance"].to_numpy())
     weight = NormBT(beta=0.9, epsilon=1e-6).weigh(distance, distance.mean().item())
     angles = cosines(frame["pair_id"].tolist(), sketches, frame["gradient_distance"].tolist())

@@ -24,6 +24,7 @@ from rm.batches import PairCollator, PairStream, rows_of, training_order
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
 from rm.models import DTYPES, RewardModel, new_reward_model, save_reward_model, train_part
+from rm.prefix import can_share
 from rm.provenance import environment, fingerprint_of
 from rm.tokens import ChatTemplate, TokenPair, tokenize_pairs
 from rm.trainer import (
@@ -161,12 +162,27 @@ def prepare(cfg: DictConfig) -> Prepared:
     )
     if settings.gradient_checkpointing:
         model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.share_prefix:
+        require_sharing(model, "training.share_prefix")
     trunk = None
     if settings.reuse_trunk:
-        trunk = open_cache(model, settings.top_layers, rows_of(pairs), cache / "trunk")
+        trunk = open_cache(
+            model,
+            settings.top_layers,
+            rows_of(pairs),
+            cache / "trunk",
+            share=settings.share_prefix,
+        )
     facts = {"backbone": _source(backbone), "tokens": report.as_dict(), "data": data.report}
-    collator = PairCollator(int(tokenizer.pad_token_id), trunk)
+    collator = PairCollator(int(tokenizer.pad_token_id), trunk, share=settings.share_prefix)
     return Prepared(settings, model, tokenizer, data, pairs, collator, facts)
+
+
+def require_sharing(model: RewardModel, key: str) -> None:
+    """Raise InputError, naming the configuration's `key`, if the backbone cannot share prefixes."""
+    reason = can_share(model)
+    if reason is not None:
+        raise InputError(f"{key}=true: {reason}; or set it to false")
 
 
 def _source(backbone: Path) -> str:
@@ -201,6 +217,7 @@ def fit(cfg: DictConfig) -> None:
             "top_layers": ready.settings.top_layers if ready.settings.reuse_trunk else 0,
             "max_length": ready.settings.max_length,
             "compute_dtype": ready.settings.compute_dtype,
+            "share_prefix": ready.settings.share_prefix,
         }
         save_reward_model(
             ready.model,

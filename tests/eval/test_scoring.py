@@ -127,6 +127,20 @@ def test_order_and_repetition_of_rows_do_not_matter(
     assert sum(sizes) == len(rows)
 
 
+@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("batch_tokens", [1, 100, 100_000])
+def test_shared_prefixes_give_the_same_rewards(
+    scorer: MakeScorer, tmp_path: Path, layers: int, batch_tokens: int
+) -> None:
+    rows = token_rows()
+    rows += [(*row[:-2], 7, 8, 9) for row in rows if len(row) > 3] + rows[:3]
+    alone = scorer(batch_tokens=1).score(rows)
+    settings = {"batch_tokens": batch_tokens, "trunk_layers": layers, "cache_dir": tmp_path}
+    together = scorer(share_prefix=True, **settings).score(rows)
+    for expected, found in zip(alone, together, strict=True):
+        assert torch.allclose(expected, found, rtol=1e-5, atol=1e-5)
+
+
 def test_a_frozen_trunk_gives_the_rewards_of_the_whole_model(
     scorer: MakeScorer, tmp_path: Path
 ) -> None:

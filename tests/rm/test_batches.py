@@ -75,5 +75,14 @@ def test_one_missing_margin_means_no_margins() -> None:
     assert "margin" not in PairCollator(pad_id=0)(made)
 
 
+def test_shared_batches_hold_the_rows_in_the_same_order() -> None:
+    made = [TokenPair("a", (5, 6), (5, 7), 0.5), TokenPair("b", (5, 8), (9,), 2.0)]
+    batch = PairCollator(pad_id=0, share=True)(made)
+    shared = batch["shared"]
+    assert set(batch) == {"shared", "margin"} and set(model_inputs(batch)) == {"shared"}
+    assert shared.input_ids.tolist() == [[5, 6, 7, 8, 9]]
+    assert shared.input_ids[0, shared.last].tolist() == [6, 8, 7, 9]
+
+
 def test_rows_of_lists_both_sides() -> None:
     assert rows_of([TokenPair("a", (5,), (7,))]) == [(5,), (7,)]

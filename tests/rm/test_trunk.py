@@ -42,6 +42,16 @@ def test_cached_rewards_and_gradients_equal_the_whole_forward(
         assert torch.allclose(whole, cached, rtol=1e-5, atol=1e-6)
 
 
+def test_shared_states_are_the_same_in_a_file_of_their_own(
+    model: RewardModel, tmp_path: Path
+) -> None:
+    plain = open_cache(model, 1, ROWS, tmp_path)
+    shared = open_cache(model, 1, ROWS, tmp_path, share=True, tokens_per_batch=7)
+    assert plain.path != shared.path
+    for row in ROWS:
+        assert torch.allclose(plain.states(row), shared.states(row), rtol=1e-5, atol=1e-6)
+
+
 def test_dividing_registers_no_parameter_twice(model: RewardModel) -> None:
     before = [name for name, _ in model.named_parameters()]
     split_backbone(model, 2)
@@ -66,7 +76,7 @@ def test_second_opening_computes_nothing(
     def fail(*_: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(trunk, "_compute", fail)
+    monkeypatch.setattr(trunk, "_write", fail)
     again = open_cache(model, 1, reversed(ROWS), tmp_path)  # type: ignore[call-overload]
     for row in ROWS:
         assert again.states(row).equal(first.states(row))

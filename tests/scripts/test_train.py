@@ -138,6 +138,31 @@ def test_frozen_trunk_gives_the_same_run(train_smoke: Train) -> None:
     assert_same_run(plain, train_smoke(*words, "training.reuse_trunk=true"), rtol=2e-4)
 
 
+def test_shared_prefixes_give_the_same_run(reference: Path, train_smoke: Train) -> None:
+    assert_same_run(reference, train_smoke(*TWENTY, "training.share_prefix=true"), rtol=2e-4)
+
+
+@pytest.mark.slow
+def test_shared_prefixes_on_two_ranks_with_zero3(reference: Path, train_smoke: Train) -> None:
+    words = ("training.share_prefix=true", "devices=2", "deepspeed=zero3")
+    assert_same_run(reference, train_smoke(*TWENTY, *words), rtol=2e-4)
+
+
+def test_shared_prefixes_over_a_frozen_trunk(train_smoke: Train) -> None:
+    words = ("data.train_pairs=160", "training.part=top_layers", "training.top_layers=1")
+    plain = train_smoke(*words)
+    shared = train_smoke(*words, "training.reuse_trunk=true", "training.share_prefix=true")
+    assert_same_run(plain, shared, rtol=2e-4)
+
+
+def test_a_backbone_that_cannot_share_is_an_error(
+    train_smoke: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.train.can_share", lambda _: "no sharing here")
+    with pytest.raises(InputError, match=r"training\.share_prefix=true: no sharing here"):
+        train_smoke("training.share_prefix=true")
+
+
 def test_same_seed_same_run_and_other_seed_another(train_smoke: Train) -> None:
     one, same, other = (train_smoke("data.train_pairs=32", f"seed={seed}") for seed in (3, 3, 4))
     for name, value in weights_of(one).items():

@@ -1,0 +1,84 @@
+"""The score that stands for the truth: a reward model's, or what code verifies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from eval.best_of_n.shared_prompt import score_prompts
+from eval.scoring import Scorer
+from rm.errors import InputError
+from rm.generated import verify
+from rm.preferences import Message
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Responses to one prompt that are to be scored; `subset` is read by the verifier alone."""
+
+    prompt: tuple[Message, ...]
+    subset: str
+    texts: tuple[str, ...]
+
+
+class Gold(Protocol):
+    """Scores responses; None where it cannot tell."""
+
+    def score(self, items: Sequence[Candidates]) -> list[list[float | None]]:
+        """Return one list a prompt, one value a response."""
+
+
+class Verifier:
+    """1 where code verifies that a response is right, 0 where it is wrong: a true gold.
+
+    Works on prompts of the generated data, by their subset (`rm.generated.verify`).
+    """
+
+    def score(self, items: Sequence[Candidates]) -> list[list[float | None]]:
+        """Verify every response; None for prompts that code cannot check."""
+        return [[self._one(item, text) for text in item.texts] for item in items]
+
+    @staticmethod
+    def _one(item: Candidates, text: str) -> float | None:
+        right = verify(item.subset, item.prompt[-1]["content"], text)
+        return None if right is None else float(right)
+
+
+class RewardGold:
+    """The reward of a sequence-classification model, with its own tokenizer and chat template.
+
+    `truncated` counts the prompts that had to be cut to the model's length.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer, self.truncated = scorer, 0
+
+    def score(self, items: Sequence[Candidates]) -> list[list[float | None]]:
+        """Score every response; no value is None."""
+        encoded = [self.scorer.encode(item.prompt, item.texts) for item in items]
+        self.truncated += sum(cut for _, cut in encoded)
+        scored = score_prompts(self.scorer, [rows for rows, _ in encoded])
+        return [list(values) for values in scored]
+
+
+def require_all(
+    scores: Sequence[Sequence[float | None]], items: Sequence[Candidates]
+) -> list[list[float]]:
+    """Return the scores if every response has one.
+
+    Raises InputError, with the subsets concerned, where the verifier cannot tell.
+    """
+    missing = Counter(
+        item.subset or "prompts that were not generated"
+        for values, item in zip(scores, items, strict=True)
+        if None in values
+    )
+    if missing:
+        named = ", ".join(f"{name} ({count})" for name, count in missing.most_common())
+        raise InputError(
+            f"gold=verifier cannot check every response of {named}: take gold=reward_model, or "
+            "bon.prompts.subsets that code can check (Reasoning but gen-javascript, Chat Hard)"
+        )
+    return [[value for value in values if value is not None] for values in scores]

@@ -1,0 +1,198 @@
+"""N responses to every prompt, in a file that grows by one whole line a prompt.
+
+A prompt whose line is there is not sampled again; a line cut short by a kill is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from eval.best_of_n.decoding import Decoding, PolicyText, decode, encode_prompt
+from eval.best_of_n.prompts import Prompt, as_json
+from rm.errors import InputError
+from rm.files import atomic_write_text
+
+
+@dataclass(frozen=True)
+class Response:
+    """One sample: `finished` is False where the token limit cut it; `empty` if it has no text."""
+
+    text: str
+    tokens: int
+    finished: bool
+    empty: bool
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A prompt with its N responses, or with the reason why it was skipped."""
+
+    prompt: Prompt
+    responses: tuple[Response, ...]
+    skipped: str | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The response texts, in sample order."""
+        return [response.text for response in self.responses]
+
+
+Sampler = Callable[[Sequence[Prompt]], list[Sampled]]
+"""Gives every prompt its N responses, or the reason why it cannot be answered."""
+
+
+def transformers_sampler(model: PreTrainedModel, policy: PolicyText, settings: Decoding) -> Sampler:
+    """Sample with our own decoding loop over a transformers model."""
+
+    def sample(prompts: Sequence[Prompt]) -> list[Sampled]:
+        ids, skipped = encode_all(policy, prompts, settings.max_new_tokens)
+        written = decode(model, policy.stops, ids, settings)
+        return [answered(policy, one, written, skipped) for one in prompts]
+
+    return sample
+
+
+def encode_all(
+    policy: PolicyText, prompts: Sequence[Prompt], new_tokens: int
+) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Token ids by prompt id, and of the prompts that do not fit the context the reason."""
+    ids, skipped = {}, {}
+    for prompt in prompts:
+        try:
+            ids[prompt.prompt_id] = encode_prompt(policy, prompt.turns, new_tokens)
+        except InputError as error:
+            skipped[prompt.prompt_id] = str(error)
+    return ids, skipped
+
+
+def answered(
+    policy: PolicyText,
+    prompt: Prompt,
+    written: Mapping[str, Sequence[Sequence[int]]],
+    skipped: Mapping[str, str],
+) -> Sampled:
+    """Join a prompt with what was written for it, or with the reason why nothing was."""
+    if prompt.prompt_id in skipped:
+        return Sampled(prompt, (), skipped[prompt.prompt_id])
+    return Sampled(prompt, tuple(respond(policy, ids) for ids in written[prompt.prompt_id]))
+
+
+def sample_all(
+    prompts: Sequence[Prompt], open_sampler: Callable[[], Sampler], path: Path, at_once: int = 1
+) -> list[Sampled]:
+    """Sample every prompt that `path` does not hold yet; return all, in the order of `prompts`.
+
+    `open_sampler` loads the policy and is not called if nothing is left; `at_once` prompts go to it
+    together. A prompt that does not fit the policy's context is written down as skipped. Raises
+    InputError for two prompts with one id, if no prompt is left, or if every response is empty.
+    """
+    if len({prompt.prompt_id for prompt in prompts}) < len(prompts):
+        raise InputError("two of the prompts have the same id: give each its own")
+    known = read_samples(path)
+    left = [prompt for prompt in prompts if _key(prompt) not in known]
+    if left:
+        sampler = open_sampler()
+        with tqdm(total=len(left), desc="sample", unit="prompt") as bar:
+            for start in range(0, len(left), at_once):
+                for sampled in sampler(left[start : start + at_once]):
+                    _append(path, sampled)
+                    known[_key(sampled.prompt)] = sampled
+                    bar.update()
+    return _usable([known[_key(prompt)] for prompt in prompts])
+
+
+def respond(policy: PolicyText, ids: Sequence[int]) -> Response:
+    """Turn token ids into text (special tokens left out) and mark it."""
+    text = str(policy.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+    return Response(text, len(ids), bool(ids) and ids[-1] in policy.stops, not text)
+
+
+def _usable(sampled: list[Sampled]) -> list[Sampled]:
+    skipped = [one for one in sampled if one.skipped]
+    if len(skipped) == len(sampled):
+        raise InputError(f"all {len(sampled)} prompts were skipped: {skipped[0].skipped}")
+    counts = marks(sampled)
+    if counts["empty"] == counts["responses"]:
+        raise InputError(
+            f"the policy answered all {counts['prompts']} prompts with empty text: check its chat "
+            "template and that it is an instruction-tuned causal model (bon.policy.model)"
+        )
+    return sampled
+
+
+def marks(sampled: Sequence[Sampled]) -> dict[str, int]:
+    """Count prompts, skipped prompts, responses, empty and cut ones, tokens, distinct texts."""
+    counts: Counter[str] = Counter(prompts=0, skipped=0, responses=0, empty=0, cut=0, tokens=0)
+    for one in sampled:
+        counts["skipped" if one.skipped else "prompts"] += 1
+        counts["distinct"] += len(set(one.texts))
+        for response in one.responses:
+            counts["responses"] += 1
+            counts["empty"] += response.empty
+            counts["cut"] += not response.finished
+            counts["tokens"] += response.tokens
+    return dict(counts)
+
+
+def marks_line(counts: dict[str, int]) -> str:
+    """Say the marks in one line, for people."""
+    return (
+        f"{counts['responses']:,} responses to {counts['prompts']:,} prompts, "
+        f"{counts['distinct']:,} distinct, {counts['cut']:,} cut at the token limit, "
+        f"{counts['empty']:,} empty; {counts['skipped']:,} prompts skipped (too long)"
+    )
+
+
+def _key(prompt: Prompt) -> str:
+    return json.dumps(as_json(prompt), sort_keys=True)
+
+
+def _append(path: Path, sampled: Sampled) -> None:
+    record: dict[str, Any] = {
+        **as_json(sampled.prompt),
+        "responses": [asdict(response) for response in sampled.responses],
+        "skipped": sampled.skipped,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_samples(path: Path) -> dict[str, Sampled]:
+    """Read the prompts that a samples file holds, by content; a cut last line is taken away.
+
+    Raises InputError where another line is broken.
+    """
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    whole, _, cut = text.rpartition("\n")
+    if cut:
+        atomic_write_text(path, whole + "\n" if whole else "")
+    known = {}
+    for number, line in enumerate(whole.split("\n") if whole else [], start=1):
+        try:
+            sampled = _parse(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}, line {number} is not a prompt with its responses: delete the file"
+            ) from error
+        known[_key(sampled.prompt)] = sampled
+    return known
+
+
+def _parse(record: dict[str, Any]) -> Sampled:
+    prompt = Prompt(record["prompt_id"], tuple(record["turns"]), record["subset"])
+    responses = tuple(Response(**response) for response in record["responses"])
+    return Sampled(prompt, responses, record["skipped"])

@@ -1,0 +1,140 @@
+"""Figure 5 and the Best-of-N tables."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import figure5, style
+from eval.best_of_n import curves
+from rm.errors import InputError
+
+METHODS = ("bt", "normbt", "bt_margin", "normbt_margin", "bt_label_smoothing")
+
+
+def write_data(folder: Path, samples: int = 16, prompts: int = 30, seeds: int = 2) -> Path:
+    """Best-of-N data of proxies whose noise is known: NormBT's is much less than its base's."""
+    rng = np.random.default_rng(0)
+    tables, falls = [], []
+    for kind in ("verifier", "reward_model"):
+        gold = rng.normal(size=(prompts, samples))
+        noise = {name: 0.3 if name.startswith("norm") else 2.0 for name in METHODS}
+        proxies = {
+            name: {seed: gold + size * rng.normal(size=gold.shape) for seed in range(seeds)}
+            for name, size in noise.items()
+        }
+        found = curves.curves_of(gold, proxies)
+        tables.append(curves.table(found, gold, 100).assign(gold_kind=kind))
+        falls.append(curves.overoptimisation(found, 100).assign(gold_kind=kind))
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.concat(tables).to_csv(folder / "best_of_n.csv", index=False)
+    pd.concat(falls).to_csv(folder / "best_of_n_overoptimisation.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("results") / "data")
+
+
+def test_collect_takes_the_pooled_rows(data: Path) -> None:
+    frame = figure5.collect(data)
+    assert set(frame["seed"]) == {"all"}
+    assert len(frame) == 2 * 16 * (len(METHODS) + 2)
+    assert figure5.methods_of(frame) == list(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame.assign(kl=frame["kl"] + 1), "kl is not ln n"),
+        (lambda frame: frame.drop(columns="gain"), "lacks the columns gain"),
+        (lambda frame: pd.concat([frame, frame]), "more than one row"),
+        (lambda frame: frame[frame["seed"] == "0"], "has no rows"),
+    ],
+)
+def test_broken_data_are_refused(
+    data: Path, tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
+) -> None:
+    frame = pd.read_csv(data / "best_of_n.csv")
+    change(frame).to_csv(tmp_path / "best_of_n.csv", index=False)
+    with pytest.raises(InputError, match=message):
+        figure5.collect(tmp_path)
+
+
+def test_missing_data_say_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"best_of_n\.csv is missing"):
+        figure5.collect(tmp_path)
+
+
+def test_panels_pair_every_base_with_its_twin() -> None:
+    assert figure5.twins(list(METHODS)) == [
+        ["bt", "normbt"],
+        ["bt_margin", "normbt_margin"],
+        ["bt_label_smoothing"],
+    ]
+    assert figure5.twins(["normbt", "other"]) == [["other"], ["normbt"]]
+
+
+def test_draw_has_a_row_a_gold_with_oracle_random_and_gains(data: Path) -> None:
+    frame = figure5.collect(data)
+    figure = figure5.draw(frame, note="tiny")
+    assert len(figure.axes) == 2 * 4
+    legend, gains = figure.axes[0].get_legend(), figure.axes[3].get_legend()
+    assert legend is not None and gains is not None
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["oracle", "random", "base", "with NormBT"]
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    last = {name: line.get_ydata()[-1] for name, line in lines.items() if name in labels}
+    assert last["oracle"] >= last["with NormBT"] > last["base"] > last["random"]
+    assert [text.get_text() for text in gains.get_texts()] == ["BT", "+ margin"]
+    caption = figure.get_supxlabel().replace("\n", " ")
+    assert "30 prompts, N = 16 samples each, 2 seeds" in caption and "tiny" in caption
+    title = figure.get_suptitle().replace("\n", " ")
+    assert "at n = 16: NormBT's weight raises the gold score in 4 of 4 comparisons" in title
+
+
+def test_verdict_counts_up_down_and_unclear(data: Path) -> None:
+    frame = figure5.collect(data)
+    rows = (frame["n"] == 16) & frame["gain"].notna()
+    frame.loc[rows, ["gain_low", "gain_high"]] = [[-2, -1], [-1, 1], [1, 2], [-1, 1]]
+    words = figure5.verdict(frame)
+    assert "raises the gold score in 1 of 4 comparisons, lowers it in 1, and in 2" in words
+    alone = frame[frame["method"].isin(["bt", "oracle", "random"])]
+    assert figure5.verdict(alone) == "Best-of-N: no NormBT method beside its base"
+    assert figure5.draw(alone).axes
+
+
+def test_one_prompt_one_sample_draws(tmp_path: Path) -> None:
+    frame = figure5.collect(write_data(tmp_path, samples=1, prompts=1, seeds=1))
+    assert figure5.draw(frame).axes
+    with pytest.raises(InputError, match="no rows"):
+        figure5.draw(frame.head(0))
+
+
+def test_tables_show_n_with_intervals_and_differences(data: Path, tmp_path: Path) -> None:
+    paths = figure5.write(data, tmp_path, "tiny")
+    assert [path.name for path in paths[:3]] == ["best_of_n.csv", "best_of_n.md", "best_of_n.tex"]
+    table = pd.read_csv(paths[0]).set_index(["gold_kind", "method"])
+    frame = figure5.collect(data).set_index(["gold_kind", "method", "n"])
+    for name in ("gold", "gold_low", "gold_high"):
+        shown = name.replace("gold", "gold_16", 1)
+        expected = frame.loc[("verifier", "normbt", 16), name]
+        assert table.loc[("verifier", "normbt"), shown] == pytest.approx(expected, abs=1e-4)
+    assert not any("64" in str(column) for column in table.columns)  # N is 16
+    text = paths[1].read_text()
+    assert "| Gold | Method | Prompts | Seeds | n = 4 | n = 16 |" in text
+    assert "| verified by code | NormBT + margin | 30 | 2 |" in text and "| oracle |" in text
+    gains = pd.read_csv(tmp_path / "best_of_n_gains.csv")
+    assert gains["method"].tolist() == ["normbt", "normbt_margin"] * 2
+    assert (gains["gain_16_low"] > 0).all()
+    falls = pd.read_csv(tmp_path / "best_of_n_overoptimisation.csv")
+    assert len(falls) == 2 * len(METHODS) and not falls["overoptimised"].any()
+
+
+def test_drawing_twice_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    frame = figure5.collect(data)
+    runs = [style.write_figure(figure5.draw(frame), tmp_path / name) for name in ("a", "b")]
+    assert [p.read_bytes() for p in runs[0]] == [p.read_bytes() for p in runs[1]]
