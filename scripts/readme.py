@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+from analysis import claims
+from analysis.report import claim_row
 from rm.errors import InputError
 from rm.files import atomic_write_text
 
@@ -30,8 +32,25 @@ def section(root: Path) -> str:
         (tables / "table1.md").read_text().strip(),
         (tables / "table1_differences.md").read_text().strip(),
     ]
+    parts.append(verdicts(root / RESULTS / "data"))
     parts += [f"![{text}]({RESULTS}/figures/figure{k}.png)" for k, text in FIGURES.items()]
     return "\n\n".join(parts)
+
+
+def verdicts(data: Path) -> str:
+    """List the paper's claims that were tested, with our number and the verdict by its rule."""
+    rows = [claim_row(judged) for judged in claims.judge_all(data, claims.read_claims())]
+    tested = [row for row in rows if row["verdict"] != claims.NOT_RUN]
+    lines = [
+        f"- **{row['verdict']}**: {row['text']} "
+        f"{' '.join(filter(None, (row['number'], row['interval'])))} ({row['says']})"
+        for row in tested
+    ]
+    head = (
+        "The paper's claims at this scale, by the rules of `conf/claims.yaml` (95 % intervals, not "
+        f"adjusted for their number; {len(rows) - len(tested)} further claims were not run):"
+    )
+    return "\n".join([head, "", *lines])
 
 
 def updated(text: str, content: str) -> str:
