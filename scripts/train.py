@@ -1,7 +1,7 @@
 """Train one reward model: python -m scripts.train loss=normbt model=… data=… seed=1 run_dir=DIR.
 
-Writes DIR/checkpoint (a plain Hugging Face folder), metrics.jsonl, validation.json, config.yaml
-and, last of all, manifest.json. An interrupted run goes on from its last checkpoint; a finished one
+Writes DIR/checkpoint (a plain Hugging Face folder), metrics.jsonl, config.yaml and,
+last of all, manifest.json. An interrupted run goes on from its last checkpoint; a finished one
 is left as it is.
 """
 
