@@ -9,6 +9,13 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
+import yaml
+
+from rm.backbones import BackboneSettings, prepare_backbone
+from rm.models import new_reward_model, save_reward_model
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def _module(name: str, **content: object) -> ModuleType:
@@ -45,3 +52,22 @@ def official() -> Iterator[SimpleNamespace]:
             constants=_load("official_constants", folder / "constants.py"),
             utils=_load("official_utils", folder / "utils.py"),
         )
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another make a tiny model slow on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random reward model of each architecture."""
+    folder = tmp_path_factory.mktemp(request.param)
+    content = yaml.safe_load((CONF / f"model/tiny-{request.param}.yaml").read_text())
+    backbone = prepare_backbone(BackboneSettings(**content), folder)
+    save_reward_model(*new_reward_model(backbone, torch.float32, seed=0), folder / "checkpoint")
+    return folder / "checkpoint"

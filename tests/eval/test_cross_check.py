@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-import yaml
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding
@@ -22,31 +21,11 @@ from transformers.utils import logging
 
 from eval import pairs
 from eval.scoring import Scorer, score_pairs
-from rm.backbones import BackboneSettings, prepare_backbone
 from rm.generated import generate
-from rm.models import DTYPES, load_reward_model, new_reward_model, save_reward_model
+from rm.models import DTYPES, load_reward_model
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MAX_LENGTH = 2048
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for one another make a tiny model slow on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module", params=["llama", "gemma"])
-def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random reward model of each architecture."""
-    folder = tmp_path_factory.mktemp(request.param)
-    content = yaml.safe_load((CONF / f"model/tiny-{request.param}.yaml").read_text())
-    backbone = prepare_backbone(BackboneSettings(**content), folder)
-    save_reward_model(*new_reward_model(backbone, torch.float32, seed=0), folder / "checkpoint")
-    return folder / "checkpoint"
 
 
 @pytest.fixture(scope="module")

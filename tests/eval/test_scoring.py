@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from eval import pairs, rewardbench2
 from eval.resume import PartialScores, row_fingerprint
 from eval.rows import EvaluationItem, EvaluationRow
 from eval.scoring import Scorer, fill_rank, score_items, score_pairs
-from rm.backbones import BackboneSettings, prepare_backbone
 from rm.errors import InputError
-from rm.models import DTYPES, load_reward_model, new_reward_model, save_reward_model
+from rm.models import DTYPES, load_reward_model
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MakeScorer = Callable[..., Scorer]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for one another make a tiny model slow on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module", params=["llama", "gemma"])
-def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random reward model of each architecture."""
-    folder = tmp_path_factory.mktemp(request.param)
-    content = yaml.safe_load((CONF / f"model/tiny-{request.param}.yaml").read_text())
-    backbone = prepare_backbone(BackboneSettings(**content), folder)
-    save_reward_model(*new_reward_model(backbone, torch.float32, seed=0), folder / "checkpoint")
-    return folder / "checkpoint"
 
 
 @pytest.fixture
