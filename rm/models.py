@@ -8,6 +8,7 @@ attention mask and applies the score head in float32 (pitfalls 1, 2, 8).
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ class RewardModel(nn.Module):
             else:
                 stack, inputs = (
                     self.upper_stack,
-                    {"inputs_embeds": trunk_states.to(self.compute_dtype)},
+                    {"inputs_embeds": trunk_states.to(self.state_dtype)},
                 )
             states = stack(
                 **inputs, attention_mask=attention_mask, position_ids=positions, use_cache=False
@@ -111,6 +112,11 @@ class RewardModel(nn.Module):
         if not self._upper:
             raise ValueError("trunk states were given, but the backbone was never divided")
         return self._upper[0]
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """Dtype of the residual stream: float32 at least (see `lower_precision`)."""
+        return torch.promote_types(self.compute_dtype, torch.float32)
 
     def divide(self, upper_stack: nn.Module) -> None:
         """Set the stack that runs on trunk states (`rm.trunk.split_backbone` makes it)."""
@@ -135,6 +141,22 @@ def last_real_token(states: Tensor, attention_mask: Tensor) -> Tensor:
     places = torch.arange(states.shape[1], device=states.device)
     last = (attention_mask * places).argmax(-1)
     return states[torch.arange(states.shape[0], device=states.device), last]
+
+
+def miniature(model: RewardModel, layers: int = 2) -> RewardModel:
+    """A small random float32 model of the same architecture: what capability checks run on.
+
+    There an architecture that computes something else is told apart from rounding, at any size of
+    the backbone. Leaves the random state as it was.
+    """
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers, config.vocab_size, config.pad_token_id = layers, 16, 0
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        classifier = type(model.classifier)(config)
+    return RewardModel(classifier.float(), torch.float32).eval()
 
 
 def check_classifier(classifier: nn.Module) -> None:
@@ -183,8 +205,8 @@ def load_reward_model(
 ) -> tuple[RewardModel, PreTrainedTokenizerBase]:
     """Load a trained reward model: any one-label sequence-classification folder (or Hub name).
 
-    Backbone weights take `compute_dtype`, the score head float32. Raises InputError if there is no
-    such checkpoint, or if it is not a reward model.
+    Weights of matrix products take `compute_dtype`, everything else float32. Raises InputError if
+    there is no such checkpoint, or if it is not a reward model.
     """
     source = Path(checkpoint)
     if source.exists() or source.is_absolute() or str(checkpoint).count("/") != 1:
@@ -206,7 +228,7 @@ def load_reward_model(
     if info["missing_keys"]:
         raise InputError(f"{checkpoint} lacks weights: {', '.join(sorted(info['missing_keys']))}")
     model = RewardModel(classifier, compute_dtype)
-    model.backbone.to(compute_dtype)
+    lower_precision(model.backbone, compute_dtype)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     if tokenizer.pad_token_id is None:
         set_pad_token(tokenizer, classifier)
@@ -232,8 +254,8 @@ def train_part(
 
     `top_layers`: number of decoder layers from the top (the final norm is trained with them).
     `lora`: r, alpha, dropout, target_modules (GRM: 32, 64, 0.05, q/k/v/o projections).
-    `frozen_dtype`: what frozen backbone weights are stored in; None keeps float32. Trained
-    weights stay float32 master weights. Raises InputError for an impossible choice.
+    `frozen_dtype`: what frozen matrices are stored in (`lower_precision`); None keeps float32.
+    Trained weights stay float32 master weights. Raises InputError for an impossible choice.
     """
     if part == "lora":
         _add_lora(model, **(lora or {}))
@@ -243,9 +265,23 @@ def train_part(
         raise InputError(f"training.part={part}: choose full, lora or top_layers")
     model.score.requires_grad_(True)
     if frozen_dtype is not None:
-        for parameter in model.backbone.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.to(frozen_dtype)
+        lower_precision(model.backbone, frozen_dtype, frozen_only=True)
+
+
+def lower_precision(backbone: nn.Module, dtype: torch.dtype, *, frozen_only: bool = False) -> None:
+    """Round weights to `dtype`, as a checkpoint stores them, and store matrices in it.
+
+    Embeddings and norms hold the rounded values in float32, so that the residual stream, to which
+    every layer adds, stays in float32: in bfloat16 it would round away much of a close pair's
+    distance (benchmarks/precision.py), and no matrix product gains by it.
+    """
+    for module in backbone.modules():
+        stored = (
+            dtype if isinstance(module, nn.Linear) else torch.promote_types(dtype, torch.float32)
+        )
+        for parameter in module.parameters(recurse=False):
+            if not (frozen_only and parameter.requires_grad):
+                parameter.data = parameter.data.to(dtype).to(stored)
 
 
 def _freeze_below(model: RewardModel, top_layers: int) -> None:

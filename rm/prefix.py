@@ -16,7 +16,6 @@ the feed-forward part.
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +29,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from rm.errors import InputError
-from rm.tokens import Row, pad
+from rm.tokens import Row
 
 if TYPE_CHECKING:
     from rm.models import RewardModel, RewardOutput
@@ -278,7 +277,8 @@ def forward_shared(model: RewardModel, batch: SharedBatch) -> RewardOutput:
     Equal to `model` on the rows one by one up to floating-point summation, gradients included
     (with dropout the rows share their prefix's draw). The first call makes SDPA by plan
     the model's attention, which is plain SDPA for everything else. Raises InputError if the model
-    does not use SDPA; whether the backbone can share at all, `can_share` says.
+    does not use SDPA; whether the backbone can share at all,
+    `rm.capability` says.
     """
     return model(shared=batch)
 
@@ -294,7 +294,7 @@ def shared_states(model: RewardModel, stack: Any, batch: SharedBatch) -> Tensor:
     _use_kernel(model)
     inputs: dict[str, Any] = {"input_ids": batch.input_ids}
     if batch.trunk_states is not None:
-        inputs = {"inputs_embeds": batch.trunk_states.to(model.compute_dtype)}
+        inputs = {"inputs_embeds": batch.trunk_states.to(model.state_dtype)}
     device = batch.position_ids.device
     with model._autocast(device.type):
         return stack(
@@ -312,7 +312,7 @@ def _use_kernel(model: RewardModel) -> None:
     if kernel == KERNEL:
         return
     if kernel != "sdpa":
-        raise InputError(f"{_no_kernel(kernel)}, or set training.share_prefix=false")
+        raise InputError(f"{no_kernel(kernel)}, or set training.share_prefix=false")
     model.classifier.set_attn_implementation(KERNEL)
     _prune_last_layer(model.backbone.layers[-1])
 
@@ -350,53 +350,6 @@ def _scatter_last(mlp: Any, _: Any, output: Tensor) -> Tensor:
     return output.new_zeros(mlp.all_places).index_copy(1, mlp.last_places, output)
 
 
-def _no_kernel(kernel: str) -> str:
+def no_kernel(kernel: str) -> str:
+    """What is said of an attention kernel that `SharedBatch` cannot go through."""
     return f"the attention kernel {kernel} cannot share prefixes: use sdpa"
-
-
-def can_share(model: RewardModel) -> str | None:
-    """Why this backbone cannot share prefixes, in one line; None if it can.
-
-    What a short example cannot show (windows, position scaling) is read from the configuration;
-    everything else is tried: the shared forward must equal the two-row forward on a small pair.
-    """
-    return _refusal_by_config(model) or _refusal_by_trial(model)
-
-
-def _refusal_by_config(model: RewardModel) -> str | None:
-    config, name = model.config, type(model.backbone).__name__
-    kernel = config._attn_implementation
-    if kernel not in ("sdpa", KERNEL):
-        return _no_kernel(kernel)
-    if not hasattr(model.backbone, "layers"):
-        return f"{name} is no stack of decoder layers"
-    if "position_ids" not in inspect.signature(model.backbone.forward).parameters:
-        return f"{name} takes no position ids"
-    kinds = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
-    if kinds:
-        return f"{name} has layers that do not attend to the whole prefix: {', '.join(kinds)}"
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        return f"{name} attends within a sliding window of {config.sliding_window} tokens"
-    scaling = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if scaling in ("dynamic", "longrope"):
-        return f"rope type {scaling} depends on the longest row of a batch"
-    return None
-
-
-@torch.no_grad()
-def _refusal_by_trial(model: RewardModel) -> str | None:
-    """Compare shared and two-row forward; a refused model keeps its kernel."""
-    device, kernel = next(model.parameters()).device, model.config._attn_implementation
-    start = tuple(token % model.config.vocab_size for token in range(2, 10))
-    rows = [(*start, 3, 5, 4), (*start, 7, 6, 9, 8)]
-    ids, mask = pad(rows, pad_id=0)
-    was_training = model.training
-    model.eval()
-    alone = model(mask.to(device), input_ids=ids.to(device)).hidden
-    together = forward_shared(model, shared_batch(rows).to(device)).hidden
-    model.train(was_training)
-    error = (torch.linalg.vector_norm(together - alone) / torch.linalg.vector_norm(alone)).item()
-    if error < (0.05 if model.compute_dtype.itemsize == 2 else 1e-4):
-        return None
-    model.classifier.set_attn_implementation(kernel)
-    return f"{type(model.backbone).__name__} gives other results for shared prefixes ({error:.1%})"

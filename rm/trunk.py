@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from rm.errors import InputError
 from rm.files import atomic_write_json
-from rm.models import RewardModel
+from rm.models import RewardModel, miniature
 from rm.prefix import batches_by_shared_tokens, row_states, shared_batch, shared_states
 from rm.tokens import Row, pad
 
@@ -32,14 +32,18 @@ def split_backbone(model: RewardModel, top_layers: int) -> nn.Module:
     """Give `model` its upper stack (the top layers and the norm); return the lower stack.
 
     Both are views: they hold the backbone's own modules, not copies. The lower stack ends without
-    a norm, so `upper(inputs_embeds=lower(ids))` is the whole backbone. Checked on a small input;
-    raises InputError where an architecture cannot be divided so (the plain forward still works).
+    a norm, so `upper(inputs_embeds=lower(ids))` is the whole backbone. Raises InputError where an
+    architecture cannot be divided so (the plain forward still works).
     """
+    _check_split(model)
+    return _divide(model, top_layers)
+
+
+def _divide(model: RewardModel, top_layers: int) -> nn.Module:
     backbone, count = model.backbone, len(model.backbone.layers)
     lower = _view(backbone, range(count - top_layers), norm=nn.Identity())
     upper = _view(backbone, range(count - top_layers, count), norm=backbone.norm)
     model.divide(upper)
-    _check_split(model, lower)
     return lower
 
 
@@ -54,18 +58,16 @@ def _view(backbone: Any, layers: Iterable[int], norm: nn.Module) -> nn.Module:
     return view
 
 
-def _check_split(model: RewardModel, lower: nn.Module) -> None:
-    """Compare divided and whole forward on one short row."""
-    device = next(model.parameters()).device
-    ids = torch.arange(2, 10, device=device).unsqueeze(0) % model.config.vocab_size
+@torch.no_grad()
+def _check_split(model: RewardModel) -> None:
+    """Compare divided and whole forward on a small float32 model of the same architecture."""
+    small = miniature(model)
+    lower = _divide(small, 1)
+    ids = torch.arange(2, 10).unsqueeze(0)
     mask = torch.ones_like(ids)
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        whole = model(mask, input_ids=ids)
-        parts = model(mask, trunk_states=_lower_states(model, lower, ids, mask))
-    model.train(was_training)
-    if not torch.allclose(whole.hidden, parts.hidden, rtol=1e-2, atol=1e-3):
+    whole = small(mask, input_ids=ids)
+    parts = small(mask, trunk_states=_lower_states(small, lower, ids, mask))
+    if not torch.allclose(whole.hidden, parts.hidden, rtol=1e-4, atol=1e-5):
         raise InputError(
             f"{type(model.backbone).__name__} cannot be divided into a frozen trunk and upper "
             "layers: set training.reuse_trunk=false"
@@ -84,7 +86,9 @@ def trunk_fingerprint(model: RewardModel, top_layers: int) -> str:
     """SHA-256 over every weight below the top layers and over the settings of the computation."""
     count = len(model.backbone.layers)
     trained = tuple(f"layers.{index}." for index in range(count - top_layers, count))
-    digest = hashlib.sha256(f"{model.compute_dtype} {type(model.backbone).__name__}".encode())
+    digest = hashlib.sha256(
+        f"{model.compute_dtype} {model.state_dtype} {type(model.backbone).__name__}".encode()
+    )
     digest.update(str(getattr(model.config, "rope_parameters", None)).encode())
     for name, value in sorted(model.backbone.state_dict().items()):
         if not name.startswith((*trained, "norm.")):

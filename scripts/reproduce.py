@@ -133,6 +133,7 @@ def make_untrained(cfg: DictConfig, runs_dir: Path) -> Run:
         "top_layers": settings.top_layers if settings.reuse_trunk else 0,
         "max_length": settings.max_length,
         "compute_dtype": settings.compute_dtype,
+        "share_prefix": settings.share_prefix,
     }
     file = run.checkpoint / MODEL_FILE
     if file.is_file() and json.loads(file.read_text()) == noted:

@@ -1,6 +1,6 @@
 """Train one reward model: python -m scripts.train loss=normbt model=… data=… seed=1 run_dir=DIR.
 
-Writes DIR/checkpoint (a plain Hugging Face folder), metrics.jsonl, config.yaml and,
+Writes DIR/checkpoint (a plain Hugging Face folder), metrics.jsonl, config.yaml, split.json and,
 last of all, manifest.json. An interrupted run goes on from its last checkpoint; a finished one
 is left as it is.
 """
@@ -21,10 +21,10 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rm.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
 from rm.batches import PairCollator, PairStream, rows_of, training_order
+from rm.capability import can_share
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
 from rm.models import DTYPES, RewardModel, new_reward_model, save_reward_model, train_part
-from rm.prefix import can_share
 from rm.provenance import environment, fingerprint_of
 from rm.tokens import ChatTemplate, TokenPair, tokenize_pairs
 from rm.trainer import (
@@ -226,6 +226,7 @@ def fit(cfg: DictConfig) -> None:
             state=state,
             extra={MODEL_FILE: json.dumps(weight_state, indent=2) + "\n"},
         )
+        write_split(run_dir, ready)
         facts = {**ready.facts, "steps": steps, "pairs_left_out": _left_out(ready, order)}
         write_manifest(cfg, run_dir, ready.data, facts, time.time() - started)
 
@@ -256,6 +257,13 @@ def build_trainer(
     )
     trainer.add_callback(MetricsFile(run_dir / "metrics.jsonl"))
     return trainer
+
+
+def write_split(run_dir: Path, ready: Prepared) -> None:
+    """Write split.json: ids of the pairs trained on and of those held out (pitfall 13)."""
+    held_out = [pair.pair_id for pair in ready.data.validation]
+    trained = [pair.pair_id for pair in ready.pairs]
+    atomic_write_json(run_dir / "split.json", {"train": trained, "validation": held_out})
 
 
 def _left_out(ready: Prepared, order: list[int]) -> int:

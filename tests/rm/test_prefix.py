@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from rm import prefix
+from rm.capability import can_share
 from rm.errors import InputError
 from rm.models import (
     RewardModel,
@@ -33,7 +34,6 @@ from rm.prefix import (
     KERNEL,
     attention_plan,
     batches_by_shared_tokens,
-    can_share,
     common_prefix,
     forward_shared,
     row_states,

@@ -267,6 +267,9 @@ def test_real_pairs_of_both_schemas(train_smoke: Train, shared_data: Path) -> No
         )
         manifest = json.loads((folder / "manifest.json").read_text())
         assert manifest["steps"] == 2
+        split = json.loads((folder / "split.json").read_text())
+        assert len(split["train"]) + len(split["validation"]) <= 24
+        assert split["validation"] and not set(split["train"]) & set(split["validation"])
         dropped = manifest["data"]["train"]["dropped"]
         assert dropped.get("tie", 0) == (209 if name == "unified_feedback" else 0)
 
