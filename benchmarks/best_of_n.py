@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.best_of_n.shared_prompt import score_rows
 from rm.files import atomic_write_text
 from rm.models import RewardModel, new_reward_model
+from rm.prefix import batches_by_shared_tokens, forward_shared, shared_batch
 from rm.tokens import pad
 from rm.trunk import Row
 
@@ -45,9 +45,15 @@ def batched(model: RewardModel, rows: Sequence[Row]) -> Tensor:
     return forward(model, rows)
 
 
+@torch.inference_mode()
 def shared(model: RewardModel, rows: Sequence[Row]) -> Tensor:
-    """The common start once, its cache continued by all endings (`eval.best_of_n`)."""
-    return score_rows(model, rows, BATCH_TOKENS)
+    """The common start once, all endings branching off it (`rm.prefix`)."""
+    batches = batches_by_shared_tokens(rows, BATCH_TOKENS)
+    found: dict[Row, Tensor] = {}
+    for batch in batches:
+        rewards = forward_shared(model, shared_batch(batch)).rewards
+        found.update(zip(batch, rewards, strict=True))
+    return torch.stack([found[row] for row in rows])
 
 
 WAYS: dict[str, Way] = {"one by one": one_by_one, "plain batch": batched, "shared prompt": shared}

@@ -188,6 +188,16 @@ def _tokens(batch: Batch) -> int:
     return sum(map(len, batch))
 
 
+def grouped_rewards(scorer: Scorer, groups: Sequence[Sequence[Row]]) -> list[list[float]]:
+    """Rewards of every group's rows, such as the N responses to one prompt.
+
+    All go through the scorer at once: with `share_prefix` a prompt is computed once for its rows,
+    over a frozen trunk its states are shared with every other model over that trunk.
+    """
+    rewards = iter(scorer.rewards([row for rows in groups for row in rows]).double().tolist())
+    return [[next(rewards) for _ in rows] for rows in groups]
+
+
 def score_pairs(scorer: Scorer, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
     """Score every pair: no row is dropped.
 

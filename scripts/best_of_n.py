@@ -49,20 +49,20 @@ from eval.best_of_n.sampling import (
     transformers_sampler,
 )
 from eval.best_of_n.settings import GOLDS, BonSettings
-from eval.best_of_n.shared_prompt import score_prompts
 from eval.best_of_n.vllm_engine import is_installed, vllm_sampler
-from eval.scoring import Scorer
+from eval.scoring import Scorer, grouped_rewards
 from rm.backbones import BackboneSettings, prepare_backbone
 from rm.errors import InputError
 from rm.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from rm.generated import SUBSETS, GeneratedPair, generate
 from rm.generated.core import Split
-from rm.models import DTYPES, load_reward_model
+from rm.models import DTYPES
 from rm.preferences import PreferencePair, fingerprint, write_pairs
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 from scripts import config as configuration
 from scripts.data import load_data
-from scripts.train import MODEL_FILE, check, comparable, train
+from scripts.evaluate import load_scorer
+from scripts.train import check, comparable, train
 
 OWN_KEYS = ("bon", "gold", "eval", "runs_dir", "results_dir")
 DROPPED_KEYS = ("data", "loss", "seed", "run_dir")
@@ -373,7 +373,7 @@ def proxy_scores(
         gc.collect()
         scorer = open_scorer(cfg, str(run / "checkpoint"), "proxy")
         encoded = [scorer.encode(item.prompt, item.texts)[0] for item in texts]
-        return np.array(score_prompts(scorer, encoded))
+        return np.array(grouped_rewards(scorer, encoded))
 
     scores = kept_array(path, make)
     if not bon.proxy.keep:
@@ -384,22 +384,9 @@ def proxy_scores(
 
 def open_scorer(cfg: DictConfig, checkpoint: str, name: str) -> Scorer:
     """Load a reward model with the settings it was trained with, where `eval` does not override."""
-    noted = Path(checkpoint) / MODEL_FILE
-    own = json.loads(noted.read_text()) if noted.is_file() else {}
-    dtype = cfg.eval.compute_dtype or own.get("compute_dtype", "float32")
-    if dtype not in DTYPES:
-        raise InputError(f"eval.compute_dtype={dtype}: choose {', '.join(DTYPES)}")
-    model, tokenizer = load_reward_model(checkpoint, DTYPES[dtype])
-    if torch.cuda.is_available():
-        model.to("cuda")
-    return Scorer(
-        model,
-        tokenizer,
-        max_length=cfg.eval.max_length or own.get("max_length", 2048),
-        batch_tokens=cfg.eval.batch_tokens,
-        trunk_layers=own.get("top_layers", 0) if cfg.eval.reuse_trunk else 0,
-        cache_dir=Path(cfg.cache_dir) / "trunk",
-        label=f"score ({name})",
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_scorer(
+        checkpoint, cfg.eval, Path(cfg.cache_dir), label=f"score ({name})", device=device
     )
 
 

@@ -29,9 +29,10 @@ from eval.resume import PartialScores
 from eval.scoring import Scorer, prepare_ranks, score_items, score_pairs
 from eval.statistics import section_intervals
 from eval.tables import evaluation_tables
+from rm.capability import can_share
 from rm.errors import InputError
 from rm.files import atomic_write_bytes, atomic_write_json, atomic_write_text
-from rm.models import DTYPES, load_reward_model
+from rm.models import DTYPES, RewardModel, load_reward_model
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 from scripts import config as configuration
 from scripts.launch import start_ranks
@@ -184,39 +185,71 @@ def _hub_revision(name: str) -> str:
 def open_scorer(
     cfg: DictConfig, inputs: dict[str, Any], *, rank: int = 0, cpu: bool = False
 ) -> Scorer:
-    """Load the checkpoint with the settings it was trained with, where `eval` does not override.
+    """Load the checkpoint that a configuration names, ready to score its benchmark.
 
     `rank` chooses the GPU and the partial file; `cpu` keeps the model off the GPUs.
     """
-    noted = Path(cfg.checkpoint) / MODEL_FILE
+    return load_scorer(
+        cfg.checkpoint,
+        cfg.eval,
+        Path(cfg.cache_dir),
+        label=f"score {cfg.benchmark}" + (f", rank {rank}" if rank else ""),
+        device=f"cuda:{rank}" if torch.cuda.is_available() and not cpu else "cpu",
+        partial=PartialScores(Path(cfg.output), fingerprint_of(inputs), rank),
+    )
+
+
+def load_scorer(
+    checkpoint: str,
+    settings: DictConfig,
+    cache_dir: Path,
+    *,
+    label: str,
+    device: str,
+    partial: PartialScores | None = None,
+) -> Scorer:
+    """Load a checkpoint with the settings it was trained with, where `settings` are null.
+
+    settings: conf/eval. Raises InputError for one that is not possible.
+    """
+    noted = Path(checkpoint) / MODEL_FILE
     own = json.loads(noted.read_text()) if noted.is_file() else {}
-    dtype = cfg.eval.compute_dtype or own.get("compute_dtype", "float32")
+    dtype = settings.compute_dtype or own.get("compute_dtype", "float32")
     if dtype not in DTYPES:
         raise InputError(f"eval.compute_dtype={dtype}: choose {', '.join(DTYPES)}")
     for name in ("batch_tokens", "resamples"):
-        if cfg.eval[name] < 1:
-            raise InputError(f"eval.{name}={cfg.eval[name]}: must be 1 or more")
-    model, tokenizer = load_reward_model(cfg.checkpoint, DTYPES[dtype])
-    if torch.cuda.is_available() and not cpu:
-        model.to(f"cuda:{rank}")
+        if settings[name] < 1:
+            raise InputError(f"eval.{name}={settings[name]}: must be 1 or more")
+    model, tokenizer = load_reward_model(checkpoint, DTYPES[dtype])
+    model.to(device)
     positions = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
-    max_length = cfg.eval.max_length or own.get("max_length", min(DEFAULT_MAX_LENGTH, positions))
-    share = cfg.eval.get("share_prefix")
-    share = own.get("share_prefix", False) if share is None else share
-    if share:
-        require_sharing(model, "eval.share_prefix")
     return Scorer(
         model,
         tokenizer,
-        max_length=max_length,
-        batch_tokens=cfg.eval.batch_tokens,
-        trunk_layers=own.get("top_layers", 0) if cfg.eval.reuse_trunk else 0,
-        cache_dir=Path(cfg.cache_dir) / "trunk",
-        label=f"score {cfg.benchmark}" + (f", rank {rank}" if rank else ""),
-        padding_side=cfg.eval.get("padding_side", "right"),
-        share_prefix=share,
-        partial=PartialScores(Path(cfg.output), fingerprint_of(inputs), rank),
+        max_length=settings.max_length or own.get("max_length", min(DEFAULT_MAX_LENGTH, positions)),
+        batch_tokens=settings.batch_tokens,
+        trunk_layers=own.get("top_layers", 0) if settings.reuse_trunk else 0,
+        cache_dir=cache_dir / "trunk",
+        label=label,
+        padding_side=settings.padding_side,
+        share_prefix=decide_sharing(model, settings),
+        partial=partial,
     )
+
+
+def decide_sharing(model: RewardModel, settings: DictConfig) -> bool:
+    """Whether rows share their prefixes: as asked, and if not asked, where the backbone can.
+
+    Raises InputError where it is asked for and not possible.
+    """
+    if settings.share_prefix:
+        require_sharing(model, "eval.share_prefix")
+    if settings.share_prefix is not None or settings.padding_side == "left":
+        return bool(settings.share_prefix)
+    reason = can_share(model)
+    if reason is not None:
+        print(f"prefixes are not shared: {reason}", flush=True)
+    return reason is None
 
 
 def scoring_facts(scorer: Scorer, devices: int) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from eval.best_of_n.shared_prompt import score_prompts
-from eval.scoring import Scorer
+from eval.scoring import Scorer, grouped_rewards
 from rm.errors import InputError
 from rm.generated import verify
 from rm.preferences import Message
@@ -59,7 +58,7 @@ class RewardGold:
         """Score every response; no value is None."""
         encoded = [self.scorer.encode(item.prompt, item.texts) for item in items]
         self.truncated += sum(cut for _, cut in encoded)
-        scored = score_prompts(self.scorer, [rows for rows, _ in encoded])
+        scored = grouped_rewards(self.scorer, [rows for rows, _ in encoded])
         return [list(values) for values in scored]
 
 

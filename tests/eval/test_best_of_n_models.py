@@ -19,9 +19,8 @@ from eval.best_of_n.decoding import Decoding, PolicyText, decode, encode_prompt,
 from eval.best_of_n.gold import Candidates, RewardGold
 from eval.best_of_n.prompts import Prompt
 from eval.best_of_n.sampling import sample_all, transformers_sampler
-from eval.best_of_n.shared_prompt import common_start, score_rows
 from eval.best_of_n.vllm_engine import vllm_sampler
-from eval.scoring import Scorer
+from eval.scoring import Scorer, grouped_rewards
 from rm.backbones import BackboneSettings, prepare_backbone
 from rm.errors import InputError
 from rm.models import new_reward_model
@@ -231,27 +230,16 @@ TEXTS = ("Waves.", "The sea is salt, deep and blue.", "", "Waves and wind " * 12
 def test_shared_prompt_scores_equal_one_by_one(
     name: str, batch_tokens: int, scorer: Callable[..., Scorer]
 ) -> None:
-    one = scorer(name)
+    one = replace(scorer(name), share_prefix=True, batch_tokens=batch_tokens)
     rows, _ = one.encode(ASK, TEXTS)
-    assert common_start(rows) > 10
-    shared = score_rows(one.model, rows, batch_tokens)
+    others, _ = one.encode(ASK[:1], ("Waves.", "Salt"))
+    (first, second) = grouped_rewards(one, [rows, others])
     with torch.no_grad():
         alone = torch.cat(
             [one.model(mask, input_ids=ids).rewards for ids, mask in (pad([r], 0) for r in rows)]
         )
-    assert torch.allclose(shared, alone, atol=1e-5, rtol=1e-5)
-    assert shared[0] == shared[4]  # equal texts tie exactly
-    assert torch.equal(score_rows(one.model, rows[:1], batch_tokens), shared[:1]) or torch.allclose(
-        score_rows(one.model, rows[:1], batch_tokens), shared[:1], atol=1e-5
-    )
-
-
-def test_rows_with_nothing_in_common_are_scored_too(scorer: Callable[..., Scorer]) -> None:
-    one = scorer("llama")
-    rows = [(5, 6, 7), (8, 9), (5, 6), (4,)]
-    assert common_start(rows) == 0 and common_start([(5, 6), (5, 6, 7)]) == 1
-    expected, _ = one.score(rows)
-    assert torch.allclose(score_rows(one.model, rows, 4096), expected, atol=1e-5)
+    assert torch.allclose(torch.tensor(first), alone, atol=1e-5, rtol=1e-5)
+    assert first[0] == first[4] == second[0]  # equal texts tie exactly
 
 
 def test_a_gold_with_another_tokenizer_reads_the_texts_its_own_way(
