@@ -5,6 +5,8 @@ ARGS    ?=
 VENV    := .venv
 RUN     := $(VENV)/bin/python
 export TOKENIZERS_PARALLELISM := false
+# Threads that spin while they wait make a second job on the machine several times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce best-of-n test lint figures report bench clean
@@ -29,7 +31,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt requirements-peers.txt
 reproduce: $(VENV)/.ready ## train, score, draw: Table 1 and the figures under results/$PROFILE
 	$(RUN) -m scripts.reproduce profile=$(PROFILE) $(ARGS)
 
-best-of-n: $(VENV)/.ready ## Best-of-N: sample, relabel, train proxies, Figure 5 (not part of reproduce yet)
+best-of-n: $(VENV)/.ready ## Best-of-N alone: sample, relabel, train proxies, Figure 5 (part of reproduce)
 	$(RUN) -m scripts.best_of_n profile=$(PROFILE) $(ARGS)
 
 figures: $(VENV)/.ready ## redraw every table and figure from results/$PROFILE/data, no training

@@ -87,9 +87,9 @@ class Judged:
     facts: dict[str, Any]
 
 
-def best_of_n(cfg: DictConfig, overrides: Sequence[str]) -> Path:
+def run(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     """Run what is missing of the experiment; return the results folder."""
-    started, bon = time.time(), settings_of(cfg)
+    started, bon = time.time(), check_all(cfg)
     kept = [word for word in overrides if _key(word) not in (*OWN_KEYS, *DROPPED_KEYS)]
     for method in bon.proxy.methods:
         check(
@@ -104,6 +104,23 @@ def best_of_n(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     write_data(cfg, bon, results / "data", judged, sampled, time.time() - started)
     draw(results, label(cfg, bon))
     return results
+
+
+def check_all(cfg: DictConfig) -> BonSettings:
+    """Return the typed settings; InputError for what cannot work, before anything is computed."""
+    bon = settings_of(cfg)
+    if cfg.data.kind == "generated":
+        return bon
+    if "verifier" in bon.golds:
+        raise InputError(
+            f"gold=verifier checks generated prompts, not data={cfg.data.name}: "
+            "use data=generated or gold=reward_model"
+        )
+    if bon.gold.checkpoint is None:
+        raise InputError(
+            f"data={cfg.data.name} needs a gold reward model: give bon.gold.checkpoint=FOLDER|NAME"
+        )
+    return bon
 
 
 def settings_of(cfg: DictConfig) -> BonSettings:
@@ -136,15 +153,6 @@ def find_material(cfg: DictConfig, bon: BonSettings) -> Material:
     """Return prompts and pairs of the configured data: generated, or a source's own splits."""
     if cfg.data.kind == "generated":
         return _generated(cfg, bon)
-    if "verifier" in bon.golds:
-        raise InputError(
-            f"gold=verifier checks generated prompts, not data={cfg.data.name}: "
-            "use data=generated or gold=reward_model"
-        )
-    if bon.gold.checkpoint is None:
-        raise InputError(
-            f"data={cfg.data.name} needs a gold reward model: give bon.gold.checkpoint=FOLDER|NAME"
-        )
     return _from_source(cfg, bon)
 
 
@@ -460,7 +468,7 @@ def draw(results: Path, note: str) -> None:
 @configuration.main("best_of_n")
 def main(cfg: DictConfig) -> None:
     """Run the experiment and print its table."""
-    results = best_of_n(cfg, HydraConfig.get().overrides.task)
+    results = run(cfg, HydraConfig.get().overrides.task)
     print((results / "tables" / "best_of_n.md").read_text())
     print(f"written: {results}/data/best_of_n.csv, figures/figure5, tables/best_of_n*")
 

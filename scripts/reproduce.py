@@ -1,8 +1,8 @@
 """The whole pipeline: python -m scripts.reproduce profile=cpu (what `make reproduce` calls).
 
-Trains every method with every seed, scores each, measures exact gradients, and writes tables,
-figures, their data and the report under results/<profile>. Every stage leaves a manifest; a stage
-whose manifest matches its inputs is not repeated.
+Trains every method with every seed, scores each, measures exact gradients, runs Best-of-N, and
+writes tables, figures, their data and the report under results/<profile>. Every stage leaves a
+manifest; a stage whose manifest matches its inputs is not repeated.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from rm.files import atomic_write_json, atomic_write_text
 from rm.generated import GeneratedPair, generate
 from rm.models import DTYPES, new_reward_model, save_reward_model
 from rm.provenance import environment
+from scripts import best_of_n, measure
 from scripts import config as configuration
-from scripts import measure
 from scripts.evaluate import BENCHMARKS, evaluate
 from scripts.measure import UNTRAINED, Run
 from scripts.train import MODEL_FILE, check, train
@@ -39,6 +39,8 @@ OWN_KEYS = (
     "seeds",
     "benchmark",
     "benchmark_data",
+    "best_of_n",
+    "bon",
     "gradient_pairs",
     "eval",
     "runs_dir",
@@ -54,6 +56,9 @@ def reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     configs = [train_config(cfg, overrides, m, s) for m in cfg.methods for s in cfg.seeds]
     for one in configs:
         check(one)
+    left_out = best_of_n_left_out(cfg)
+    if left_out is not None:
+        print(f"Best-of-N is left out: {left_out}", flush=True)
     runs_dir, results = Path(cfg.runs_dir), Path(cfg.results_dir)
     test = benchmark_data(cfg, runs_dir)
     untrained = make_untrained(cfg, runs_dir)
@@ -66,20 +71,39 @@ def reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
         evaluate_run(cfg, run, test)
     measure_all(cfg, [untrained, *runs], test, results / "data")
     collect(cfg, results / "data", [untrained, *runs])
-    write_manifest(cfg, results, runs, time.time() - started)
+    if left_out is None:
+        experiment = OmegaConf.merge(cfg, {"runs_dir": str(runs_dir / "best_of_n")})
+        best_of_n.run(experiment, kept_words(overrides))  # type: ignore[arg-type]
+    write_manifest(cfg, results, runs, left_out, time.time() - started)
     print("\n".join(item.line() for item in draw_all(results)))
     report.write(results)
     return results
 
 
+def best_of_n_left_out(cfg: DictConfig) -> str | None:
+    """Why Best-of-N is not part of this call; None if it is. InputError if it is and can't be."""
+    if cfg.best_of_n is False:
+        return "best_of_n=false"
+    try:
+        best_of_n.check_all(cfg)
+    except InputError as error:
+        if cfg.best_of_n is None:
+            return str(error)
+        raise
+    return None
+
+
+def kept_words(overrides: Sequence[str]) -> list[str]:
+    """The command line's words that also belong to a single training run."""
+    dropped = (*OWN_KEYS, "loss", "seed", "run_dir")
+    return [
+        word for word in overrides if word.lstrip("+~").split("=")[0].split(".")[0] not in dropped
+    ]
+
+
 def train_config(cfg: DictConfig, overrides: Sequence[str], method: str, seed: int) -> DictConfig:
     """Compose the configuration of one training run as scripts.train would, from this one's."""
-    kept = [
-        word
-        for word in overrides
-        if word.lstrip("+~").split("=")[0].split(".")[0]
-        not in (*OWN_KEYS, "loss", "seed", "run_dir")
-    ]
+    kept = kept_words(overrides)
     folder = Path(cfg.runs_dir) / "train" / f"{method}-seed{seed}"
     return configuration.compose_config(
         "train", [*kept, f"loss={method}", f"seed={seed}", f"run_dir='{folder}'"]
@@ -211,7 +235,9 @@ def label(cfg: DictConfig) -> str:
     return f"{cfg.model.name} · {data} · benchmark: {cfg.benchmark} · profile {cfg.profile.name}"
 
 
-def write_manifest(cfg: DictConfig, results: Path, runs: Sequence[Run], seconds: float) -> None:
+def write_manifest(
+    cfg: DictConfig, results: Path, runs: Sequence[Run], left_out: str | None, seconds: float
+) -> None:
     """Write which runs, settings, data and code made the results."""
     records = []
     for run in runs:
@@ -225,6 +251,7 @@ def write_manifest(cfg: DictConfig, results: Path, runs: Sequence[Run], seconds:
             "runs": records,
             "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
             "benchmark": cfg.benchmark,
+            "best_of_n": cfg.bon.name if left_out is None else f"left out: {left_out}",
             "seconds_of_this_call": round(seconds, 1),
             "environment": environment(),
         },

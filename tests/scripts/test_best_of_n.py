@@ -33,7 +33,7 @@ def compose(folder: Path, cache: Path, *overrides: str) -> tuple[DictConfig, lis
 def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """Both golds, two methods, one seed."""
     folder = tmp_path_factory.mktemp("bon")
-    script.best_of_n(*compose(folder, cache))
+    script.run(*compose(folder, cache))
     return folder
 
 
@@ -69,7 +69,7 @@ def test_what_is_there_is_not_computed_again(
     monkeypatch.setattr(script, "open_scorer", lambda *_: pytest.fail("scored again"))
     real = script.train
     monkeypatch.setattr(script, "train", lambda cfg: trained.append(cfg) or real(cfg))
-    script.best_of_n(*compose(finished, cache))
+    script.run(*compose(finished, cache))
     assert path.read_bytes() == before
     assert len(trained) == 1 and "gold-" in trained[0].run_dir  # finished: train() returns at once
     assert not list(finished.glob("runs/proxy-*/checkpoint"))  # keep=false
@@ -79,7 +79,7 @@ def test_a_lost_proxy_score_is_made_again_and_equal(finished: Path, cache: Path)
     path = next(finished.glob("runs/proxy-*/scores-*.npy"))
     before = np.load(path)
     path.unlink()
-    script.best_of_n(*compose(finished, cache))
+    script.run(*compose(finished, cache))
     assert np.load(path) == pytest.approx(before, abs=1e-5)
 
 
@@ -93,7 +93,7 @@ def test_one_gold_from_a_checkpoint_of_ones_own(
     gold = next(finished.glob("runs/gold-*/checkpoint"))
     words = [f"bon.gold.checkpoint='{gold}'", "gold=reward_model", "bon.proxy.methods=[bt]"]
     cfg, overrides = compose(tmp_path, cache, *words)
-    script.best_of_n(cfg, overrides)
+    script.run(cfg, overrides)
     theirs, ours = (
         pd.read_csv(folder / "results" / "data" / "best_of_n.csv").query(
             "gold_kind == 'reward_model' and method == 'oracle'"
@@ -123,13 +123,13 @@ def test_wrong_settings_are_named(
     overrides: list[str], message: str, tmp_path: Path, cache: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        script.best_of_n(*compose(tmp_path, cache, *overrides))
+        script.run(*compose(tmp_path, cache, *overrides))
 
 
 def test_subsets_that_code_cannot_check_are_named(tmp_path: Path, cache: Path) -> None:
     words = ["gold=verifier", "bon.prompts.subsets=[gen-ideas]"]
     with pytest.raises(InputError, match=r"cannot check every response of gen-ideas \(3\)"):
-        script.best_of_n(*compose(tmp_path, cache, *words))
+        script.run(*compose(tmp_path, cache, *words))
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "bon").glob("[a-z]*.yaml")))

@@ -29,6 +29,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     result = reproduce(folder, cache)
     assert result.returncode == 0, result.stderr
     assert "Table 1" in result.stdout and "figure4.svg" in result.stdout
+    assert "figure5.svg" in result.stdout
     return folder
 
 
@@ -78,12 +79,14 @@ def test_paired_runs_see_the_same_order_and_head(done: Path) -> None:
 
 def test_second_call_trains_and_scores_nothing(done: Path, cache: Path) -> None:
     watched = [*done.glob("runs/train/*/manifest.json"), *done.glob("runs/**/scores.parquet")]
+    best_of_n = [*done.glob("runs/best_of_n/**/*.np*"), *done.glob("runs/best_of_n/*.jsonl")]
+    watched += best_of_n
     before = {path: path.stat().st_mtime_ns for path in watched}
-    assert len(before) == 13
+    assert len(before) == 13 + len(best_of_n) and len(best_of_n) > 4
     figure = (done / "results/figures/figure2.svg").read_bytes()
     result = reproduce(done, cache)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("already trained") == 6
+    assert result.stdout.count("already trained") == 7  # six runs and the gold
     assert result.stdout.count("already scored") == 7
     assert {path: path.stat().st_mtime_ns for path in watched} == before
     assert (done / "results/figures/figure2.svg").read_bytes() == figure
@@ -106,6 +109,10 @@ def test_real_benchmark_rows(shared_data: Path, tmp_path: Path, cache: Path) -> 
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "runs/train/bt-seed0/evaluation/summary.json").read_text())
     assert summary["pairs"] == len(lines[::60]) and summary["partial"]
+    reason = json.loads((tmp_path / "results/manifest.json").read_text())["best_of_n"]
+    assert reason.startswith("left out: gold=verifier checks generated prompts")
+    result = reproduce(tmp_path, cache, *words, "best_of_n=true")
+    assert result.returncode == 2 and "gold=verifier checks" in result.stderr
 
 
 def test_generated_benchmark_needs_generated_data(tmp_path: Path, cache: Path) -> None:
