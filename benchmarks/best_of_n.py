@@ -1,35 +1,29 @@
 """Scoring N responses to one prompt: the prompt's part once, against row by row and a plain batch.
 
-    python -m benchmarks.best_of_n [--n 16 64] [--prompts 60 240] [--rounds 3] [--threads 2]
+    python -m benchmarks.best_of_n [--n 16 64 256] [--prompts 128] [--rounds 3] [--threads 2]
 
-Every round runs every way once, in turn, so that a busy machine slows all alike; medians over
-rounds. `ratio_wall` and `ratio_cpu` are the time of scoring one by one over that of the way, by the
-clock and by processor time (which other processes disturb less). Prints a table and writes
-results/benchmarks/best_of_n.csv.
+Writes results/benchmarks/best_of_n.csv; the ratios are the time of scoring one by one over a way's.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import random
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from rm.files import atomic_write_text
-from rm.models import RewardModel, new_reward_model
+from benchmarks.common import BACKBONE, RESULTS, interleave, machine, with_ratios, write
+from rm.models import DTYPES, RewardModel, lower_precision, new_reward_model
 from rm.prefix import batches_by_shared_tokens, forward_shared, shared_batch
 from rm.tokens import pad
 from rm.trunk import Row
 
-BACKBONE = Path("runs/cache/backbones/smollm2-135m-instruct")
-OUTPUT = Path("results/benchmarks/best_of_n.csv")
+OUTPUT = RESULTS / "best_of_n.csv"
 RESPONSE = (16, 80)
 BATCH_TOKENS = 8192
 Way = Callable[[RewardModel, Sequence[Row]], Tensor]
@@ -77,58 +71,44 @@ def make_rows(prompt: int, n: int, seed: int = 0) -> list[Row]:
     return [(*start, *tokens(draw.randint(*RESPONSE))) for _ in range(n)]
 
 
-def measure(model: RewardModel, prompt: int, n: int, rounds: int) -> list[dict[str, object]]:
+def measure(model: RewardModel, prompt: int, n: int, rounds: int) -> pd.DataFrame:
     """Time all ways on the same rows; one record a way."""
     rows = make_rows(prompt, n)
-    wall: dict[str, list[float]] = {name: [] for name in WAYS}
-    used: dict[str, list[float]] = {name: [] for name in WAYS}
     rewards: dict[str, Tensor] = {}
-    for _ in tqdm(range(rounds), desc=f"prompt {prompt}, N {n}", leave=False):
-        for name, way in WAYS.items():
-            clock, processor = time.perf_counter(), time.process_time()
-            rewards[name] = way(model, rows)
-            wall[name].append(time.perf_counter() - clock)
-            used[name].append(time.process_time() - processor)
-    first = {k: statistics.median(v["one by one"]) for k, v in (("wall", wall), ("cpu", used))}
-    return [
-        {
-            "prompt_tokens": prompt,
-            "response_tokens": sum(map(len, rows)) / n - prompt,
-            "n": n,
-            "way": name,
-            "wall_s": statistics.median(wall[name]),
-            "cpu_s": statistics.median(used[name]),
-            "ratio_wall": first["wall"] / statistics.median(wall[name]),
-            "ratio_cpu": first["cpu"] / statistics.median(used[name]),
-            "largest_difference": (rewards[name] - rewards["one by one"]).abs().max().item(),
-            "rounds": rounds,
-        }
-        for name in WAYS
+
+    def keep(name: str, way: Way) -> None:
+        rewards[name] = way(model, rows)
+
+    ways = {name: functools.partial(keep, name, way) for name, way in WAYS.items()}
+    times = interleave(ways, rounds, f"prompt {prompt}, N {n}", warm_up=0)
+    found = with_ratios(times, "one by one")
+    found["largest_difference"] = [
+        (rewards[name] - rewards["one by one"]).abs().max().item() for name in found.way
     ]
+    response = sum(map(len, rows)) / n - prompt
+    return found.assign(prompt_tokens=prompt, response_tokens=response, n=n)
 
 
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, nargs="+", default=[16, 64])
-    parser.add_argument("--prompts", type=int, nargs="+", default=[60, 240])
+    parser.add_argument("--n", type=int, nargs="+", default=[16, 64, 256])
+    parser.add_argument("--prompts", type=int, nargs="+", default=[128])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
     parser.add_argument("--output", type=Path, default=OUTPUT)
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
-    model, _ = new_reward_model(BACKBONE, torch.float32, seed=0)
-    model.eval()
+    model, _ = new_reward_model(BACKBONE, DTYPES[words.dtype], seed=0)
+    lower_precision(model.eval().backbone, DTYPES[words.dtype])
     one_by_one(model, make_rows(16, 2))  # warm up
-    records = []
-    for prompt in words.prompts:
-        for n in words.n:
-            records += measure(model, prompt, n, words.rounds)
-    frame = pd.DataFrame(records).assign(
-        backbone=BACKBONE.name, dtype="float32", threads=words.threads
-    )
-    print(frame.to_string(index=False, float_format="{:.3g}".format))
-    atomic_write_text(words.output, frame.to_csv(index=False, float_format="%.4g"))
+    frames = [
+        measure(model, prompt, n, words.rounds).assign(dtype=words.dtype, **machine())
+        for prompt in words.prompts
+        for n in words.n
+    ]
+    write(pd.concat(frames), words.output, ["dtype", "prompt_tokens", "n"])
 
 
 if __name__ == "__main__":

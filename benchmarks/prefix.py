@@ -3,10 +3,7 @@
     python -m benchmarks.prefix [--parts top6 full] [--data generated …] [--rounds 7] [--threads 2]
 
 Measures a training step (one global batch: forward and backward of every micro-batch, clipping,
-AdamW), the forward pass alone, and the frozen trunk's pass. Every round runs every layout once, so
-that a busy machine slows all alike. `ratio_cpu` compares processor time, which other processes
-disturb least; `ratio_wall` compares wall time. Prints a table and writes
-results/benchmarks/prefix.csv, where lines of an earlier run stay unless they were measured again.
+AdamW), the forward pass alone, and the frozen trunk's pass; writes results/benchmarks/prefix.csv.
 
 Layouts: "two-row", the reference; "shared", `rm.prefix`; "mask", the other way to share: a pair a
 tensor row, padded, under one 4-D mask; "packed", the same with several pairs in rows of 512 places.
@@ -17,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +23,8 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from rm.files import atomic_write_text
+from benchmarks.common import BACKBONE, RESULTS, interleave, machine, with_ratios, write
 from rm.generated import generate
 from rm.losses import bt
 from rm.models import RewardModel, RewardOutput, new_reward_model, train_part
@@ -45,9 +39,8 @@ from rm.prefix import (
 from rm.tokens import ChatTemplate, pad, tokenize_pairs
 from rm.trunk import Row, _lower_states, split_backbone
 
-BACKBONE = Path("runs/cache/backbones/smollm2-135m-instruct")
 SKYWORK = "skywork_schema_train.jsonl.gz"
-OUTPUT = Path("results/benchmarks/prefix.csv")
+OUTPUT = RESULTS / "prefix.csv"
 TOP_LAYERS, MICRO_BATCH, MAX_LENGTH = 6, 4, 384
 SYNTHETIC = {f"synthetic {share} %": share / 100 for share in (0, 25, 50, 75)}
 PACKED = 512
@@ -272,82 +265,25 @@ def phases(micros: Sequence[Micro], bench: Bench, pairs: int) -> dict[str, Calla
     return found
 
 
-def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Wall and processor seconds of one call."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
 def measure(
     data: str, groups: Sequence[Group], bench: Bench, layouts: Sequence[str], rounds: int
 ) -> pd.DataFrame:
     """Time every phase in every layout: a row each, with medians over the rounds."""
     micros = {layout: micro_batches(layout, groups, bench) for layout in layouts}
     work = {layout: phases(made, bench, len(groups)) for layout, made in micros.items()}
-    times: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for number in tqdm(range(rounds + 1), desc=data, leave=False):
-        for layout, named in work.items():
-            for phase, call in named.items():
-                seconds = timed(call)
-                if number:  # the first round warms up
-                    times.setdefault((phase, layout), []).append(seconds)
-    real = sum(map(len, sides(groups)))
-    records = []
-    for (phase, layout), values in times.items():
-        counts = [micro.tokens() for micro in micros[layout]]
-        own, padded = (sum(column) for column in zip(*counts, strict=True))
-        records.append(
-            {"data": data, "phase": phase, "layout": layout, "pairs": len(groups)}
-            | {"row_tokens": real, "tokens": own, "saved": 1 - own / real, "padded": padded}
-            | summary(values)
-        )
-    return with_ratios(pd.DataFrame(records))
-
-
-def summary(values: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Medians and the lowest and highest wall time."""
-    frame = pd.DataFrame(values, columns=["wall", "cpu"])
-    return {
-        "wall_s": frame.wall.median(),
-        "wall_low": frame.wall.min(),
-        "wall_high": frame.wall.max(),
-        "cpu_s": frame.cpu.median(),
-        "rounds": len(frame),
+    tokens = {
+        layout: [sum(column) for column in zip(*(micro.tokens() for micro in made), strict=True)]
+        for layout, made in micros.items()
     }
-
-
-def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add the two-row layout's time over each layout's."""
-    base = frame[frame.layout == "two-row"].set_index("phase")
-    for kind in ("cpu", "wall"):
-        frame[f"ratio_{kind}"] = frame.phase.map(base[f"{kind}_s"]) / frame[f"{kind}_s"]
-    return frame
-
-
-def machine() -> dict[str, Any]:
-    """The machine's description, for every line of the table."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "machine": models[0] if models else platform.processor(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 1),
-        "torch": torch.__version__,
-    }
-
-
-def write(found: pd.DataFrame, path: Path) -> None:
-    """Write the table; lines of an earlier run stay where this one measured nothing."""
-    key = ["part", "data"]
-    if path.is_file():
-        earlier = pd.read_csv(path)
-        measured = earlier.set_index(key).index.isin(found.set_index(key).index)
-        found = pd.concat([earlier[~measured], found])
-    ordered = [*key, *(name for name in found.columns if name not in key)]
-    atomic_write_text(path, found[ordered].round(4).to_csv(index=False))
+    real, frames = sum(map(len, sides(groups))), []
+    for phase in work[layouts[0]]:
+        ways = {layout: named[phase] for layout, named in work.items()}
+        times = interleave(ways, rounds, f"{data}, {phase}").rename(columns={"way": "layout"})
+        times["tokens"] = [tokens[layout][0] for layout in times.layout]
+        times["padded"] = [tokens[layout][1] for layout in times.layout]
+        frames.append(with_ratios(times.assign(phase=phase), "two-row", by="layout"))
+    found = pd.concat(frames).assign(data=data, pairs=len(groups), row_tokens=real)
+    return found.assign(saved=1 - found.tokens / real)
 
 
 def main() -> None:
@@ -371,8 +307,7 @@ def main() -> None:
             groups = groups_of(data, given.pairs, given.shared)
             found = measure(data, groups, bench, given.layouts, given.rounds)
             frames.append(found.assign(part=part, **machine()))
-            print(part, found.round(3).to_string(index=False), sep="\n", flush=True)
-            write(pd.concat(frames), given.output)
+            write(pd.concat(frames), given.output, ["part", "data"])
 
 
 if __name__ == "__main__":

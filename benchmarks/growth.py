@@ -1,0 +1,122 @@
+"""How time and memory grow: with the number of pairs that are scored, and with their length.
+
+    python -m benchmarks.growth [--pairs 1000 2000 4000 8000 16000] [--lengths 128 256 512 1024]
+
+pairs   scoring generated pairs with a tiny random Llama, so that what grows is our own work; each
+        size in a process of its own, whose peak memory is read at its end. `time_a_token` is the
+        time a token over that of the largest size (1: linear), `memory_mb` the peak beyond what
+        the process held before it scored.
+length  one full training step of SmolLM2-135M on 4 pairs of random tokens, half of each shared.
+
+Writes results/benchmarks/growth.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from benchmarks.common import RESULTS, interleave, machine, timed, write
+from benchmarks.prefix import synthetic
+from benchmarks.training import Task, our_step
+from eval.scoring import Scorer
+from rm.backbones import BackboneSettings, prepare_backbone
+from rm.generated import generate
+from rm.models import new_reward_model
+from rm.tokens import TokenPair
+from rm.weights import NormBT
+from scripts.config import compose_config, typed
+
+
+def score(pairs: int) -> dict[str, float]:
+    """Score generated pairs in this process: seconds, and peak memory beyond the start's, MB."""
+    settings = typed(BackboneSettings, compose_config("train", ["model=tiny-llama"]).model)
+    folder = prepare_backbone(settings, Path("runs/cache/backbones"))
+    model, tokenizer = new_reward_model(folder, torch.float32, seed=0)
+    scorer = Scorer(model, tokenizer, max_length=384, batch_tokens=4096, share_prefix=True)
+    made = [one.pair for one in generate("train", pairs, 0)]
+    encoded = [scorer.encode(p.prompt, (p.chosen, p.rejected))[0] for p in made]
+    rows = [row for sides in encoded for row in sides]
+    scorer.rewards(rows[:64])
+    before = _peak()
+    seconds, _ = timed(lambda: scorer.rewards(rows))
+    return {"wall_s": seconds, "memory_mb": _peak() - before, "tokens": sum(map(len, rows))}
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def in_a_process(pairs: int, threads: int) -> dict[str, float]:
+    """`score` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.growth", "--score", str(pairs)]
+    done = subprocess.run(
+        [*command, "--threads", str(threads)], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def by_pairs(sizes: list[int], threads: int) -> pd.DataFrame:
+    """Score every size."""
+    records = [
+        {"what": "pairs", "size": size, **in_a_process(size, threads)} for size in sorted(sizes)
+    ]
+    frame = pd.DataFrame(records)
+    each = frame.wall_s / frame.tokens
+    return frame.assign(time_a_token=each / each.iloc[-1])
+
+
+def by_length(lengths: list[int], rounds: int) -> pd.DataFrame:
+    """One training step at every length."""
+    with tempfile.TemporaryDirectory() as folder:
+        ways, tokens = {}, {}
+        for length in sorted(lengths):
+            rows = [synthetic(0.5, length, random.Random(seed)) for seed in range(4)]
+            pairs = [TokenPair(str(n), *two) for n, two in enumerate(rows)]
+            task = Task(str(length), pairs, Path(folder))
+            tokens[str(length)] = task.row_tokens
+            ways[str(length)] = our_step(
+                task, share_prefix=True, weight=NormBT(0.9, 1e-6), micro_batch=4
+            )
+        frame = interleave(ways, rounds, "length")
+    frame = frame.rename(columns={"way": "size"}).assign(what="length")
+    frame["tokens"] = frame["size"].map(tokens)
+    each = frame.wall_s / frame.tokens
+    return frame.assign(time_a_token=each / each.iloc[0], size=frame["size"].astype(int))
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    sizes = [1000, 2000, 4000, 8000, 16000]
+    parser.add_argument("--pairs", nargs="*", type=int, default=sizes)
+    parser.add_argument("--lengths", nargs="*", type=int, default=[128, 256, 512, 1024])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--score", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, default=RESULTS / "growth.csv")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.score:
+        print(json.dumps(score(given.score)))
+        return
+    if given.pairs:
+        found = by_pairs(given.pairs, given.threads).assign(**machine())
+        write(found, given.output, ["what", "size"])
+    if given.lengths:
+        found = by_length(given.lengths, given.rounds).assign(**machine())
+        write(found, given.output, ["what", "size"])
+
+
+if __name__ == "__main__":
+    main()

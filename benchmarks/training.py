@@ -1,0 +1,300 @@
+"""Training steps: ours against TRL's RewardTrainer, NormBT against BT, cached trunk against none.
+
+    python -m benchmarks.training [--what trl weight trunk] [--data generated …] [--rounds 5]
+
+trl     Full fine-tuning of SmolLM2-135M, 8 pairs a step, bfloat16 matrix products, float32 master
+        weights, fused AdamW, the same pairs: TRL's RewardTrainer as it comes, our trainer without
+        and with prefix sharing. A step is collation, forward, backward, clipping and the optimiser.
+weight  The cpu profile's step (top layers over a cached trunk) with BT's and with NormBT's weight.
+trunk   The cpu profile's step with the trunk cached and shared prefixes, against one that computes
+        all layers of both rows; and what it costs to fill the cache. `experiment_ratio` composes
+        from these measured times what 4 losses × 3 seeds of 75 steps take.
+
+`of_product_rate`: FLOP of the matrix products that the loss needs (6 a weight and computed token,
+2 where it is frozen) a second, over the rate of plain bfloat16 products on this machine in this
+run. Writes results/benchmarks/training_*.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, Trainer, TrainingArguments
+
+from benchmarks.common import (
+    BACKBONE,
+    RESULTS,
+    Way,
+    interleave,
+    machine,
+    matrix_numbers,
+    product_rate,
+    timed,
+    with_ratios,
+    write,
+)
+from benchmarks.prefix import SKYWORK, SYNTHETIC, synthetic
+from rm.batches import PairCollator, PairStream, rows_of
+from rm.generated import generate
+from rm.losses import bt
+from rm.models import new_reward_model, train_part
+from rm.preferences import PreferencePair, load_preferences
+from rm.prefix import share
+from rm.tokens import ChatTemplate, TokenPair, tokenize_pairs
+from rm.trainer import PairTrainer
+from rm.trunk import open_cache
+from rm.weights import NormBT, Uniform
+
+BATCH, MAX_LENGTH, TOP_LAYERS = 8, 320, 6
+EXPERIMENT_RUNS, EXPERIMENT_STEPS, EXPERIMENT_PAIRS = 12, 75, 1200
+
+
+@dataclass
+class Task:
+    """A batch of pairs, and where temporary files go."""
+
+    name: str
+    pairs: list[TokenPair]
+    folder: Path
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of both rows of every pair, without padding."""
+        return sum(map(len, rows_of(self.pairs)))
+
+    def tree_tokens(self, micro_batch: int) -> int:
+        """Tokens that are left where the rows of a micro-batch share their prefixes."""
+        parts = [
+            self.pairs[start : start + micro_batch]
+            for start in range(0, len(self.pairs), micro_batch)
+        ]
+        return sum(len(share(rows_of(part))) for part in parts)
+
+
+def task_of(data: str, pairs: int, shared: Path, folder: Path) -> Task:
+    """`pairs` pairs as token rows of at most MAX_LENGTH tokens, the longest that come first."""
+    if data in SYNTHETIC:
+        made = [
+            TokenPair(str(seed), *synthetic(SYNTHETIC[data], 256, random.Random(seed)))  # type: ignore[arg-type]
+            for seed in range(pairs)
+        ]
+        return Task(data, made, folder)
+    tokens = tokenized(preferences(data, shared), MAX_LENGTH)[: 8 * pairs]
+    tokens.sort(key=lambda pair: max(len(pair.chosen), len(pair.rejected)))
+    return Task(data, tokens[-pairs:] if data != "generated" else tokens[::8], folder)
+
+
+def preferences(data: str, shared: Path) -> list[PreferencePair]:
+    """Generated pairs, or a seeded sample of real ones."""
+    if data == "generated":
+        return [made.pair for made in generate("train", 400, 0)]
+    return load_preferences(shared / SKYWORK, limit=400, seed=0)[0]
+
+
+def tokenized(pairs: Sequence[PreferencePair], max_length: int) -> list[TokenPair]:
+    """Token pairs as training sees them."""
+    template = ChatTemplate(AutoTokenizer.from_pretrained(BACKBONE))
+    return tokenize_pairs(pairs, template, max_length, drop=True)[0]
+
+
+def arguments(folder: Path) -> dict[str, Any]:
+    """What both trainers are given alike."""
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": BATCH,
+        "learning_rate": 1e-5,
+        "optim": "adamw_torch_fused",
+        "max_grad_norm": 5.0,
+        "use_cpu": True,
+        "report_to": [],
+        "save_strategy": "no",
+    }
+
+
+# --- Steppers: one optimiser step on one batch ----------------------------------------------------
+
+
+def trl_step(task: Task) -> Way:
+    """TRL's RewardTrainer in bfloat16 mixed precision on pairs that are tokenised already."""
+    from transformers import AutoModelForSequenceClassification
+    from trl import RewardConfig, RewardTrainer
+
+    rows = [{"chosen_ids": [*p.chosen], "rejected_ids": [*p.rejected]} for p in task.pairs]
+    config = RewardConfig(
+        **arguments(task.folder),
+        bf16=True,
+        gradient_checkpointing=False,
+        max_length=None,
+        disable_dropout=False,
+    )
+    trainer = RewardTrainer(
+        model=AutoModelForSequenceClassification.from_pretrained(
+            BACKBONE, num_labels=1, dtype=torch.float32
+        ),
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(BACKBONE),
+    )
+    return stepper(trainer, lambda: [trainer.data_collator(rows)], lambda: None)
+
+
+def our_step(
+    task: Task,
+    *,
+    share_prefix: bool,
+    weight: Uniform | NormBT,
+    part: str = "full",
+    cache: Path | None = None,
+    micro_batch: int = BATCH,
+) -> Way:
+    """Our trainer: everything trained, or the top layers, over a trunk cached in `cache`."""
+    model, tokenizer = new_reward_model(BACKBONE, torch.bfloat16, seed=0)
+    frozen = torch.bfloat16 if part == "top_layers" else None
+    train_part(model, part, top_layers=TOP_LAYERS, frozen_dtype=frozen)  # type: ignore[arg-type]
+    trunk = None
+    if cache is not None:
+        trunk = open_cache(model, TOP_LAYERS, rows_of(task.pairs), cache, share=share_prefix)
+    collator = PairCollator(int(tokenizer.pad_token_id), trunk, share=share_prefix)
+    given = arguments(task.folder) | {
+        "per_device_train_batch_size": micro_batch,
+        "gradient_accumulation_steps": len(task.pairs) // micro_batch,
+    }
+    trainer = PairTrainer(
+        model,
+        TrainingArguments(**given, remove_unused_columns=False),
+        stream=PairStream(task.pairs, list(range(len(task.pairs)))),
+        collator=collator,
+        pair_loss=bt,
+        pair_weight=weight,
+    )
+    parts = [
+        task.pairs[start : start + micro_batch] for start in range(0, len(task.pairs), micro_batch)
+    ]
+
+    def batches() -> list[Any]:
+        collated = iter([collator(part) for part in parts])
+        return trainer.get_batch_samples(collated, len(parts), torch.device("cpu"))[0]
+
+    return stepper(trainer, batches, trainer.finish_step)
+
+
+def stepper(
+    trainer: Trainer, batches: Callable[[], Sequence[Any]], finish: Callable[[], None]
+) -> Way:
+    """One optimiser step of a transformers Trainer, as its own loop takes it."""
+    trainer.create_optimizer()
+    model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+
+    def step() -> None:
+        micro = batches()
+        trainer.current_gradient_accumulation_steps = len(micro)
+        for inputs in micro:
+            trainer.training_step(model, inputs)
+        trainer.accelerator.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
+        optimizer.step()
+        finish()
+        model.zero_grad()
+
+    return step
+
+
+# --- What is measured -----------------------------------------------------------------------------
+
+
+def against_trl(task: Task, rounds: int) -> pd.DataFrame:
+    """Full fine-tuning on one batch: TRL, our two-row forward, our shared prefixes."""
+    ours = functools.partial(our_step, task, weight=NormBT(0.9, 1e-6))
+    ways = {
+        "trl": trl_step(task),
+        "two-row": ours(share_prefix=False),
+        "shared": ours(share_prefix=True),
+    }
+    found = with_ratios(interleave(ways, rounds, task.name), "trl")
+    tree = task.tree_tokens(BATCH)
+    found["tokens"] = [tree if way == "shared" else task.row_tokens for way in found.way]
+    found["saved"] = 1 - found.tokens / task.row_tokens
+    found["pairs_per_s"] = len(task.pairs) / found.wall_s
+    found["row_tokens_per_s"] = task.row_tokens / found.wall_s
+    model, _ = new_reward_model(BACKBONE, torch.bfloat16, seed=0)
+    rate = product_rate()
+    work = 6 * matrix_numbers([model.backbone]) * found.tokens
+    found["product_gflops"] = rate / 1e9
+    found["of_product_rate"] = work / found.wall_s / rate
+    return found.assign(data=task.name, pairs=len(task.pairs), row_tokens=task.row_tokens)
+
+
+def weights(task: Task, cache: Path, rounds: int) -> pd.DataFrame:
+    """The cpu profile's step with BT's weight and with NormBT's."""
+    ours = functools.partial(
+        our_step, task, share_prefix=True, part="top_layers", cache=cache, micro_batch=4
+    )
+    ways = {"bt": ours(weight=Uniform()), "normbt": ours(weight=NormBT(0.9, 1e-6))}
+    found = with_ratios(interleave(ways, rounds, "weights", warm_up=3), "bt")
+    found["time_of_bt"] = 1 / found.ratio_cpu
+    return found.assign(data=task.name, pairs=len(task.pairs), row_tokens=task.row_tokens)
+
+
+def trunk_reuse(task: Task, cache: Path, rounds: int) -> pd.DataFrame:
+    """The cpu profile's step without and with its cache, and the experiment composed from it."""
+    ours = functools.partial(our_step, task, weight=NormBT(0.9, 1e-6), part="top_layers")
+    ways = {
+        "all layers, two-row": ours(share_prefix=False, micro_batch=4),
+        "cached, two-row": ours(share_prefix=False, cache=cache, micro_batch=4),
+        "cached, shared": ours(share_prefix=True, cache=cache, micro_batch=4),
+    }
+    found = with_ratios(interleave(ways, rounds, "trunk"), "all layers, two-row")
+    model, _ = new_reward_model(BACKBONE, torch.bfloat16, seed=0)
+    train_part(model, "top_layers", top_layers=TOP_LAYERS, frozen_dtype=torch.bfloat16)
+    fills = []
+    for shared in (False, True):
+        with tempfile.TemporaryDirectory() as empty:
+            rows, to = rows_of(task.pairs), Path(empty)
+            fill = functools.partial(open_cache, model, TOP_LAYERS, rows, to, share=shared)
+            fills.append(timed(fill)[0])
+    found["fill_s_a_pair"] = [0.0, *(seconds / len(task.pairs) for seconds in fills)]
+    runs = EXPERIMENT_RUNS * EXPERIMENT_STEPS * found.wall_s
+    found["experiment_s"] = runs + EXPERIMENT_PAIRS * found.fill_s_a_pair
+    found["experiment_ratio"] = found.experiment_s.iloc[0] / found.experiment_s
+    return found.assign(data=task.name, pairs=len(task.pairs), row_tokens=task.row_tokens)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    names = ["skywork", "generated", *SYNTHETIC]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--what", nargs="+", default=["trl", "weight", "trunk"])
+    parser.add_argument("--data", nargs="+", default=names, choices=names)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for data in given.data if "trl" in given.what else ():
+            if data == "skywork" and not (given.shared / SKYWORK).is_file():
+                print(f"skywork is left out: no {given.shared / SKYWORK}")
+                continue
+            found = against_trl(task_of(data, BATCH, given.shared, folder), given.rounds)
+            write(found.assign(**machine()), given.output / "training_trl.csv", ["data"])
+        task = task_of("generated", 16, given.shared, folder)
+        for what, measure, factor in (("weight", weights, 6), ("trunk", trunk_reuse, 1)):
+            if what in given.what:
+                found = measure(task, folder / "trunk", factor * given.rounds)
+                write(found.assign(**machine()), given.output / f"training_{what}.csv", ["data"])
+
+
+if __name__ == "__main__":
+    main()
