@@ -51,9 +51,21 @@ METHOD_MARKERS: Final = {"untrained": "^", "bt": "s", "normbt": "o"}
 WEIGHT_FORMS: Final = {
     "no_ema": "without EMA",
     "batch_mean": "with the batch's mean",
+    "mean_one": "with mean weight 1",
     "fixed": "with a fixed constant",
+    "cap": "with capped weights",
+    "cosine": "by cosine distance",
+    "shuffled": "with shuffled weights",
 }
 """Methods normbt_<key>: other forms of NormBT's weight on plain BT (table 2), and their names."""
+RIVALS: Final = {
+    "clip": "BT, pair gradients clipped",
+    "hinge": "hinge",
+    "centring": "BT + reward centring",
+    "bsr": "BT + sum-to-zero",
+    "proportional": "BT × distance",
+}
+"""Methods that are compared with plain BT, and their names."""
 VARIANT_LABELS: Final = {
     "margin": "margin",
     "margin_out": "margin out",
@@ -143,8 +155,8 @@ def ordered(values: Iterable[str], order: Sequence[str]) -> list[str]:
 
 def method_label(method: str) -> str:
     """Return a method's name as the paper prints it: "normbt_margin" gives "NormBT + margin"."""
-    if method == "untrained":
-        return "untrained"
+    if method == "untrained" or method in RIVALS:
+        return RIVALS.get(method, method)
     base, _, variant = method.partition("_")
     name = {"bt": "BT", "normbt": "NormBT"}.get(base)
     if name is None:

@@ -10,7 +10,7 @@ from typing import Final
 
 import pandas as pd
 
-from analysis.style import METHODS, SECTIONS, WEIGHT_FORMS, method_label, section_key
+from analysis.style import METHODS, RIVALS, SECTIONS, WEIGHT_FORMS, method_label, section_key
 from analysis.tables import GROUP, HIGH, LOW, pair_up, read_scores, require, write_table
 from eval import rewardbench
 from eval.protocol import Protocol
@@ -76,18 +76,18 @@ def build(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
 
 
 def differences(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
-    """Return the paired differences NormBT − its base loss, one row a NormBT method with a base.
+    """Return the paired differences method − its base loss, one row a method with a base.
 
-    The base of normbt_X is bt_X; of another form of NormBT's weight (`style.WEIGHT_FORMS`), plain
-    bt. Columns and errors: as `paired`.
+    The base of normbt_X is bt_X; of another form of NormBT's weight (`style.WEIGHT_FORMS`) and of
+    a rival (`style.RIVALS`), plain bt. Columns and errors: as `paired`.
     """
     require(frame, COLUMNS, "table 1's data")
     present = set(frame["method"])
     sides = []
     for method, _ in by_method(frame):
-        form = method.removeprefix("normbt_") in WEIGHT_FORMS
-        base = "bt" if form else method.removeprefix("norm")
-        if method.startswith("normbt") and base in present:
+        plain = method.removeprefix("normbt_") in WEIGHT_FORMS or method in RIVALS
+        base = "bt" if plain else method.removeprefix("norm")
+        if (method.startswith("normbt") or method in RIVALS) and base in present:
             sides.append((method, base))
     return paired(frame, sides, resamples)
 

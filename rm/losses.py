@@ -1,8 +1,9 @@
 """Pair losses: pure functions of the reward difference d = r_w − r_l and the pair's margin m.
 
 Every function returns one loss a pair; the trainer multiplies it by the pair's weight
-(`rm.weights`) and takes the mean. All tensors have the shape (pairs,) and float32 or float64
-values; `logsigmoid` is used throughout because log(sigmoid(d)) underflows for d < −88 in float32.
+(`rm.weights`) and takes the mean. A regularizer returns one penalty a pair, from the rewards. All
+tensors have the shape (pairs,) and float32 or float64 values; `logsigmoid` is used throughout
+because log(sigmoid(d)) underflows for d < −88 in float32.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from torch.nn.functional import logsigmoid
 
 PairLoss = Callable[[Tensor, Tensor | None], Tensor]
 """(difference (pairs,), margin (pairs,) or None) -> loss (pairs,)."""
+
+Regularizer = Callable[[Tensor, Tensor], Tensor]
+"""(chosen rewards (pairs,), rejected rewards (pairs,)) -> penalty (pairs,), not weighted."""
 
 
 def bt(difference: Tensor, margin: Tensor | None = None) -> Tensor:
@@ -42,6 +46,26 @@ def bt_label_smoothing(
 ) -> Tensor:
     """−(1 − α) log σ(d) − α log σ(−d) with α = `smoothing` (GRM). `margin` is not used."""
     return -(1 - smoothing) * logsigmoid(difference) - smoothing * logsigmoid(-difference)
+
+
+def hinge(difference: Tensor, margin: Tensor | None = None, *, width: float) -> Tensor:
+    """max(0, width − d): no gradient once a pair is won by `width`. `margin` is not used."""
+    return (width - difference).clamp(min=0)
+
+
+def centring(chosen: Tensor, rejected: Tensor, *, coefficient: float) -> Tensor:
+    """coefficient · (r_w + r_l)², one value a pair: rewards stay near zero (TRL's formula)."""
+    return coefficient * (chosen + rejected).square()
+
+
+def batch_sum_to_zero(chosen: Tensor, rejected: Tensor, *, coefficient: float) -> Tensor:
+    """coefficient · (mean of all the batch's rewards)², the same value for every pair.
+
+    Batch sum-to-zero regularisation (arXiv 2505.07271) [inferred: of the mean, so that it does not
+    grow with the batch]. The batch must be whole: one micro-batch.
+    """
+    mean = (chosen.mean() + rejected.mean()) / 2
+    return (coefficient * mean.square()).expand(len(chosen))
 
 
 def _required(margin: Tensor | None, loss: str) -> Tensor:

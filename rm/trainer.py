@@ -27,9 +27,9 @@ from transformers import (
 from rm.batches import PairCollator, PairStream, model_inputs
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
-from rm.losses import PairLoss
+from rm.losses import PairLoss, Regularizer
 from rm.models import RewardModel
-from rm.weights import PairWeight, representation_distance
+from rm.weights import PairDistance, PairWeight, representation_distance
 
 TRAINABLE_FILE = "trainable.safetensors"
 WEIGHT_STATE_FILE = "pair_weight.json"
@@ -134,13 +134,19 @@ class PairTrainer(Trainer):
         collator: PairCollator,
         pair_loss: PairLoss,
         pair_weight: PairWeight,
+        pair_distance: PairDistance = representation_distance,
+        regularizer: Regularizer | None = None,
         mu: float | None = None,
     ) -> None:
-        """`mu`: the pair weight's state to start from (resuming), None for a fresh run."""
+        """`mu`: the pair weight's state to start from (resuming), None for a fresh run.
+
+        `pair_distance` is what the weight goes by; the records hold ‖h_w − h_l‖ whatever it is.
+        """
         super().__init__(model=model, args=args, train_dataset=stream, data_collator=collator)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the global batch itself
         self.reward_model = model
         self.pair_loss, self.pair_weight, self.mu = pair_loss, pair_weight, mu
+        self.pair_distance, self.regularizer = pair_distance, regularizer
         self.global_batch = (
             args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         )
@@ -155,20 +161,21 @@ class PairTrainer(Trainer):
     ) -> tuple[list[Any], None]:
         """Fetch one step's micro-batches; before the first step, set μ_0 from all of them."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if samples and self.mu is None and self.pair_weight.needs_start:
-            self.mu = self.pair_weight.start(self._mean_distance(samples))
+        fresh = self.mu is None or self.pair_weight.every_step
+        if samples and fresh and self.pair_weight.needs_start:
+            self.mu = self.pair_weight.start(self._distances(samples))
         return samples, None
 
     @torch.no_grad()
-    def _mean_distance(self, samples: Sequence[dict[str, Tensor]]) -> float:
-        """Mean distance of a global batch, in evaluation mode, without a gradient."""
+    def _distances(self, samples: Sequence[dict[str, Tensor]]) -> Tensor:
+        """Distances of a global batch, float64, in evaluation mode, without a gradient."""
         self.reward_model.eval()
         distances = []
         for sample in samples:
             hidden = self.reward_model(**model_inputs(self._prepare_inputs(sample))).hidden
-            distances.append(representation_distance(*hidden.chunk(2)).double())
+            distances.append(self.pair_distance(*hidden.chunk(2)).double())
         self.reward_model.train()
-        return self.accelerator.gather(torch.cat(distances)).mean().item()
+        return self.accelerator.gather(torch.cat(distances))
 
     def compute_loss(
         self,
@@ -177,18 +184,23 @@ class PairTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Sum of weight × pair loss over the micro-batch, divided by the global batch.
+        """Sum of weight × pair loss (+ penalty) over the micro-batch, divided by the global batch.
 
         Multiplied by the number of ranks, because data parallelism averages gradients over them.
         """
         output = model(**model_inputs(inputs))
         chosen, rejected = output.rewards.chunk(2)
         difference = chosen - rejected
-        distance = representation_distance(*output.hidden.chunk(2)).detach()
-        weight = self.pair_weight.weigh(distance, self.mu)
+        sides = [side.detach() for side in output.hidden.chunk(2)]
+        distance = self.pair_distance(*sides)
+        weight = self.pair_weight.weigh(distance, self.mu, torch.sigmoid(-difference.detach()))
         loss = self.pair_loss(difference, inputs.get("margin"))
-        self._pieces.append(torch.stack([difference.detach(), distance, weight, loss.detach()]).T)
-        total = (weight * loss).sum() / self.global_batch * self.args.world_size
+        facts = (difference, representation_distance(*sides), weight, loss, distance)
+        self._pieces.append(torch.stack([fact.detach() for fact in facts]).T)
+        total = weight * loss
+        if self.regularizer is not None:
+            total = total + self.regularizer(chosen, rejected)
+        total = total.sum() / self.global_batch * self.args.world_size
         return (total, output) if return_outputs else total
 
     def finish_step(self) -> None:
@@ -196,13 +208,14 @@ class PairTrainer(Trainer):
         pieces = torch.cat(self._pieces)
         self._pieces = []
         pairs = self.accelerator.gather(pieces) if self.args.world_size > 1 else pieces
-        self.step_record = step_record(pairs.double().cpu(), self.mu)
+        *recorded, weighed = pairs.double().cpu().T
+        self.step_record = step_record(torch.stack(recorded).T, self.mu)
         if not torch.isfinite(pairs).all():
             raise FloatingPointError(
                 f"step {self.state.global_step}: a reward, distance or loss is not finite; "
                 "the last checkpoint is whole"
             )
-        self.mu = self.pair_weight.update(self.mu, self.step_record["distance_mean"])
+        self.mu = self.pair_weight.update(self.mu, weighed.mean().item())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the step's record to what transformers logs."""

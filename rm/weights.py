@@ -1,19 +1,25 @@
 """Pair weights: how much each pair's loss counts, from its representation distance.
 
-A weight has two pure parts: `weigh(distance, mu)` gives the weights of a micro-batch, and
+A weight has two pure parts: `weigh(distance, mu, error)` gives the weights of a micro-batch, and
 `update(mu, batch_mean)` the state after an optimiser step, from the mean distance of the *global*
 batch (all ranks, all accumulation steps). So one step has one μ, however the batch is divided.
-μ is None until the first batch: the trainer then measures that batch's mean distance beforehand
-and calls `start` with it.
+μ is None until the first batch: the trainer then measures that batch's distances beforehand and
+calls `start` with them; a weight with `every_step` gets them before every step.
+
+Beside NormBT's weight stand other forms of it (table 2), a rival, and two controls.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+PairDistance = Callable[[Tensor, Tensor], Tensor]
+"""(h_w, h_l), each (pairs, hidden) -> distance (pairs,), float32 or better."""
 
 
 def representation_distance(hidden_chosen: Tensor, hidden_rejected: Tensor) -> Tensor:
@@ -27,18 +33,40 @@ def representation_distance(hidden_chosen: Tensor, hidden_rejected: Tensor) -> T
         return torch.linalg.vector_norm(hidden_chosen.to(dtype) - hidden_rejected.to(dtype), dim=-1)
 
 
+def cosine_distance(hidden_chosen: Tensor, hidden_rejected: Tensor) -> Tensor:
+    """1 − cos(h_w, h_l), in float32 or better: another proxy, blind to the vectors' lengths.
+
+    Shapes and dtypes as `representation_distance`; values from 0 to 2.
+    """
+    with torch.autocast(hidden_chosen.device.type, enabled=False):
+        dtype = torch.promote_types(hidden_chosen.dtype, torch.float32)
+        chosen, rejected = (
+            torch.nn.functional.normalize(hidden.to(dtype), dim=-1)
+            for hidden in (hidden_chosen, hidden_rejected)
+        )
+        # ½‖a − b‖² of unit vectors: 1 − a·b would cancel where they are close.
+        return (chosen - rejected).square().sum(dim=-1) / 2
+
+
 class PairWeight(Protocol):
     """What the trainer asks of a pair weight."""
 
     @property
     def needs_start(self) -> bool:
-        """Whether μ must be set from the first global batch before its first backward pass."""
+        """Whether μ must be set from a global batch before its first backward pass."""
 
-    def start(self, batch_mean: float) -> float | None:
-        """μ_0 from the mean distance of the first global batch."""
+    @property
+    def every_step(self) -> bool:
+        """Whether that is so for every global batch, not only the first."""
 
-    def weigh(self, distance: Tensor, mu: float | None) -> Tensor:
-        """Weights (pairs,) of distances (pairs,); they carry no gradient."""
+    def start(self, distance: Tensor) -> float | None:
+        """μ from the distances (pairs,) of a global batch."""
+
+    def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
+        """Weights (pairs,) of distances (pairs,) and prediction errors 1 − σ(d) (pairs,).
+
+        They carry no gradient.
+        """
 
     def update(self, mu: float | None, batch_mean: float) -> float | None:
         """μ_{t+1} from μ_t and the mean distance of the global batch at step t."""
@@ -51,7 +79,11 @@ class _Stateless:
     def needs_start(self) -> bool:
         return False
 
-    def start(self, batch_mean: float) -> float | None:
+    @property
+    def every_step(self) -> bool:
+        return False
+
+    def start(self, distance: Tensor) -> float | None:
         return None
 
     def update(self, mu: float | None, batch_mean: float) -> float | None:
@@ -59,57 +91,141 @@ class _Stateless:
 
 
 @dataclass(frozen=True)
-class Uniform(_Stateless):
-    """Every pair counts the same: plain BT."""
-
-    def weigh(self, distance: Tensor, mu: float | None) -> Tensor:
-        """Ones, (pairs,)."""
-        return torch.ones_like(distance).detach()
-
-
-@dataclass(frozen=True)
-class InverseDistance(_Stateless):
-    """w = sg(1 / (‖h_w − h_l‖ + ε)): NormBT without the EMA (paper, table 2) [inferred form].
-
-    The loss then shrinks or grows with the backbone's scale: nothing brings the mean weight to 1.
-    """
-
-    epsilon: float
-
-    def weigh(self, distance: Tensor, mu: float | None) -> Tensor:
-        """Weights (pairs,) under stop-gradient."""
-        return 1 / (distance.detach() + self.epsilon)
-
-
-@dataclass(frozen=True)
-class NormBT:
-    """w̃ = sg(μ_t / (‖h_w − h_l‖ + ε)), μ_{t+1} = β μ_t + (1 − β) μ̂_t (paper, NormBT section).
-
-    μ_0 is the first global batch's mean distance [inferred].
-    """
+class _Averaging:
+    """A weight whose μ is the moving average of the batches' mean distances."""
 
     beta: float
-    epsilon: float
 
     @property
     def needs_start(self) -> bool:
         """True: μ_0 comes from the first batch."""
         return True
 
-    def start(self, batch_mean: float) -> float:
-        """μ_0 = μ̂_0 [inferred]."""
-        return batch_mean
+    @property
+    def every_step(self) -> bool:
+        return False
 
-    def weigh(self, distance: Tensor, mu: float | None) -> Tensor:
-        """Weights (pairs,) under stop-gradient. Raises ValueError before `start` has set μ."""
-        return _started(mu) / (distance.detach() + self.epsilon)
+    def start(self, distance: Tensor) -> float:
+        """μ_0 = μ̂_0, the first batch's mean [inferred]."""
+        return distance.mean().item()
 
     def update(self, mu: float | None, batch_mean: float) -> float:
         """β μ_t + (1 − β) μ̂_t. Raises ValueError before `start` has set μ."""
         return self.beta * _started(mu) + (1 - self.beta) * batch_mean
 
 
+@dataclass(frozen=True)
+class Uniform(_Stateless):
+    """Every pair counts the same: plain BT."""
+
+    def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
+        """Ones, (pairs,)."""
+        return torch.ones_like(distance).detach()
+
+
+@dataclass(frozen=True)
+class NormBT(_Averaging):
+    """w̃ = sg(μ_t / (‖h_w − h_l‖ + ε)), μ_{t+1} = β μ_t + (1 − β) μ̂_t (paper, NormBT section).
+
+    `cap`: no weight is larger (ours, not the paper's); None for no cap.
+    """
+
+    epsilon: float
+    cap: float | None = None
+
+    def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
+        """Weights (pairs,) under stop-gradient. Raises ValueError before `start` has set μ."""
+        weight = _started(mu) / (distance.detach() + self.epsilon)
+        return weight if self.cap is None else weight.clamp(max=self.cap)
+
+
+# --- Other forms of NormBT's weight --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InverseDistance(_Stateless):
+    """w = sg(c / (‖h_w − h_l‖ + ε)): NormBT without the EMA (paper, table 2) [inferred form].
+
+    With c = 1 the loss shrinks or grows with the backbone's scale: nothing brings the mean weight
+    near 1. Another c is the fixed constant in μ's place.
+    """
+
+    epsilon: float
+    constant: float = 1.0
+
+    def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
+        """Weights (pairs,) under stop-gradient."""
+        return self.constant / (distance.detach() + self.epsilon)
+
+
+@dataclass(frozen=True)
+class BatchMean(NormBT):
+    """μ is the mean distance of the very batch that is weighed: no memory (β is not used)."""
+
+    @property
+    def every_step(self) -> bool:
+        """True: every batch brings its own μ."""
+        return True
+
+
+@dataclass(frozen=True)
+class MeanOne(BatchMean):
+    """Weights ∝ 1 / (‖h_w − h_l‖ + ε) whose mean over the global batch is exactly 1.
+
+    That is NormBT's weight with the harmonic mean of the distances in μ's place.
+    """
+
+    def start(self, distance: Tensor) -> float:
+        """1 / mean(1 / (distance + ε))."""
+        return 1 / (1 / (distance + self.epsilon)).mean().item()
+
+
+# --- A rival and two controls --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GradientClip(_Stateless):
+    """w = min(1, limit / (error · distance)): clips each pair's head gradient to `limit`.
+
+    error · distance = |σ(d) − 1| · ‖h_w − h_l‖ is the norm of the score head's BT gradient (paper,
+    analysis section), the proxy of the pair's whole gradient.
+    """
+
+    limit: float
+
+    def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
+        """Weights (pairs,) under stop-gradient. Raises ValueError without prediction errors."""
+        if error is None:
+            raise ValueError("GradientClip needs the prediction errors of the pairs")
+        return (self.limit / (error.detach() * distance.detach())).clamp(max=1)
+
+
+@dataclass(frozen=True)
+class Proportional(_Averaging):
+    """w = sg(‖h_w − h_l‖ / μ): NormBT turned round. What it does should be undone."""
+
+    def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
+        """Weights (pairs,) under stop-gradient. Raises ValueError before `start` has set μ."""
+        return distance.detach() / _started(mu)
+
+
+@dataclass(frozen=True)
+class Shuffled(NormBT):
+    """NormBT's weights dealt to other pairs of the batch: the same numbers, no pairing.
+
+    Deals within what `weigh` is given, so the whole global batch must be one micro-batch.
+    """
+
+    def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
+        """Weights (pairs,) under stop-gradient, in an order that the distances themselves seed."""
+        weight = super().weigh(distance, mu)
+        # A generator of its own: the global one also draws dropout, which must stay paired.
+        seed = int(distance.double().sum().item() * 1e6) % 2**63
+        order = torch.randperm(len(weight), generator=torch.Generator().manual_seed(seed))
+        return weight[order.to(weight.device)]
+
+
 def _started(mu: float | None) -> float:
     if mu is None:
-        raise ValueError("NormBT's mean distance is not set: call start() on the first batch")
+        raise ValueError("the weight's mean distance is not set: call start() on the first batch")
     return mu

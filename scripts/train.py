@@ -37,6 +37,7 @@ from rm.trainer import (
     training_arguments,
 )
 from rm.trunk import open_cache
+from rm.weights import representation_distance
 from scripts import config as configuration
 from scripts import tracking
 from scripts.data import TrainingData, load_data, require_margins
@@ -131,6 +132,12 @@ def check(cfg: DictConfig) -> TrainingSettings:
         )
     if settings.reuse_trunk and "zero3" in cfg.deepspeed.name:
         raise InputError("training.reuse_trunk=true does not go with ZeRO-3: set it to false")
+    whole = settings.micro_batch == settings.global_batch and cfg.devices == 1
+    if cfg.loss.get("whole_batch") and not whole:
+        raise InputError(
+            f"loss={cfg.loss.name} needs the global batch in one piece: "
+            f"training.micro_batch={settings.global_batch} devices=1"
+        )
     for name in ("epochs", "learning_rate", "max_length", "global_batch", "micro_batch"):
         if getattr(settings, name) <= 0:
             raise InputError(f"training.{name}={getattr(settings, name)}: must be above zero")
@@ -254,6 +261,8 @@ def build_trainer(
         collator=ready.collator,
         pair_loss=instantiate(cfg.loss.pair_loss),
         pair_weight=instantiate(cfg.loss.weight),
+        pair_distance=instantiate(cfg.loss.get("distance")) or representation_distance,
+        regularizer=instantiate(cfg.loss.get("regularizer")),
     )
     trainer.add_callback(MetricsFile(run_dir / "metrics.jsonl"))
     return trainer

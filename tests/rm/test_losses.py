@@ -118,3 +118,28 @@ def test_normbt_head_gradient_is_error_times_mu() -> None:
 def test_head_gradient_without_ema_is_the_error_alone() -> None:
     norms, error, _ = head_gradient_norms(InverseDistance(epsilon=0.0), None)
     assert torch.allclose(norms, error, rtol=1e-12)
+
+
+def test_hinge_is_zero_beyond_its_width_and_linear_before() -> None:
+    found = losses.hinge(DIFFERENCES, width=1.0)
+    assert found.tolist() == pytest.approx([4.0, 1.5, 1.0, 0.3, 0.0])
+    difference = DIFFERENCES.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(losses.hinge(difference, width=1.0).sum(), difference)
+    assert slope.tolist() == [-1.0, -1.0, -1.0, -1.0, 0.0]
+
+
+def test_centring_is_trls_term() -> None:
+    chosen, rejected = DIFFERENCES, MARGINS
+    found = losses.centring(chosen, rejected, coefficient=0.01).mean()
+    assert found.item() == pytest.approx(0.01 * ((chosen + rejected) ** 2).mean().item(), rel=1e-12)
+
+
+def test_sum_to_zero_sees_the_batch_alone_and_shifts_all_rewards_alike() -> None:
+    chosen, rejected = DIFFERENCES.clone().requires_grad_(), MARGINS.clone().requires_grad_()
+    found = losses.batch_sum_to_zero(chosen, rejected, coefficient=2.0)
+    mean = torch.cat([chosen, rejected]).mean().item()
+    assert found.tolist() == pytest.approx(5 * [2 * mean**2], rel=1e-12)
+    slopes = torch.cat(torch.autograd.grad(found.mean(), [chosen, rejected]))
+    assert torch.allclose(slopes, torch.full_like(slopes, 2 * 2 * mean / 10), rtol=1e-12)
+    balanced = losses.batch_sum_to_zero(DIFFERENCES, -DIFFERENCES, coefficient=2.0)
+    assert balanced.abs().max() < 1e-30

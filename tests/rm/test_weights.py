@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rm.weights import InverseDistance, NormBT, Uniform, representation_distance
+from rm.weights import (
+    BatchMean,
+    GradientClip,
+    InverseDistance,
+    MeanOne,
+    NormBT,
+    Proportional,
+    Shuffled,
+    Uniform,
+    cosine_distance,
+    representation_distance,
+)
 
 NORMBT = NormBT(beta=0.9, epsilon=1e-6)
 
@@ -42,7 +53,7 @@ def test_weights_average_one_when_weighted_by_distance() -> None:
 
 
 def test_ema_follows_the_recursion() -> None:
-    means, mu = [3.0, 1.0, 2.0, 8.0], NORMBT.start(3.0)
+    means, mu = [3.0, 1.0, 2.0, 8.0], NORMBT.start(torch.tensor([2.0, 4.0]))
     expected = 3.0
     for mean in means:
         mu = NORMBT.update(mu, mean)
@@ -51,23 +62,110 @@ def test_ema_follows_the_recursion() -> None:
 
 
 def test_ema_of_a_constant_is_the_constant() -> None:
-    mu = NORMBT.start(1.7)
+    mu = NORMBT.start(torch.tensor([1.7], dtype=torch.float64))
     for _ in range(50):
         mu = NORMBT.update(mu, 1.7)
     assert mu == pytest.approx(1.7, rel=1e-12)
 
 
-@pytest.mark.parametrize("weight", [Uniform(), NORMBT, InverseDistance(epsilon=1e-6)])
+EVERY = [
+    Uniform(),
+    NORMBT,
+    InverseDistance(epsilon=1e-6),
+    BatchMean(0.9, 1e-6),
+    MeanOne(0.9, 1e-6),
+    GradientClip(0.1),
+    Proportional(0.9),
+    Shuffled(0.9, 1e-6),
+]
+
+
+@pytest.mark.parametrize("weight", EVERY)
 def test_weights_carry_no_gradient(weight: object) -> None:
     hidden = torch.randn(2, 5, 4, dtype=torch.float64, requires_grad=True)
     distance = representation_distance(*hidden)
     assert distance.requires_grad
-    assert not weight.weigh(distance, 2.0).requires_grad  # type: ignore[attr-defined]
+    error = distance.sigmoid()
+    assert not weight.weigh(distance, 2.0, error).requires_grad  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("weight", [NORMBT, InverseDistance(epsilon=1e-6)])
+@pytest.mark.parametrize("weight", EVERY)
 def test_identical_representations_give_a_finite_weight(weight: object) -> None:
-    assert torch.isfinite(weight.weigh(torch.zeros(3), 2.0)).all()  # type: ignore[attr-defined]
+    found = weight.weigh(torch.zeros(3), 2.0, torch.rand(3))  # type: ignore[attr-defined]
+    assert torch.isfinite(found).all()
+
+
+DISTANCES = torch.tensor([0.5, 1.0, 4.0, 10.0], dtype=torch.float64)
+
+
+def test_cap_cuts_large_weights_alone() -> None:
+    capped = NormBT(0.9, 0.0, cap=3.0).weigh(DISTANCES, 4.0)
+    assert capped.tolist() == [3.0, 3.0, 1.0, 0.4]
+
+
+def test_batch_mean_weighs_by_the_batch_itself_at_every_step() -> None:
+    weight = BatchMean(0.9, 0.0)
+    assert weight.every_step and not NORMBT.every_step
+    assert weight.start(DISTANCES) == DISTANCES.mean().item()
+
+
+def test_mean_one_has_mean_one_and_keeps_normbts_proportions() -> None:
+    weight = MeanOne(0.9, 1e-6)
+    found = weight.weigh(DISTANCES, weight.start(DISTANCES))
+    assert found.mean().item() == pytest.approx(1, rel=1e-12)
+    ratio = found / NORMBT.weigh(DISTANCES, 2.0)
+    assert torch.allclose(ratio, ratio[0].expand(4), rtol=1e-12)
+
+
+def test_a_fixed_constant_takes_mus_place() -> None:
+    fixed = InverseDistance(epsilon=0.5, constant=3.0).weigh(DISTANCES, None)
+    assert torch.allclose(fixed, NormBT(0.9, 0.5).weigh(DISTANCES, 3.0))
+
+
+def test_clipping_bounds_the_heads_gradient_and_leaves_small_ones() -> None:
+    hidden = torch.randn(2, 40, 6, dtype=torch.float64)
+    head = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    distance = representation_distance(*hidden)
+    limit = 0.5 * distance.median().item()
+    difference = (hidden[0] - hidden[1]) @ head
+    error = torch.sigmoid(-difference)
+    weight = GradientClip(limit).weigh(distance, None, error)
+    norms = torch.stack(
+        [
+            torch.autograd.grad(w * -torch.nn.functional.logsigmoid(d), head, retain_graph=True)[0]
+            for w, d in zip(weight, difference, strict=True)
+        ]
+    ).norm(dim=-1)
+    free = (error * distance).detach()
+    assert torch.allclose(norms, free.clamp(max=limit), rtol=1e-9)
+    assert (free > limit).any() and (free < limit).any()
+    with pytest.raises(ValueError, match="prediction errors"):
+        GradientClip(1.0).weigh(distance, None)
+
+
+def test_proportional_is_normbt_turned_round() -> None:
+    product = Proportional(0.9).weigh(DISTANCES, 2.0) * NormBT(0.9, 0.0).weigh(DISTANCES, 2.0)
+    assert torch.allclose(product, torch.ones(4, dtype=torch.float64))
+
+
+def test_shuffled_deals_the_same_weights_the_same_way_without_the_global_generator() -> None:
+    distance = torch.rand(64, dtype=torch.float64) + 0.1
+    state = torch.get_rng_state()
+    found = Shuffled(0.9, 0.0).weigh(distance, 2.0)
+    again = Shuffled(0.9, 0.0).weigh(distance, 2.0)
+    plain = NormBT(0.9, 0.0).weigh(distance, 2.0)
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(found, again)
+    assert torch.equal(found.sort().values, plain.sort().values)
+    assert (found == plain).float().mean() < 0.2
+
+
+def test_cosine_distance_against_its_definition() -> None:
+    one, other = torch.randn(2, 9, 7, dtype=torch.float64)
+    expected = 1 - torch.nn.functional.cosine_similarity(one, other)
+    assert torch.allclose(cosine_distance(one, other), expected, rtol=1e-9)
+    assert torch.allclose(cosine_distance(3 * one, other), expected, rtol=1e-9)
+    near = torch.full((1, 4), 1.0) + torch.tensor([[1e-4, 0.0, 0.0, 0.0]])
+    assert 0 < cosine_distance(near, torch.ones(1, 4)).item() < 1e-8
 
 
 def test_normbt_before_its_start_is_an_error() -> None:
@@ -80,5 +178,5 @@ def test_normbt_before_its_start_is_an_error() -> None:
 def test_only_normbt_needs_a_start() -> None:
     assert NORMBT.needs_start
     assert not Uniform().needs_start and not InverseDistance(epsilon=1.0).needs_start
-    assert Uniform().start(3.0) is None and Uniform().update(None, 3.0) is None
+    assert Uniform().start(torch.ones(2)) is None and Uniform().update(None, 3.0) is None
     assert Uniform().weigh(torch.rand(3), None).tolist() == [1, 1, 1]

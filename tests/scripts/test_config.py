@@ -46,9 +46,13 @@ def test_every_loss_composes_to_working_functions(loss: str) -> None:
     cfg = compose_config("train", [f"loss={loss}"])
     assert cfg.loss.name == loss
     value = instantiate(cfg.loss.pair_loss)(torch.tensor([0.5, -1.0]), torch.ones(2))
-    weight = instantiate(cfg.loss.weight).weigh(torch.tensor([1.0, 4.0]), 2.0)
+    error = torch.tensor([0.5, 0.5])
+    weight = instantiate(cfg.loss.weight).weigh(torch.tensor([1.0, 4.0]), 2.0, error)
     assert value.shape == weight.shape == (2,)
-    assert (weight[0] > weight[1]) == loss.startswith("normbt")
+    favours_close = weight[0] > weight[1]
+    if loss != "normbt_shuffled":
+        assert favours_close == (loss.startswith("normbt") or loss == "clip")
+    assert (weight[0] < weight[1]) == (loss == "proportional") or loss == "normbt_shuffled"
 
 
 def test_the_papers_constants_are_in_one_place() -> None:
@@ -104,7 +108,7 @@ def test_every_experiment_composes(path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["loss=nonsense"], "there is no loss/nonsense; valid: bt, bt_label_smoothing"),
+        (["loss=nonsense"], "there is no loss/nonsense; valid: bsr, bt, bt_label_smoothing"),
         (["training.learning_rat=1"], r"did you mean learning_rate\?"),
         (["trainig=cpu"], "trainig"),
         (["sed=1"], r"unknown key sed \(did you mean seed\?\); valid: cache_dir"),

@@ -247,6 +247,42 @@ def test_loss_with_margins_refuses_pairs_without(train_smoke: Train, tmp_path: P
     train_smoke("loss=bt", *words)
 
 
+def test_a_loss_over_whole_batches_refuses_accumulation(train_smoke: Train) -> None:
+    with pytest.raises(InputError, match=r"loss=bsr needs .*micro_batch=8 devices=1"):
+        train_smoke("loss=bsr", "training.micro_batch=4")
+
+
+def test_forms_rivals_and_controls_train_on_the_same_batches(train_smoke: Train) -> None:
+    """Every one differs from BT in its update, none in data order, head or first rewards."""
+    words = ("data.train_pairs=16", "training.micro_batch=8")
+    plain = steps_of(train_smoke(*words, "loss=bt"))
+    for loss in ("hinge", "centring", "bsr", "clip", "proportional", "normbt_mean_one"):
+        found = steps_of(train_smoke(*words, f"loss={loss}"))
+        for key in ("distance_mean", "reward_margin", "accuracy"):
+            assert found[0][key] == plain[0][key]
+        assert found[-1]["reward_margin"] != plain[-1]["reward_margin"]
+
+
+def test_weights_that_go_by_the_batch_itself_are_divided_as_one(train_smoke: Train) -> None:
+    words = ("data.train_pairs=24", "loss=normbt_mean_one")
+    whole = train_smoke(*words, "training.micro_batch=8")
+    parts = train_smoke(*words, "training.micro_batch=2")
+    for one, other in zip(steps_of(whole), steps_of(parts), strict=True):
+        assert one["weight_mean"] == pytest.approx(1, rel=1e-5)
+        assert one["mu"] == pytest.approx(other["mu"], rel=1e-5)
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    means = [step["mu"] for step in steps_of(whole)]
+    assert len(set(means)) == len(means)
+
+
+def test_cosine_distance_weighs_but_the_records_keep_the_l2_distance(train_smoke: Train) -> None:
+    words = ("data.train_pairs=16",)
+    cosine = steps_of(train_smoke(*words, "loss=normbt_cosine"))[0]
+    plain = steps_of(train_smoke(*words, "loss=normbt"))[0]
+    assert cosine["distance_mean"] == plain["distance_mean"] == plain["mu"]
+    assert 0 < cosine["mu"] <= 2 and cosine["mu"] != plain["mu"]
+
+
 def test_not_finite_reward_stops_the_run(
     train_smoke: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
