@@ -9,10 +9,10 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce best-of-n test lint figures report bench clean
+.PHONY: help setup reproduce reproduce-full best-of-n test lint figures report bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo "  PROFILE=smoke|cpu|paper (default cpu); ARGS='seeds=[0] …' is passed on"
 
 setup: $(VENV)/.ready ## create .venv and install the pinned requirements
@@ -30,6 +30,9 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt requirements-peers.txt
 
 reproduce: $(VENV)/.ready ## train, score, draw: Table 1 and the figures under results/$PROFILE
 	$(RUN) -m scripts.reproduce profile=$(PROFILE) $(ARGS)
+
+reproduce-full: $(VENV)/.ready ## every method, five seeds, learning rates by validation, Best-of-N in full: hours
+	$(RUN) -m scripts.reproduce profile=$(PROFILE) matrix=full bon=$(PROFILE)$(if $(filter cpu,$(PROFILE)),_full) $(ARGS)
 
 best-of-n: $(VENV)/.ready ## Best-of-N alone: sample, relabel, train proxies, Figure 5 (part of reproduce)
 	$(RUN) -m scripts.best_of_n profile=$(PROFILE) $(ARGS)

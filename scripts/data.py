@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig
 
 from rm.errors import InputError
-from rm.generated import generate
+from rm.generated import SUBSETS, generate
 from rm.preferences import PreferencePair, fingerprint, load_preferences, split_pairs
+
+CLOSE = "Reasoning"
+"""The section whose pairs are closest (paper, figure 2)."""
 
 
 @dataclass
@@ -35,9 +39,39 @@ def load_data(data: DictConfig) -> TrainingData:
 
 
 def _generated(data: DictConfig) -> TrainingData:
-    train = [made.pair for made in generate("train", data.train_pairs, data.seed)]
+    made = generate("train", data.train_pairs, data.seed, _shares(data.close_share))
+    train, swapped = swap_labels([one.pair for one in made], CLOSE, data.label_noise, data.seed)
     validation = [made.pair for made in generate("validation", data.validation_pairs, data.seed)]
-    return TrainingData(train, validation, {"source": "generated", "kept": len(train)})
+    report = {"source": "generated", "kept": len(train), "swapped": swapped}
+    return TrainingData(train, validation, report)
+
+
+def _shares(close: float | None) -> dict[str, float] | None:
+    """Shares of the sections where the close one has `close` and the others divide the rest."""
+    if close is None:
+        return None
+    if not 0 <= close <= 1:
+        raise InputError(f"data.close_share={close}: must be from 0 to 1, or null")
+    rest = (1 - close) / (len(SUBSETS) - 1)
+    return {section: close if section == CLOSE else rest for section in SUBSETS}
+
+
+def swap_labels(
+    pairs: list[PreferencePair], category: str, share: float, seed: int
+) -> tuple[list[PreferencePair], int]:
+    """Swap chosen and rejected in a seeded `share` of a category's pairs; also say in how many.
+
+    Raises InputError for a share that is none.
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"data.label_noise={share}: must be from 0 to 1")
+    places = [place for place, pair in enumerate(pairs) if pair.category == category]
+    wrong = random.Random(f"{seed}/label noise").sample(places, round(share * len(places)))
+    made = list(pairs)
+    for place in wrong:
+        pair = pairs[place]
+        made[place] = replace(pair, chosen=pair.rejected, rejected=pair.chosen)
+    return made, len(wrong)
 
 
 def _files(data: DictConfig) -> TrainingData:

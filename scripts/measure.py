@@ -32,7 +32,7 @@ from rm.weights import NormBT
 from scripts.train import check
 
 UNTRAINED = "untrained"
-VERSION = 2
+VERSION = 3
 """Raised when a measurement's meaning changes, so that files of the old meaning are not read."""
 PROJECTED = 2**18
 """Numbers that a gradient is projected onto for cosines: an error of at most 0.003 in each."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,18 +26,23 @@ from eval.scoring import score_pairs
 from rm.backbones import BackboneSettings, prepare_backbone
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
-from rm.generated import GeneratedPair, generate
+from rm.generated import generate
 from rm.models import DTYPES, new_reward_model, save_reward_model
+from rm.preferences import PreferencePair
 from rm.provenance import environment
 from scripts import best_of_n, measure
 from scripts import config as configuration
+from scripts.data import load_data
 from scripts.evaluate import BENCHMARKS, evaluate
 from scripts.measure import UNTRAINED, Run
 from scripts.train import MODEL_FILE, check, train
 
 OWN_KEYS = (
+    "matrix",
     "methods",
     "seeds",
+    "grid",
+    "keep_checkpoints",
     "benchmark",
     "benchmark_data",
     "best_of_n",
@@ -47,29 +53,39 @@ OWN_KEYS = (
     "results_dir",
 )
 
+GRID_SEED = 1000
+"""Seed of the runs that choose learning rates: none that a table shows."""
+
 
 def reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     """Run what is missing of the pipeline; return the results folder."""
     started = time.time()
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    configs = [train_config(cfg, overrides, m, s) for m in cfg.methods for s in cfg.seeds]
-    for one in configs:
-        check(one)
+    for method in cfg.methods:
+        check(train_config(cfg, overrides, method, cfg.seeds[0], "train"))
     left_out = best_of_n_left_out(cfg)
     if left_out is not None:
         print(f"Best-of-N is left out: {left_out}", flush=True)
     runs_dir, results = Path(cfg.runs_dir), Path(cfg.results_dir)
     test = benchmark_data(cfg, runs_dir)
     untrained = make_untrained(cfg, runs_dir)
-    runs = [Run(c.loss.name, c.seed, Path(c.run_dir)) for c in configs]
     evaluate_run(cfg, untrained, test)
+    rates = choose_rates(cfg, overrides)
+    configs = [
+        train_config(cfg, [*overrides, *words], method, seed, "-".join(["train", *words]))
+        for method in cfg.methods
+        for words in [rates.get(method, [])]
+        for seed in cfg.seeds
+    ]
+    runs = [Run(c.loss.name, c.seed, Path(c.run_dir)) for c in configs]
     for number, (one, run) in enumerate(zip(configs, runs, strict=True), start=1):
         print(f"[{number}/{len(runs)}] {run.method}, seed {run.seed}", flush=True)
-        train(one)
-        gc.collect()
-        evaluate_run(cfg, run, test)
+        train_and_score(cfg, one, run, test)
     measure_all(cfg, [untrained, *runs], test, results / "data")
+    if not cfg.keep_checkpoints:
+        for run in runs:
+            shutil.rmtree(run.checkpoint, ignore_errors=True)
     collect(cfg, results / "data", [untrained, *runs])
     if left_out is None:
         experiment = OmegaConf.merge(cfg, {"runs_dir": str(runs_dir / "best_of_n")})
@@ -101,13 +117,64 @@ def kept_words(overrides: Sequence[str]) -> list[str]:
     ]
 
 
-def train_config(cfg: DictConfig, overrides: Sequence[str], method: str, seed: int) -> DictConfig:
-    """Compose the configuration of one training run as scripts.train would, from this one's."""
-    kept = kept_words(overrides)
-    folder = Path(cfg.runs_dir) / "train" / f"{method}-seed{seed}"
-    return configuration.compose_config(
-        "train", [*kept, f"loss={method}", f"seed={seed}", f"run_dir='{folder}'"]
-    )
+def train_config(
+    cfg: DictConfig, overrides: Sequence[str], method: str, seed: int, part: str
+) -> DictConfig:
+    """Compose the configuration of one training run as scripts.train would, from this one's.
+
+    The run's folder is <runs_dir>/<part>/<method>-seed<seed>. A loss over whole batches gets its
+    global batch in one piece.
+    """
+    folder = Path(cfg.runs_dir) / part / f"{method}-seed{seed}"
+    words = [*kept_words(overrides), f"loss={method}", f"seed={seed}", f"run_dir='{folder}'"]
+    made = configuration.compose_config("train", words)
+    if made.loss.get("whole_batch"):
+        words.append(f"training.micro_batch={made.training.global_batch}")
+        made = configuration.compose_config("train", words)
+    return made
+
+
+def train_and_score(cfg: DictConfig, one: DictConfig, run: Run, test: str) -> None:
+    """Train a run and score it; where the checkpoint was dropped after scoring, do neither."""
+    dropped = not run.checkpoint.is_dir() and (run.scores / "manifest.json").is_file()
+    train(one)
+    gc.collect()
+    if dropped:
+        print(f"{run.scores}: already scored, the checkpoint is gone")
+    else:
+        evaluate_run(cfg, run, test)
+
+
+def choose_rates(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Choose each method's learning rate from `grid` on validation pairs; return it as an override.
+
+    One run a method and rate, with a seed that no table uses; the test pairs are never read here.
+    Writes data/grid.csv: method, learning_rate, seed, accuracy (fraction, mean of the sections),
+    pairs, chosen. An empty grid keeps training.learning_rate.
+    """
+    if not cfg.grid:
+        return {}
+    path = Path(cfg.runs_dir) / "data" / "validation.jsonl"
+    pairs = load_data(cfg.data).validation
+    atomic_write_text(path, "".join(_as_row(pair, pair.category or "all") + "\n" for pair in pairs))
+    rows = []
+    for method in cfg.methods:
+        for rate in cfg.grid:
+            words = [*overrides, f"training.learning_rate={rate}"]
+            one = train_config(cfg, words, method, GRID_SEED, f"grid/{rate:g}")
+            run = Run(method, GRID_SEED, Path(one.run_dir))
+            print(f"grid: {method}, learning rate {rate:g}", flush=True)
+            train_and_score(OmegaConf.merge(cfg, {"benchmark": "pairs"}), one, run, str(path))  # type: ignore[arg-type]
+            shutil.rmtree(run.checkpoint, ignore_errors=True)
+            summary = json.loads((run.scores / "summary.json").read_text())
+            facts = {"accuracy": summary["average"], "pairs": summary["pairs"]}
+            rows.append({"method": method, "learning_rate": rate, "seed": GRID_SEED, **facts})
+    frame = pd.DataFrame(rows)
+    best = frame.groupby("method")["accuracy"].idxmax()  # the smaller rate where two are equal
+    frame["chosen"] = frame.index.isin(best)
+    atomic_write_text(Path(cfg.results_dir) / "data" / "grid.csv", frame.to_csv(index=False))
+    chosen = frame[frame.chosen].set_index("method").learning_rate
+    return {str(method): [f"training.learning_rate={rate}"] for method, rate in chosen.items()}
 
 
 def benchmark_data(cfg: DictConfig, runs_dir: Path) -> str:
@@ -129,20 +196,20 @@ def benchmark_data(cfg: DictConfig, runs_dir: Path) -> str:
         )
     path = runs_dir / "data" / "test.jsonl"
     made = generate("test", cfg.data.test_pairs, cfg.data.seed)
-    atomic_write_text(path, "".join(_as_row(pair) + "\n" for pair in made))
+    atomic_write_text(path, "".join(_as_row(one.pair, one.subset) + "\n" for one in made))
     return str(path)
 
 
-def _as_row(made: GeneratedPair) -> str:
-    pair = made.pair
+def _as_row(pair: PreferencePair, subset: str) -> str:
     return json.dumps(
         {
             "pair_id": pair.pair_id,
             "prompt": list(pair.prompt),
             "chosen": pair.chosen,
             "rejected": pair.rejected,
-            "section": pair.category,
-            "subset": made.subset,
+            "category": pair.category or "all",
+            "section": pair.category or "all",
+            "subset": subset,
         }
     )
 

@@ -8,6 +8,7 @@ is left as it is.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,6 +237,7 @@ def fit(cfg: DictConfig) -> None:
         write_split(run_dir, ready)
         facts = {**ready.facts, "steps": steps, "pairs_left_out": _left_out(ready, order)}
         write_manifest(cfg, run_dir, ready.data, facts, time.time() - started)
+        shutil.rmtree(run_dir / "trainer", ignore_errors=True)  # only of use to resume
 
 
 def build_trainer(

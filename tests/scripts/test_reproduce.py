@@ -92,6 +92,29 @@ def test_second_call_trains_and_scores_nothing(done: Path, cache: Path) -> None:
     assert (done / "results/figures/figure2.svg").read_bytes() == figure
 
 
+def test_learning_rates_are_chosen_on_validation_pairs_alone(tmp_path: Path, cache: Path) -> None:
+    words = ["methods=[bt,bsr]", "seeds=[0]", "grid=[1e-3,3e-2]", "best_of_n=false"]
+    words += ["keep_checkpoints=false", "gradient_pairs=2", "training.micro_batch=4"]
+    result = reproduce(tmp_path, cache, *words)
+    assert result.returncode == 0, result.stderr
+    grid = pd.read_csv(tmp_path / "results/data/grid.csv")
+    assert len(grid) == 4 and (grid["pairs"] == 16).all()
+    best = grid.loc[grid.groupby("method")["accuracy"].idxmax()]
+    assert grid[grid["chosen"]].sort_values("method").equals(best.sort_values("method"))
+    manifest = json.loads((tmp_path / "results/manifest.json").read_text())
+    rates = {run["method"]: run["config"]["training"]["learning_rate"] for run in manifest["runs"]}
+    assert rates == dict(zip(best["method"], best["learning_rate"], strict=True))
+    texts = [
+        {json.dumps(json.loads(line)["prompt"]) for line in path.read_text().splitlines()}
+        for path in (tmp_path / "runs/data/validation.jsonl", tmp_path / "runs/data/test.jsonl")
+    ]
+    assert len(texts[0]) == 16 and not texts[0] & texts[1]
+    assert not list(tmp_path.glob("runs/**/checkpoint/*.safetensors"))[1:]  # the untrained one
+    again = reproduce(tmp_path, cache, *words)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("the checkpoint is gone") == 6
+
+
 def test_real_benchmark_rows(shared_data: Path, tmp_path: Path, cache: Path) -> None:
     whole = gzip.decompress((shared_data / "rewardbench_mini.jsonl.gz").read_bytes())
     lines = whole.decode().splitlines()

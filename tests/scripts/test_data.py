@@ -1,0 +1,42 @@
+"""The generated data's two experiments: share of close pairs, and swapped labels among them."""
+
+from __future__ import annotations
+
+import pytest
+
+from rm.errors import InputError
+from scripts.config import compose_config
+from scripts.data import CLOSE, TrainingData, load_data
+
+
+def load(*words: str) -> TrainingData:
+    return load_data(compose_config("train", ["data.train_pairs=200", *words]).data)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.6, 1.0])
+def test_share_of_close_pairs(share: float) -> None:
+    pairs = load(f"data.close_share={share}").train
+    assert len(pairs) == 200
+    assert sum(pair.category == CLOSE for pair in pairs) == round(200 * share)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_label_noise_swaps_sides_of_close_pairs_alone(share: float) -> None:
+    clean, noisy = load(), load(f"data.label_noise={share}")
+    swapped = 0
+    for one, other in zip(clean.train, noisy.train, strict=True):
+        assert (one.pair_id, one.prompt) == (other.pair_id, other.prompt)
+        if one.chosen == other.rejected:
+            swapped += 1
+            assert one.category == CLOSE and one.rejected == other.chosen
+        else:
+            assert one == other
+    assert swapped == round(50 * share) == noisy.report["swapped"]
+    assert noisy.validation == clean.validation
+    assert (noisy.fingerprint == clean.fingerprint) == (share == 0)
+
+
+@pytest.mark.parametrize("word", ["data.close_share=1.2", "data.label_noise=-0.1"])
+def test_a_share_that_is_none_is_refused(word: str) -> None:
+    with pytest.raises(InputError, match="from 0 to 1"):
+        load(word)
