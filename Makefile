@@ -33,6 +33,8 @@ reproduce: $(VENV)/.ready ## train, score, draw: Table 1 and the figures under r
 
 reproduce-full: $(VENV)/.ready ## every method, five seeds, learning rates by validation, Best-of-N in full: hours
 	$(RUN) -m scripts.reproduce profile=$(PROFILE) matrix=full bon=$(PROFILE)$(if $(filter cpu,$(PROFILE)),_full) $(ARGS)
+	$(RUN) -m scripts.sweep -m profile=$(PROFILE) 'sweep=glob(*)' $(ARGS)
+	$(RUN) -m scripts.figures profile=$(PROFILE)
 
 best-of-n: $(VENV)/.ready ## Best-of-N alone: sample, relabel, train proxies, Figure 5 (part of reproduce)
 	$(RUN) -m scripts.best_of_n profile=$(PROFILE) $(ARGS)

@@ -1,4 +1,4 @@
-"""Figure 11: sensitivity: final accuracy by β, ε, weight cap and learning rate.
+"""Figure 11: sensitivity: final accuracy by β, ε, weight cap, learning rate and training data.
 
 A panel a parameter: the average over sections (solid) and Reasoning (dotted) of every method, mean
 over seeds with their range.
@@ -36,6 +36,9 @@ LABELS: Final = {
     "epsilon": "ε (activation units)",
     "cap": "weight cap",
     "learning_rate": "learning rate",
+    "close_share": "share of Reasoning in training",
+    "label_noise": "swapped labels among Reasoning",
+    "train_pairs": "training pairs",
 }
 SHOWN: Final = {"average": "-", "reasoning": ":"}
 LOG_FROM: Final = 20.0

@@ -39,6 +39,7 @@ from scripts.train import MODEL_FILE, check, train
 
 OWN_KEYS = (
     "matrix",
+    "sweep",
     "methods",
     "seeds",
     "grid",

@@ -1,0 +1,75 @@
+"""One parameter varied at a time: python -m scripts.sweep profile=cpu sweep=beta  (Figure 11).
+
+Trains and scores every value × method × seed of conf/sweep/<name>.yaml as scripts.reproduce would,
+and writes results/<profile>/data/sweep.csv: method, parameter, value, seed, section, accuracy
+(fraction). Rows of other parameters stay. A finished run is not repeated; its weights are dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from rm.files import atomic_write_text
+from scripts import config as configuration
+from scripts.measure import Run
+from scripts.reproduce import benchmark_data, train_and_score, train_config
+
+COLUMNS = ["method", "parameter", "value", "seed", "section", "accuracy"]
+
+
+def sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
+    """Run what is missing of one sweep; return the table's path."""
+    test = benchmark_data(cfg, Path(cfg.runs_dir))
+    plan = [
+        (value, method, seed)
+        for value in cfg.sweep["values"]
+        for method in cfg.sweep.methods
+        for seed in cfg.seeds
+    ]
+    rows: list[dict[str, Any]] = []
+    for number, (value, method, seed) in enumerate(plan, start=1):
+        print(f"[{number}/{len(plan)}] {cfg.sweep.key}={value}, {method}, seed {seed}", flush=True)
+        words = [*overrides, f"{cfg.sweep.key}={value}"]
+        one = train_config(cfg, words, method, seed, f"sweep/{cfg.sweep.parameter}={value}")
+        run = Run(method, seed, Path(one.run_dir))
+        train_and_score(cfg, one, run, test)
+        shutil.rmtree(run.checkpoint, ignore_errors=True)
+        rows += rows_of(run, cfg.sweep.parameter, value)
+    path = Path(cfg.results_dir) / "data" / "sweep.csv"
+    write(pd.DataFrame(rows)[COLUMNS], path)
+    return path
+
+
+def rows_of(run: Run, parameter: str, value: float) -> list[dict[str, Any]]:
+    """Section accuracies of a scored run, one row each, and their average."""
+    summary = json.loads((run.scores / "summary.json").read_text())
+    facts = {"method": run.method, "parameter": parameter, "value": value, "seed": run.seed}
+    sections = {**summary["sections"], "average": summary["average"]}
+    return [{**facts, "section": name, "accuracy": found} for name, found in sections.items()]
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """Write the sweep's rows; those of other parameters stay."""
+    if path.is_file():
+        earlier = pd.read_csv(path)
+        frame = pd.concat([earlier[~earlier["parameter"].isin(frame["parameter"])], frame])
+    ordered = frame.sort_values(COLUMNS[:-1], kind="stable")
+    atomic_write_text(path, ordered.to_csv(index=False, float_format="%.6g"))
+
+
+@configuration.main("sweep")
+def main(cfg: DictConfig) -> None:
+    """Run one sweep and say where its table is."""
+    print(sweep(cfg, HydraConfig.get().overrides.task))
+
+
+if __name__ == "__main__":
+    main()
