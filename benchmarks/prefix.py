@@ -86,12 +86,12 @@ def encoded(pairs: Sequence[PreferencePair]) -> list[Group]:
     return [(pair.chosen, pair.rejected) for pair in made]
 
 
-def synthetic(share: float, length: int, draw: random.Random) -> Group:
+def synthetic(share: float, length: int, draw: random.Random, vocabulary: int = 40_000) -> Group:
     """Two rows of `length` random tokens that share the first `share` of them."""
-    prefix = tuple(draw.randrange(10, 40_000) for _ in range(round(share * length)))
+    prefix = tuple(draw.randrange(10, vocabulary) for _ in range(round(share * length)))
     rest = length - len(prefix)
     return tuple(
-        (*prefix, *(draw.randrange(10, 40_000) for _ in range(rest)))
+        (*prefix, *(draw.randrange(10, vocabulary) for _ in range(rest)))
         for _ in ("chosen", "rejected")
     )
 

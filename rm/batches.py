@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from rm.errors import InputError
-from rm.prefix import shared_batch
+from rm.prefix import share, shared_batch
 from rm.tokens import TokenPair, pad
 from rm.trunk import TrunkCache
 
@@ -105,6 +105,27 @@ class PairCollator:
             return {"trunk_states": states, "attention_mask": mask}
         ids, mask = pad(rows, self.pad_id, self.side)
         return {"input_ids": ids, "attention_mask": mask}
+
+
+def batch_tokens(
+    pairs: Sequence[TokenPair], order: Sequence[int], micro_batch: int, share_prefix: bool
+) -> dict[str, float]:
+    """Count what a run's micro-batches hold.
+
+    row_tokens: tokens of all rows. computed: places that are computed, with padding or with shared
+    tokens once. padding: fraction of the computed places that is padding (0 where prefixes are
+    shared).
+    """
+    own = computed = 0
+    for start in range(0, len(order), micro_batch):
+        rows = rows_of([pairs[index] for index in order[start : start + micro_batch]])
+        own += sum(map(len, rows))
+        computed += len(share(rows)) if share_prefix else len(rows) * max(map(len, rows))
+    return {
+        "row_tokens": own,
+        "computed": computed,
+        "padding": 0.0 if share_prefix or not computed else 1 - own / computed,
+    }
 
 
 def rows_of(pairs: Sequence[TokenPair]) -> list[tuple[int, ...]]:

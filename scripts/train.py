@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rm.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
-from rm.batches import PairCollator, PairStream, rows_of, training_order
+from rm.batches import PairCollator, PairStream, batch_tokens, rows_of, training_order
 from rm.capability import can_share
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
@@ -235,7 +235,14 @@ def fit(cfg: DictConfig) -> None:
             extra={MODEL_FILE: json.dumps(weight_state, indent=2) + "\n"},
         )
         write_split(run_dir, ready)
-        facts = {**ready.facts, "steps": steps, "pairs_left_out": _left_out(ready, order)}
+        facts = {
+            **ready.facts,
+            "steps": steps,
+            "pairs_left_out": _left_out(ready, order),
+            "batches": batch_tokens(
+                ready.pairs, order, ready.settings.micro_batch, ready.settings.share_prefix
+            ),
+        }
         write_manifest(cfg, run_dir, ready.data, facts, time.time() - started)
         shutil.rmtree(run_dir / "trainer", ignore_errors=True)  # only of use to resume
 

@@ -6,7 +6,14 @@ from collections import Counter
 
 import pytest
 
-from rm.batches import PairCollator, PairStream, model_inputs, rows_of, training_order
+from rm.batches import (
+    PairCollator,
+    PairStream,
+    batch_tokens,
+    model_inputs,
+    rows_of,
+    training_order,
+)
 from rm.errors import InputError
 from rm.tokens import TokenPair
 
@@ -86,3 +93,22 @@ def test_shared_batches_hold_the_rows_in_the_same_order() -> None:
 
 def test_rows_of_lists_both_sides() -> None:
     assert rows_of([TokenPair("a", (5,), (7,))]) == [(5,), (7,)]
+
+
+def test_tokens_of_a_run_by_hand() -> None:
+    made = [TokenPair("a", (1, 2, 3), (1, 2, 4, 5)), TokenPair("b", (1, 9), (8,))]
+    padded = batch_tokens(made, [0, 1], 2, share_prefix=False)
+    assert padded == {"row_tokens": 10, "computed": 16, "padding": 1 - 10 / 16}
+    assert batch_tokens(made, [0, 1], 1, share_prefix=False)["computed"] == 8 + 4
+    shared = batch_tokens(made, [0, 1], 2, share_prefix=True)
+    assert shared == {"row_tokens": 10, "computed": 3 + 2 + 1 + 1, "padding": 0.0}
+
+
+def test_sorting_within_the_batch_saves_padding() -> None:
+    made = pairs(120)
+    order = training_order(made, epochs=1, global_batch=24, seed=0)
+    unsorted = list(range(120))
+    assert (
+        batch_tokens(made, order, 4, share_prefix=False)["padding"]
+        < 0.5 * batch_tokens(made, unsorted, 4, share_prefix=False)["padding"]
+    )

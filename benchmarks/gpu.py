@@ -1,0 +1,139 @@
+"""What only a CUDA GPU can show: exactness there, and time and memory of a full training step.
+
+    python -m benchmarks.gpu [--backbone FOLDER] [--rounds 10]
+
+Full fine-tuning on 8 pairs of random tokens, half of each shared, bfloat16 matrix products over
+float32 master weights, fused AdamW: two-row and shared forward, with and without gradient
+checkpointing. First the shared forward's rewards are compared with the two-row forward's, in
+float32. Writes results/benchmarks/gpu.csv with the GPU's name; says so and stops where there is no
+GPU. (`--device cpu` goes through the same steps to test the script.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from transformers import AutoConfig
+
+from benchmarks.common import BACKBONE, RESULTS, interleave, machine, with_ratios, write
+from benchmarks.prefix import Group, sides, synthetic
+from rm.batches import PairCollator, model_inputs
+from rm.losses import bt
+from rm.models import RewardModel, new_reward_model
+from rm.tokens import TokenPair
+from rm.weights import NormBT, representation_distance
+
+PAIRS, TOLERANCE = 8, 1e-4
+
+
+def groups_of(length: int, vocabulary: int) -> list[Group]:
+    """PAIRS pairs of random tokens."""
+    return [synthetic(0.5, length, random.Random(seed), vocabulary) for seed in range(PAIRS)]
+
+
+def difference(backbone: Path, groups: list[Group], device: str) -> float:
+    """Largest relative difference of shared and two-row rewards, float32."""
+    model, _ = new_reward_model(backbone, torch.float32, seed=0)
+    model.to(device).eval()
+    with torch.no_grad():
+        found = [model(**inputs).rewards for inputs in both_inputs(groups, device)]
+    return ((found[0] - found[1]).abs().max() / found[0].abs().max()).item()
+
+
+def both_inputs(groups: list[Group], device: str) -> list[dict[str, torch.Tensor]]:
+    """The batch as two-row tensors, and with shared prefixes."""
+    pairs = [TokenPair(str(n), *rows) for n, rows in enumerate(groups)]
+    return [
+        {k: v.to(device) for k, v in model_inputs(PairCollator(0, share=share)(pairs)).items()}
+        for share in (False, True)
+    ]
+
+
+def step_of(
+    backbone: Path, groups: list[Group], device: str, *, share: bool, checkpointing: bool
+) -> Callable[[], None]:
+    """One NormBT training step."""
+    model, _ = new_reward_model(backbone, torch.bfloat16, seed=0)
+    model.to(device).train()
+    if checkpointing:
+        model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    inputs, weight = both_inputs(groups, device)[share], NormBT(0.9, 1e-6)
+
+    def step() -> None:
+        run_step(model, optimizer, inputs, weight)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+    return step
+
+
+def run_step(
+    model: RewardModel,
+    optimizer: torch.optim.Optimizer,
+    inputs: dict[str, torch.Tensor],
+    weight: NormBT,
+) -> None:
+    """Forward, backward, clipping, update."""
+    output = model(**inputs)
+    chosen, rejected = output.rewards.chunk(2)
+    distance = representation_distance(*output.hidden.chunk(2))
+    mu = weight.start(distance.detach())
+    (weight.weigh(distance, mu) * bt(chosen - rejected)).mean().backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def measure(backbone: Path, length: int, device: str, rounds: int) -> pd.DataFrame:
+    """Time every way at one length; on a GPU also its peak memory."""
+    groups = groups_of(length, AutoConfig.from_pretrained(backbone).vocab_size)
+    exact = difference(backbone, groups, device)
+    if exact > TOLERANCE:
+        raise SystemExit(f"shared and two-row rewards differ by {exact:.1e} on {device}")
+    ways = {
+        f"{'shared' if share else 'two-row'}{', checkpointing' if saves else ''}": step_of(
+            backbone, groups, device, share=share, checkpointing=saves
+        )
+        for share in (False, True)
+        for saves in (False, True)
+    }
+    found = with_ratios(interleave(ways, rounds, f"length {length}", warm_up=2), "two-row")
+    if device.startswith("cuda"):
+        peaks = []
+        for step in ways.values():
+            torch.cuda.reset_peak_memory_stats()
+            step()
+            peaks.append(torch.cuda.max_memory_allocated() / 2**20)
+        found["peak_mb"] = peaks
+    tokens = sum(map(len, sides(groups)))
+    found["row_tokens_per_s"] = tokens / found.wall_s
+    return found.assign(length=length, pairs=PAIRS, row_tokens=tokens, difference=exact)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", type=Path, default=BACKBONE)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1024])
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--output", type=Path, default=RESULTS / "gpu.csv")
+    given = parser.parse_args()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        print("no CUDA GPU here: nothing was measured")
+        return
+    name = torch.cuda.get_device_name() if given.device.startswith("cuda") else "cpu"
+    for length in given.lengths:
+        found = measure(given.backbone, length, given.device, given.rounds)
+        found = found.assign(device=name, backbone=given.backbone.name, **machine())
+        write(found, given.output, ["device", "backbone", "length"])
+
+
+if __name__ == "__main__":
+    main()

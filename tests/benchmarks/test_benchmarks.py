@@ -1,0 +1,65 @@
+"""The benchmarks run and their tables are what they say: on tiny models, no time is asserted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from benchmarks import common, gpu, training
+from rm.backbones import BackboneSettings, prepare_backbone
+from rm.weights import NormBT
+from scripts.config import CONF
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    content = yaml.safe_load((CONF / "model/tiny-llama.yaml").read_text())
+    return prepare_backbone(BackboneSettings(**content), tmp_path_factory.mktemp("backbone"))
+
+
+def test_rounds_are_interleaved_and_the_first_is_left_out() -> None:
+    calls: list[str] = []
+    found = common.interleave(
+        {name: lambda name=name: calls.append(name) for name in "ab"},  # type: ignore[misc]
+        3,
+        "test",
+    )
+    assert calls == list("abababab") and found.way.tolist() == ["a", "b"]
+    assert (found.rounds == 3).all()
+    times = pd.DataFrame({"way": ["slow", "fast"], "wall_s": [4.0, 1.0], "cpu_s": [2.0, 1.0]})
+    ratios = common.with_ratios(times, "slow")
+    assert ratios.ratio_wall.tolist() == [1, 4] and ratios.ratio_cpu.tolist() == [1, 2]
+
+
+def test_written_lines_replace_those_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    common.write(pd.DataFrame({"data": ["a", "b"], "value": [1.0, 2.0]}), path, ["data"])
+    common.write(pd.DataFrame({"data": ["b"], "value": [3.0]}), path, ["data"])
+    assert pd.read_csv(path).values.tolist() == [["a", 1.0], ["b", 3.0]]
+
+
+def test_matrix_numbers_count_linear_weights_alone() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.Embedding(7, 3), torch.nn.Linear(4, 1)
+    )
+    assert common.matrix_numbers([model]) == 3 * 4 + 4
+
+
+def test_the_gpu_script_goes_through_all_its_ways(tiny: Path) -> None:
+    found = gpu.measure(tiny, length=16, device="cpu", rounds=1)
+    assert len(found) == 4 and (found.difference < 1e-4).all() and (found.wall_s > 0).all()
+
+
+def test_our_step_is_the_trainers(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two-row and shared steps of the training benchmark move the same weights."""
+    monkeypatch.setattr(training, "BACKBONE", tiny)
+    task = training.task_of("synthetic 50 %", 4, Path(), tmp_path)
+    assert task.row_tokens == 4 * 2 * 256 and task.tree_tokens(4) == 4 * 384
+    for share in (False, True):
+        training.our_step(task, share_prefix=share, weight=NormBT(0.9, 1e-6), micro_batch=2)()
