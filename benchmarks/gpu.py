@@ -21,22 +21,22 @@ import torch
 from transformers import AutoConfig
 
 from benchmarks.common import BACKBONE, RESULTS, interleave, machine, with_ratios, write
-from benchmarks.prefix import Group, sides, synthetic
+from benchmarks.prefix import sides, synthetic
 from rm.batches import PairCollator, model_inputs
 from rm.losses import bt
 from rm.models import RewardModel, new_reward_model
-from rm.tokens import TokenPair
+from rm.tokens import Row, TokenPair
 from rm.weights import NormBT, representation_distance
 
 PAIRS, TOLERANCE = 8, 1e-4
 
 
-def groups_of(length: int, vocabulary: int) -> list[Group]:
+def groups_of(length: int, vocabulary: int) -> list[tuple[Row, Row]]:
     """PAIRS pairs of random tokens."""
     return [synthetic(0.5, length, random.Random(seed), vocabulary) for seed in range(PAIRS)]
 
 
-def difference(backbone: Path, groups: list[Group], device: str) -> float:
+def difference(backbone: Path, groups: list[tuple[Row, Row]], device: str) -> float:
     """Largest relative difference of shared and two-row rewards, float32."""
     model, _ = new_reward_model(backbone, torch.float32, seed=0)
     model.to(device).eval()
@@ -45,7 +45,7 @@ def difference(backbone: Path, groups: list[Group], device: str) -> float:
     return ((found[0] - found[1]).abs().max() / found[0].abs().max()).item()
 
 
-def both_inputs(groups: list[Group], device: str) -> list[dict[str, torch.Tensor]]:
+def both_inputs(groups: list[tuple[Row, Row]], device: str) -> list[dict[str, torch.Tensor]]:
     """The batch as two-row tensors, and with shared prefixes."""
     pairs = [TokenPair(str(n), *rows) for n, rows in enumerate(groups)]
     return [
@@ -55,7 +55,7 @@ def both_inputs(groups: list[Group], device: str) -> list[dict[str, torch.Tensor
 
 
 def step_of(
-    backbone: Path, groups: list[Group], device: str, *, share: bool, checkpointing: bool
+    backbone: Path, groups: list[tuple[Row, Row]], device: str, *, share: bool, checkpointing: bool
 ) -> Callable[[], None]:
     """One NormBT training step."""
     model, _ = new_reward_model(backbone, torch.bfloat16, seed=0)

@@ -86,14 +86,17 @@ def encoded(pairs: Sequence[PreferencePair]) -> list[Group]:
     return [(pair.chosen, pair.rejected) for pair in made]
 
 
-def synthetic(share: float, length: int, draw: random.Random, vocabulary: int = 40_000) -> Group:
+def synthetic(
+    share: float, length: int, draw: random.Random, vocabulary: int = 40_000
+) -> tuple[Row, Row]:
     """Two rows of `length` random tokens that share the first `share` of them."""
-    prefix = tuple(draw.randrange(10, vocabulary) for _ in range(round(share * length)))
+
+    def tokens(count: int) -> Row:
+        return tuple(draw.randrange(10, vocabulary) for _ in range(count))
+
+    prefix = tokens(round(share * length))
     rest = length - len(prefix)
-    return tuple(
-        (*prefix, *(draw.randrange(10, vocabulary) for _ in range(rest)))
-        for _ in ("chosen", "rejected")
-    )
+    return (*prefix, *tokens(rest)), (*prefix, *tokens(rest))
 
 
 def sides(groups: Sequence[Group]) -> list[Row]:

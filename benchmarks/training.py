@@ -86,7 +86,7 @@ def task_of(data: str, pairs: int, shared: Path, folder: Path) -> Task:
     """`pairs` pairs as token rows of at most MAX_LENGTH tokens, the longest that come first."""
     if data in SYNTHETIC:
         made = [
-            TokenPair(str(seed), *synthetic(SYNTHETIC[data], 256, random.Random(seed)))  # type: ignore[arg-type]
+            TokenPair(str(seed), *synthetic(SYNTHETIC[data], 256, random.Random(seed)))
             for seed in range(pairs)
         ]
         return Task(data, made, folder)

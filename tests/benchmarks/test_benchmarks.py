@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -54,11 +55,11 @@ def test_the_gpu_script_goes_through_all_its_ways(tiny: Path) -> None:
     assert len(found) == 4 and (found.difference < 1e-4).all() and (found.wall_s > 0).all()
 
 
-def test_our_step_is_the_trainers(
+def test_our_steps_run_two_row_and_shared(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two-row and shared steps of the training benchmark move the same weights."""
     monkeypatch.setattr(training, "BACKBONE", tiny)
+    monkeypatch.setattr(training, "synthetic", partial(training.synthetic, vocabulary=200))
     task = training.task_of("synthetic 50 %", 4, Path(), tmp_path)
     assert task.row_tokens == 4 * 2 * 256 and task.tree_tokens(4) == 4 * 384
     for share in (False, True):
