@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce reproduce-full best-of-n test lint figures report bench clean
+.PHONY: help setup reproduce reproduce-full best-of-n status test lint figures report bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ reproduce-full: $(VENV)/.ready ## every method, five seeds, learning rates by va
 
 best-of-n: $(VENV)/.ready ## Best-of-N alone: sample, relabel, train proxies, Figure 5 (part of reproduce)
 	$(RUN) -m scripts.best_of_n profile=$(PROFILE) $(ARGS)
+
+status: $(VENV)/.ready ## what of the profile's runs is done, stale, unfinished or missing (ARGS=matrix=full)
+	$(RUN) -m scripts.status profile=$(PROFILE) $(ARGS)
 
 figures: $(VENV)/.ready ## redraw every table and figure from results/$PROFILE/data, no training
 	$(RUN) -m scripts.figures profile=$(PROFILE) $(ARGS)

@@ -62,6 +62,7 @@ from rm.provenance import environment, file_fingerprint, fingerprint_of
 from scripts import config as configuration
 from scripts.data import load_data
 from scripts.evaluate import load_scorer
+from scripts.lock import only_one
 from scripts.train import check, comparable, train
 
 OWN_KEYS = ("bon", "gold", "eval", "runs_dir", "results_dir")
@@ -89,6 +90,11 @@ class Judged:
 
 def run(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     """Run what is missing of the experiment; return the results folder."""
+    with only_one(Path(cfg.runs_dir)):
+        return _run(cfg, overrides)
+
+
+def _run(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     started, bon = time.time(), check_all(cfg)
     kept = [word for word in overrides if _key(word) not in (*OWN_KEYS, *DROPPED_KEYS)]
     for method in bon.proxy.methods:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -11,6 +12,7 @@ from omegaconf import DictConfig
 from rm.errors import InputError
 from rm.generated import SUBSETS, generate
 from rm.preferences import PreferencePair, fingerprint, load_preferences, split_pairs
+from rm.provenance import file_fingerprint, fingerprint_of
 
 CLOSE = "Reasoning"
 """The section whose pairs are closest (paper, figure 2)."""
@@ -36,6 +38,28 @@ def load_data(data: DictConfig) -> TrainingData:
     if data.kind not in kinds:
         raise InputError(f"data.kind={data.kind}: choose {', '.join(kinds)}")
     return kinds[data.kind](data)
+
+
+def source_fingerprint(data: DictConfig) -> str:
+    """Fingerprint of what a configuration's data are read from, before anything is dropped.
+
+    Generated: the pairs. Files: their bytes. Hub: its name, configuration and splits (a data set
+    that changes there without a new name is not noticed). Raises InputError as `load_data`.
+    """
+    if data.kind == "generated":
+        made = load_data(data)
+        return fingerprint_of([made.fingerprint, fingerprint(made.validation)])
+    if data.kind == "files":
+        return fingerprint_of([_bytes_of(data.train), _bytes_of(data.validation)])
+    return fingerprint_of([data.get("hub"), data.get("config"), data.get("train_split")])
+
+
+def _bytes_of(source: str | None) -> list[str]:
+    if source is None:
+        return []
+    path = Path(source)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [file_fingerprint(file) for file in files if file.is_file()]
 
 
 def _generated(data: DictConfig) -> TrainingData:

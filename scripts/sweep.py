@@ -19,14 +19,20 @@ from omegaconf import DictConfig
 
 from rm.files import atomic_write_text
 from scripts import config as configuration
+from scripts.lock import only_one
+from scripts.matrix import benchmark_data, train_and_score, train_config
 from scripts.measure import Run
-from scripts.reproduce import benchmark_data, train_and_score, train_config
 
 COLUMNS = ["method", "parameter", "value", "seed", "section", "accuracy"]
 
 
 def sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     """Run what is missing of one sweep; return the table's path."""
+    with only_one(Path(cfg.runs_dir)):
+        return _sweep(cfg, overrides)
+
+
+def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     test = benchmark_data(cfg, Path(cfg.runs_dir))
     plan = [
         (value, method, seed)

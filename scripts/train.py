@@ -41,12 +41,16 @@ from rm.trunk import open_cache
 from rm.weights import representation_distance
 from scripts import config as configuration
 from scripts import tracking
-from scripts.data import TrainingData, load_data, require_margins
+from scripts.data import TrainingData, load_data, require_margins, source_fingerprint
 from scripts.launch import start_ranks
+from scripts.lock import only_one
 
 # What does not change a run's result: left out where two configurations are compared.
 NEUTRAL = ("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment")
 MODEL_FILE = "reward_model.json"
+INPUTS_FILE = "inputs.json"
+VERSION = 1
+"""Raised when the same configuration and data would train another model: older runs go stale."""
 
 
 @dataclass
@@ -64,38 +68,54 @@ class Prepared:
 
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Run one configuration to its end and return its manifest; a finished run is not repeated."""
-    run_dir = Path(cfg.run_dir)
-    finished = claim_run_dir(cfg, run_dir)
-    if finished is not None:
-        print(f"{run_dir}: already trained")
-        return finished
     check(cfg)
-    if cfg.devices > 1:
-        prepare(cfg)  # downloads, data and trunk once, before the ranks start
-        launch(run_dir, cfg.devices)
-    else:
-        fit(cfg)
+    run_dir = Path(cfg.run_dir)
+    with only_one(run_dir):
+        finished = claim_run_dir(cfg, run_dir)
+        if finished is not None:
+            print(f"{run_dir}: already trained")
+            return finished
+        if cfg.devices > 1:
+            prepare(cfg)  # downloads, data and trunk once, before the ranks start
+            launch(run_dir, cfg.devices)
+        else:
+            fit(cfg)
     return json.loads((run_dir / "manifest.json").read_text())
 
 
 def claim_run_dir(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
     """Save the configuration in `run_dir`; return the manifest if the run is finished.
 
-    Raises InputError, naming the keys, if the folder holds a run of another configuration.
+    Raises InputError, naming the difference, if the folder holds a run of another configuration,
+    of other data, or of an earlier training code.
     """
-    saved = run_dir / "config.yaml"
-    if saved.is_file():
-        different = differences(comparable(cfg), comparable(OmegaConf.load(saved)))
-        if different:
-            raise InputError(
-                f"{run_dir} holds a run with other settings ({'; '.join(different[:3])}): "
-                "choose another run_dir or delete it"
-            )
-    manifest = run_dir / "manifest.json"
+    different = stale_because(cfg, run_dir)
+    if different:
+        raise InputError(
+            f"{run_dir} holds a run with other settings ({'; '.join(different[:3])}): "
+            "choose another run_dir or delete it"
+        )
+    saved, manifest = run_dir / "config.yaml", run_dir / "manifest.json"
     if saved.is_file() and manifest.is_file():
         return json.loads(manifest.read_text())
+    atomic_write_json(run_dir / INPUTS_FILE, inputs_of(cfg))
     atomic_write_text(saved, OmegaConf.to_yaml(cfg, resolve=True))
     return None
+
+
+def stale_because(cfg: DictConfig, run_dir: Path) -> list[str]:
+    """In what the run in `run_dir`, begun or finished, differs from `cfg`; [] if in nothing."""
+    saved, noted = run_dir / "config.yaml", run_dir / INPUTS_FILE
+    if not saved.is_file():
+        return []
+    different = differences(comparable(cfg), comparable(OmegaConf.load(saved)))
+    inputs = json.loads(noted.read_text()) if noted.is_file() else {}
+    return different + differences(inputs_of(cfg), inputs)
+
+
+def inputs_of(cfg: DictConfig) -> dict[str, Any]:
+    """What a run depends on beside its configuration."""
+    return {"training code": VERSION, "data fingerprint": source_fingerprint(cfg.data)}
 
 
 def comparable(cfg: Any) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_one_gold_from_a_checkpoint_of_ones_own(
         (["gold=human"], "gold=human: choose verifier, reward_model, both"),
         (["bon.golds=[]"], "choose from verifier, reward_model"),
         (["bon.policy.dtype=int4"], "choose float32"),
-        (["bon.proxy.methods=[best]"], "there is no loss/best; valid: bt"),
+        (["bon.proxy.methods=[best]"], "there is no loss/best; valid: bsr, bt"),
         (["bon.prompts.subsets=[gen-tetris]"], "no subset 'gen-tetris': choose from gen-explain"),
         (["bon.prompts.number=9000"], "exist"),
         (["data=files", "data.train=a.jsonl"], "gold=verifier checks generated prompts"),

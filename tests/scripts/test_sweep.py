@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from analysis import figure11
 from scripts.config import CONF
-from scripts.reproduce import train_config
+from scripts.matrix import train_config
 from scripts.sweep import sweep
 
 

@@ -1,0 +1,33 @@
+"""One process at a time in a folder of runs: a second is told so, and mixes no files in."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rm.errors import InputError
+
+LOCK_FILE = ".lock"
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold `folder` for the block. The lock ends with its process, however that ends.
+
+    Raises InputError if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"another process works in {folder}: wait until it has ended, or choose another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,203 @@
+"""Which runs a matrix of methods and seeds has, and doing one of them.
+
+What reproduce, sweep and status share.
+A run is trained and scored in a folder of its own; what is there and matches is not repeated.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from eval.scoring import score_pairs
+from rm.errors import InputError
+from rm.files import atomic_write_text
+from rm.generated import generate
+from rm.preferences import PreferencePair
+from scripts import config as configuration
+from scripts.data import load_data
+from scripts.evaluate import BENCHMARKS, evaluate
+from scripts.measure import Run
+from scripts.train import stale_because, train
+
+OWN_KEYS = (
+    "matrix",
+    "sweep",
+    "methods",
+    "seeds",
+    "grid",
+    "keep_checkpoints",
+    "benchmark",
+    "benchmark_data",
+    "best_of_n",
+    "bon",
+    "gradient_pairs",
+    "eval",
+    "runs_dir",
+    "results_dir",
+)
+
+GRID_SEED = 1000
+"""Seed of the runs that choose learning rates: none that a table shows."""
+
+
+def kept_words(overrides: Sequence[str]) -> list[str]:
+    """The command line's words that also belong to a single training run."""
+    dropped = (*OWN_KEYS, "loss", "seed", "run_dir")
+    return [
+        word for word in overrides if word.lstrip("+~").split("=")[0].split(".")[0] not in dropped
+    ]
+
+
+def run_configs(
+    cfg: DictConfig, overrides: Sequence[str], rates: Mapping[str, Sequence[str]]
+) -> list[DictConfig]:
+    """Configurations of all methods × seeds, with the learning rate that was chosen for each."""
+    return [
+        train_config(cfg, [*overrides, *words], method, seed, "-".join(["train", *words]))
+        for method in cfg.methods
+        for words in [rates.get(method, [])]
+        for seed in cfg.seeds
+    ]
+
+
+def train_config(
+    cfg: DictConfig, overrides: Sequence[str], method: str, seed: int, part: str
+) -> DictConfig:
+    """Compose the configuration of one training run as scripts.train would, from this one's.
+
+    The run's folder is <runs_dir>/<part>/<method>-seed<seed>. A loss over whole batches gets its
+    global batch in one piece.
+    """
+    folder = Path(cfg.runs_dir) / part / f"{method}-seed{seed}"
+    words = [*kept_words(overrides), f"loss={method}", f"seed={seed}", f"run_dir='{folder}'"]
+    made = configuration.compose_config("train", words)
+    if made.loss.get("whole_batch"):
+        words.append(f"training.micro_batch={made.training.global_batch}")
+        made = configuration.compose_config("train", words)
+    return made
+
+
+def train_and_score(cfg: DictConfig, one: DictConfig, run: Run, test: str) -> None:
+    """Train a run and score it; where the checkpoint was dropped after scoring, do neither.
+
+    A run of other settings, data or code in the same folder is stale: it is made anew.
+    """
+    stale = stale_because(one, run.folder)
+    if stale:
+        print(f"{run.folder}: stale, made anew ({'; '.join(stale[:3])})", flush=True)
+        shutil.rmtree(run.folder)
+    dropped = not run.checkpoint.is_dir() and (run.scores / "manifest.json").is_file()
+    train(one)
+    gc.collect()
+    if dropped:
+        print(f"{run.scores}: already scored, the checkpoint is gone")
+    else:
+        evaluate_run(cfg, run, test)
+
+
+def evaluate_run(cfg: DictConfig, run: Run, test: str) -> None:
+    """Score a run's checkpoint on the benchmark."""
+    evaluate(_evaluation_config(cfg, run, test))
+    gc.collect()
+
+
+def _evaluation_config(cfg: DictConfig, run: Run, test: str) -> DictConfig:
+    return OmegaConf.create(
+        {
+            "checkpoint": str(run.checkpoint),
+            "benchmark": cfg.benchmark,
+            "data": test,
+            "output": str(run.scores),
+            "cache_dir": cfg.cache_dir,
+            "eval": cfg.eval,
+        }
+    )
+
+
+def choose_rates(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Choose each method's learning rate from `grid` on validation pairs; return it as an override.
+
+    One run a method and rate, with a seed that no table uses; the test pairs are never read here.
+    Writes data/grid.csv: method, learning_rate, seed, accuracy (fraction, mean of the sections),
+    pairs, chosen. An empty grid keeps training.learning_rate.
+    """
+    if not cfg.grid:
+        return {}
+    path = Path(cfg.runs_dir) / "data" / "validation.jsonl"
+    pairs = load_data(cfg.data).validation
+    atomic_write_text(path, "".join(_as_row(pair, pair.category or "all") + "\n" for pair in pairs))
+    rows = []
+    for method in cfg.methods:
+        for rate in cfg.grid:
+            words = [*overrides, f"training.learning_rate={rate}"]
+            one = train_config(cfg, words, method, GRID_SEED, f"grid/{rate:g}")
+            run = Run(method, GRID_SEED, Path(one.run_dir))
+            print(f"grid: {method}, learning rate {rate:g}", flush=True)
+            train_and_score(OmegaConf.merge(cfg, {"benchmark": "pairs"}), one, run, str(path))  # type: ignore[arg-type]
+            shutil.rmtree(run.checkpoint, ignore_errors=True)
+            summary = json.loads((run.scores / "summary.json").read_text())
+            facts = {"accuracy": summary["average"], "pairs": summary["pairs"]}
+            rows.append({"method": method, "learning_rate": rate, "seed": GRID_SEED, **facts})
+    frame = pd.DataFrame(rows)
+    best = frame.groupby("method")["accuracy"].idxmax()  # the smaller rate where two are equal
+    frame["chosen"] = frame.index.isin(best)
+    atomic_write_text(grid_file(cfg), frame.to_csv(index=False))
+    return known_rates(cfg)
+
+
+def known_rates(cfg: DictConfig) -> dict[str, list[str]]:
+    """The learning rates that were chosen, method → override; {} without a grid or its table."""
+    if not cfg.grid or not grid_file(cfg).is_file():
+        return {}
+    frame = pd.read_csv(grid_file(cfg))
+    chosen = frame[frame["chosen"]].set_index("method")["learning_rate"]
+    return {str(method): [f"training.learning_rate={rate}"] for method, rate in chosen.items()}
+
+
+def grid_file(cfg: DictConfig) -> Path:
+    """Where the choice of learning rates is written."""
+    return Path(cfg.results_dir) / "data" / "grid.csv"
+
+
+def benchmark_data(cfg: DictConfig, runs_dir: Path) -> str:
+    """Return the evaluation data: what the user gave, or the generated test split as a file."""
+    if cfg.benchmark not in BENCHMARKS:
+        raise InputError(f"benchmark={cfg.benchmark}: choose {', '.join(BENCHMARKS)}")
+    if BENCHMARKS[cfg.benchmark].score is not score_pairs:
+        raise InputError(
+            f"benchmark={cfg.benchmark} has several responses a prompt, and the figures are about "
+            "pairs: choose rewardbench, judgebench, pairs or generated"
+        )
+    if cfg.benchmark_data is not None:
+        return str(cfg.benchmark_data)
+    if cfg.benchmark != "generated":
+        return "hub"
+    if cfg.data.kind != "generated":
+        raise InputError(
+            "benchmark=generated needs data=generated: give benchmark=… and benchmark_data=PATH"
+        )
+    path = runs_dir / "data" / "test.jsonl"
+    made = generate("test", cfg.data.test_pairs, cfg.data.seed)
+    atomic_write_text(path, "".join(_as_row(one.pair, one.subset) + "\n" for one in made))
+    return str(path)
+
+
+def _as_row(pair: PreferencePair, subset: str) -> str:
+    return json.dumps(
+        {
+            "pair_id": pair.pair_id,
+            "prompt": list(pair.prompt),
+            "chosen": pair.chosen,
+            "rejected": pair.rejected,
+            "category": pair.category or "all",
+            "section": pair.category or "all",
+            "subset": subset,
+        }
+    )

@@ -1,0 +1,85 @@
+"""What of a profile's pipeline is done, stale, unfinished or missing: python -m scripts.status.
+
+One line a stage: state, seconds that it took, size on disk, and why it is stale. Nothing is
+computed or changed. `make reproduce` does what is not done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from scripts import config as configuration
+from scripts.matrix import known_rates, run_configs
+from scripts.train import stale_because
+
+
+def status(cfg: DictConfig, overrides: Sequence[str]) -> pd.DataFrame:
+    """Columns: stage, state (done, stale, unfinished, missing), seconds, megabytes, why."""
+    rates = known_rates(cfg)
+    configs = run_configs(cfg, overrides, rates)
+    rows = [row for one in configs for row in _training(one)]
+    if cfg.grid:
+        rows.insert(0, _row("learning rates", "done" if rates else "missing", Path("-"), None))
+    folder = Path(cfg.results_dir)
+    for name, path in (
+        ("Best-of-N", folder / "data" / "best_of_n.json"),
+        ("results", folder / "manifest.json"),
+    ):
+        rows.append(
+            _row(name, "done" if path.is_file() else "missing", path.parent, _seconds(path))
+        )
+    return pd.DataFrame(rows)
+
+
+def _training(one: DictConfig) -> list[dict[str, object]]:
+    """The lines of one run: its training and its scores."""
+    run = Path(one.run_dir)
+    name = str(run.relative_to(run.parent.parent))
+    stale, manifest = stale_because(one, run), run / "manifest.json"
+    state = "stale" if stale else "done" if manifest.is_file() else _begun(run)
+    scored = (run / "evaluation" / "manifest.json").is_file()
+    scores = "missing" if not scored else "stale" if stale else "done"
+    return [
+        {**_row(name, state, run, _seconds(manifest)), "why": "; ".join(stale)},
+        _row(f"{name}, scores", scores, run / "evaluation", None),
+    ]
+
+
+def _begun(folder: Path) -> str:
+    return "unfinished" if (folder / "config.yaml").is_file() else "missing"
+
+
+def _row(stage: str, state: str, folder: Path, seconds: float | None) -> dict[str, object]:
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return {
+        "stage": stage,
+        "state": state,
+        "seconds": seconds,
+        "megabytes": round(size / 1e6, 1),
+        "why": "",
+    }
+
+
+def _seconds(path: Path) -> float | None:
+    if not path.is_file():
+        return None
+    noted = json.loads(path.read_text())
+    return noted.get("seconds", noted.get("seconds_of_this_call"))
+
+
+@configuration.main("reproduce")
+def main(cfg: DictConfig) -> None:
+    """Print the table and a count of each state."""
+    table = status(cfg, HydraConfig.get().overrides.task)
+    print(table.to_string(index=False, na_rep="-"))
+    print(", ".join(f"{count} {state}" for state, count in table["state"].value_counts().items()))
+
+
+if __name__ == "__main__":
+    main()
