@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -25,7 +26,7 @@ from rm.backbones import BackboneSettings, prepare_backbone
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
 from rm.models import DTYPES, new_reward_model, save_reward_model
-from rm.provenance import environment
+from rm.provenance import environment, file_fingerprint
 from scripts import best_of_n, measure
 from scripts import config as configuration
 from scripts.evaluate import BENCHMARKS
@@ -167,6 +168,24 @@ def label(cfg: DictConfig) -> str:
     return f"{cfg.model.name} · {data} · benchmark: {cfg.benchmark} · profile {cfg.profile.name}"
 
 
+def benchmark_name(cfg: DictConfig) -> str:
+    """What was scored: generated, hub, or a file's name and fingerprint."""
+    if cfg.benchmark_data is None:
+        return "generated test pairs" if cfg.benchmark == "generated" else "hub"
+    path = Path(cfg.benchmark_data)
+    return f"{path.name} ({file_fingerprint(path)})" if path.is_file() else path.name
+
+
+def without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration for others to read: files by name, no folders."""
+    kept = {k: v for k, v in config.items() if k not in ("run_dir", "cache_dir")}
+    data = {
+        k: Path(v).name if k in ("train", "validation") and isinstance(v, str) else v
+        for k, v in kept["data"].items()
+    }
+    return {**kept, "data": data}
+
+
 def write_manifest(
     cfg: DictConfig, results: Path, runs: Sequence[Run], left_out: str | None, seconds: float
 ) -> None:
@@ -174,7 +193,7 @@ def write_manifest(
     records = []
     for run in runs:
         made = json.loads((run.folder / "manifest.json").read_text())
-        records.append({"method": run.method, **made})
+        records.append({"method": run.method, **made, "config": without_folders(made["config"])})
     atomic_write_json(
         results / "manifest.json",
         {
@@ -183,6 +202,7 @@ def write_manifest(
             "runs": records,
             "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
             "benchmark": cfg.benchmark,
+            "benchmark_data": benchmark_name(cfg),
             "best_of_n": cfg.bon.name if left_out is None else f"left out: {left_out}",
             "seconds_of_this_call": round(seconds, 1),
             "environment": environment(),

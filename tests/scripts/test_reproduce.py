@@ -67,6 +67,7 @@ def test_manifest_names_every_run_with_its_data_and_code(done: Path) -> None:
     ]
     assert len({run["data_fingerprint"] for run in manifest["runs"]}) == 1
     assert {"packages", "code", "cpus"} <= set(manifest["environment"])
+    assert str(done) not in json.dumps(manifest)
 
 
 def test_paired_runs_see_the_same_order_and_head(done: Path) -> None:
@@ -132,7 +133,10 @@ def test_real_benchmark_rows(shared_data: Path, tmp_path: Path, cache: Path) -> 
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "runs/train/bt-seed0/evaluation/summary.json").read_text())
     assert summary["pairs"] == len(lines[::60]) and summary["partial"]
-    reason = json.loads((tmp_path / "results/manifest.json").read_text())["best_of_n"]
+    manifest = json.loads((tmp_path / "results/manifest.json").read_text())
+    assert manifest["benchmark_data"].startswith("sample.jsonl (")
+    assert manifest["runs"][0]["config"]["data"]["train"] == "skywork_schema_train.jsonl.gz"
+    reason = manifest["best_of_n"]
     assert reason.startswith("left out: gold=verifier checks generated prompts")
     result = reproduce(tmp_path, cache, *words, "best_of_n=true")
     assert result.returncode == 2 and "gold=verifier checks" in result.stderr

@@ -1,0 +1,97 @@
+"""How far low precision moves the representation distance, which NormBT divides by.
+
+    python -m benchmarks.precision [--pairs 40] [--threads 2]
+
+Untrained SmolLM2-135M, generated test pairs, against float32 throughout. Ways: all weights in
+bfloat16 ("bfloat16 stream"), and matrices in bfloat16 with a float32 residual stream, as
+`rm.models.lower_precision` has it; two-row and shared forward. Errors are relative: of the hidden
+state, and of ‖h_w − h_l‖, with quantiles over pairs. Writes results/benchmarks/precision.csv. No
+time is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.common import BACKBONE, RESULTS, machine, write
+from rm.batches import PairCollator, model_inputs
+from rm.generated import generate
+from rm.models import RewardModel, lower_precision, new_reward_model
+from rm.tokens import ChatTemplate, TokenPair, tokenize_pairs
+from rm.weights import representation_distance
+
+QUANTILES = {"median": 0.5, "q90": 0.9, "largest": 1.0}
+
+
+def models() -> dict[str, RewardModel]:
+    """The same weights, rounded to bfloat16 once, under each way of computing."""
+    made = {}
+    for name in ("float32", "float32 stream", "bfloat16 stream"):
+        dtype = torch.float32 if name == "float32" else torch.bfloat16
+        model, _ = new_reward_model(BACKBONE, dtype, seed=0)
+        lower_precision(model.backbone, torch.bfloat16)
+        if name == "float32":
+            model.backbone.float()
+        if name == "bfloat16 stream":
+            model.backbone.to(torch.bfloat16)
+        made[name] = model.eval()
+    return made
+
+
+@torch.no_grad()
+def hidden(model: RewardModel, pair: TokenPair, share: bool) -> Tensor:
+    """Last-token states (2, hidden) of one pair."""
+    return model(**model_inputs(PairCollator(0, share=share)([pair]))).hidden
+
+
+def error(exact: Tensor, found: Tensor) -> tuple[float, float]:
+    """Relative errors of the states (the worse of two) and of the distance between them."""
+    state = ((found - exact).norm(dim=-1) / exact.norm(dim=-1)).max()
+    distances = [representation_distance(*both.unsqueeze(1)) for both in (found, exact)]
+    return state.item(), (distances[0] / distances[1] - 1).abs().item()
+
+
+def errors(pairs: Sequence[TokenPair]) -> pd.DataFrame:
+    """One row a way: quantiles of the relative errors over pairs."""
+    made = models()
+    exact = [hidden(made["float32"], pair, share=False) for pair in pairs]
+    rows = []
+    for name in ("float32 stream", "bfloat16 stream"):
+        for share in (False, True):
+            way = f"{name}, {'shared' if share else 'two-row'}"
+            found = [hidden(made[name], pair, share) for pair in tqdm(pairs, desc=way)]
+            values = pd.DataFrame(map(error, exact, found), columns=["state", "distance"])
+            quantiles = {
+                f"{column}_{label}": values[column].quantile(level)
+                for column in values
+                for label, level in QUANTILES.items()
+            }
+            rows.append({"way": way, **quantiles})
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--output", type=Path, default=RESULTS / "precision.csv")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    _, tokenizer = new_reward_model(BACKBONE, torch.float32, seed=0)
+    made = [one.pair for one in generate("test", given.pairs, 0)]
+    pairs, _ = tokenize_pairs(made, ChatTemplate(tokenizer), 384, drop=True)
+    found = errors(pairs).assign(data="generated", pairs=len(pairs), **machine())
+    write(found.drop(columns="load"), given.output, ["way"])
+
+
+if __name__ == "__main__":
+    main()
