@@ -25,6 +25,8 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize(("name", "words"), COMMANDS)
 def test_every_command_composes(name: str, words: str) -> None:
     overrides = [word for word in shlex.split(words) if word != "-m"]
+    # A glob stands for every file of its group; tests/scripts/test_sweep.py composes them all.
+    overrides = [word for word in overrides if not word.endswith("=glob(*)")]
     if name == "train":  # one combination of a sweep
         overrides = [re.sub(r"^(loss|seed)=([^,]*),.*", r"\1=\2", word) for word in overrides]
     compose_config(name, hydra_words(overrides) if name == "evaluate" else overrides)
