@@ -12,12 +12,14 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -26,6 +28,9 @@ from rm.files import atomic_write_json
 from rm.models import RewardModel, miniature
 from rm.prefix import batches_by_shared_tokens, row_states, shared_batch, shared_states
 from rm.tokens import Row, pad
+
+NOTE_SECONDS = 15.0
+"""How often a computation notes how far it is, to go on from there after a kill."""
 
 
 def split_backbone(model: RewardModel, top_layers: int) -> nn.Module:
@@ -137,8 +142,9 @@ def open_cache(
 
     Splits the backbone of `model`. The file's name holds the fingerprints of the trunk's weights
     and of the rows; its header is written last, so a file without a matching header is computed
-    again. With `share`, tokens that rows share are computed once (`rm.prefix`); the states are the
-    same up to rounding, in a file of their own. Raises InputError if the disk has too little room.
+    again, from where it was interrupted if it was. With `share`, tokens that rows share are
+    computed once (`rm.prefix`); the states are the same up to rounding, in a file of their own.
+    Raises InputError if the disk has too little room.
     """
     lower = split_backbone(model, top_layers)
     unique = sorted(set(rows), key=lambda row: (len(row), row))
@@ -153,11 +159,12 @@ def open_cache(
         **({"shared": True} if share else {}),
     }
     path = folder / f"trunk-{header['trunk']}-{header['rows']}{'-shared' if share else ''}.bin"
-    if not _is_complete(path, header):
-        _check_room(folder, header["tokens"] * width * dtype.itemsize)
-        states = _computed(model, lower, unique, tokens_per_batch, share)
-        _write(model, unique, states, path, label)
-        atomic_write_json(path.with_suffix(".json"), header)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # a second process waits and finds it done
+        if not _is_complete(path, header):
+            _check_room(folder, header["tokens"] * width * dtype.itemsize)
+            _fill(model, lower, unique, path, header, tokens_per_batch, label)
+            atomic_write_json(path.with_suffix(".json"), header)
     return TrunkCache(path, unique, width, dtype)
 
 
@@ -178,7 +185,6 @@ def _is_complete(path: Path, header: dict[str, Any]) -> bool:
 
 
 def _check_room(folder: Path, needed: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
@@ -194,47 +200,65 @@ def _starts(rows: Sequence[Row]) -> tuple[dict[Row, int], int]:
 
 
 @torch.no_grad()
-def _computed(
-    model: RewardModel, lower: nn.Module, rows: Sequence[Row], tokens: int, share: bool
-) -> Iterator[tuple[Row, Tensor]]:
-    """Give each row with its states (length, hidden), in any order."""
-    device = next(model.parameters()).device
-    if share:
-        for batch in batches_by_shared_tokens(rows, tokens):
-            states = shared_states(model, lower, shared_batch(batch).to(device))
-            yield from row_states(batch, states.to(model.compute_dtype).cpu())
-        return
-    for batch in batches_by_tokens(rows, tokens):
-        ids, mask = pad(batch, pad_id=0)
-        states = _lower_states(model, lower, ids.to(device), mask.to(device)).cpu()
-        for row, state in zip(batch, states, strict=True):
-            yield row, state[: len(row)]
-
-
-def _write(
+def _fill(
     model: RewardModel,
+    lower: nn.Module,
     rows: Sequence[Row],
-    states: Iterator[tuple[Row, Tensor]],
     path: Path,
+    header: dict[str, Any],
+    tokens: int,
     label: str,
 ) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    """Write all rows' states to `path`. A killed computation goes on after its last noted batch."""
+    share = "shared" in header
+    batches = list((batches_by_shared_tokens if share else batches_by_tokens)(rows, tokens))
+    partial, noted = path.with_suffix(".partial"), path.with_suffix(".progress")
+    done = _batches_done(partial, noted, header, tokens)
     starts, _ = _starts(rows)
-    token_bytes = model.config.hidden_size * model.compute_dtype.itemsize
+    width = header["width"] * model.compute_dtype.itemsize
     was_training = model.training
     model.eval()
-    try:
-        with partial.open("wb") as file, _progress(rows, label) as bar:
-            for row, state in states:
-                file.seek(starts[row] * token_bytes)
+    last = time.monotonic()
+    with partial.open("r+b" if done else "wb") as file, _progress(rows, label) as bar:
+        bar.update(sum(len(row) for batch in batches[:done] for row in batch))
+        for number, batch in enumerate(batches[done:], start=done + 1):
+            for row, state in _states(model, lower, batch, share):
+                file.seek(starts[row] * width)
                 file.write(state.contiguous().view(torch.uint8).numpy().data)
                 bar.update(len(row))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-        model.train(was_training)
+            if time.monotonic() - last > NOTE_SECONDS or number == len(batches):
+                file.flush()
+                os.fsync(file.fileno())
+                atomic_write_json(noted, {"header": header, "tokens": tokens, "batches": number})
+                last = time.monotonic()
+    model.train(was_training)
+    os.replace(partial, path)
+    noted.unlink()
+
+
+def _batches_done(partial: Path, noted: Path, header: dict[str, Any], tokens: int) -> int:
+    """How many batches an earlier, killed computation of the same states has written."""
+    try:
+        found = json.loads(noted.read_text())
+    except (OSError, ValueError):
+        return 0
+    same = found.get("header") == header and found.get("tokens") == tokens
+    return int(found["batches"]) if same and partial.is_file() else 0
+
+
+def _states(
+    model: RewardModel, lower: nn.Module, batch: Sequence[Row], share: bool
+) -> Iterator[tuple[Row, Tensor]]:
+    """Give each row of a batch with its states (length, hidden), in any order."""
+    device = next(model.parameters()).device
+    if share:
+        states = shared_states(model, lower, shared_batch(batch).to(device))
+        yield from row_states(batch, states.to(model.compute_dtype).cpu())
+        return
+    ids, mask = pad(batch, pad_id=0)
+    padded = _lower_states(model, lower, ids.to(device), mask.to(device)).cpu()
+    for row, state in zip(batch, padded, strict=True):
+        yield row, state[: len(row)]
 
 
 def _progress(rows: Sequence[Row], label: str) -> Any:

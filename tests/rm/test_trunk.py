@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_second_opening_computes_nothing(
     def fail(*_: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(trunk, "_write", fail)
+    monkeypatch.setattr(trunk, "_fill", fail)
     again = open_cache(model, 1, reversed(ROWS), tmp_path)  # type: ignore[call-overload]
     for row in ROWS:
         assert again.states(row).equal(first.states(row))
@@ -112,17 +113,46 @@ def test_damaged_cache_is_computed_again(model: RewardModel, tmp_path: Path, dam
     assert open_cache(model, 1, ROWS, tmp_path).states(ROWS[3]).equal(expected)
 
 
-def test_interrupted_computation_leaves_no_file(
-    model: RewardModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+MANY = [(1, 5, *range(2, 3 + n), 7 + n % 3) for n in range(12)]
 
-    monkeypatch.setattr(trunk, "_lower_states", fail)
-    monkeypatch.setattr(trunk, "_check_split", lambda *_: None)
+
+@pytest.mark.parametrize("share", [False, True])
+def test_an_interrupted_computation_goes_on_to_the_same_bytes(
+    model: RewardModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: bool
+) -> None:
+    whole = open_cache(model, 1, MANY, tmp_path / "whole", tokens_per_batch=12, share=share)
+    original, calls = trunk._states, []
+
+    def killed(*args: Any) -> Any:
+        calls.append(args[2])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(trunk, "NOTE_SECONDS", 0)
+    monkeypatch.setattr(trunk, "_states", killed)
+    folder = tmp_path / "killed"
     with pytest.raises(KeyboardInterrupt):
-        open_cache(model, 1, ROWS, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+        open_cache(model, 1, MANY, folder, tokens_per_batch=12, share=share)
+    assert not list(folder.glob("*.bin")) and not list(folder.glob("*.json"))
+    resumed = open_cache(model, 1, MANY, folder, tokens_per_batch=12, share=share)
+    assert calls[2] == calls[3]  # the batch that was interrupted comes again, none before it
+    assert len(set(map(tuple, calls))) == len(calls) - 1
+    assert resumed.path.read_bytes() == whole.path.read_bytes()
+    assert not list(folder.glob("*.partial")) and not list(folder.glob("*.progress"))
+
+
+def test_a_damaged_note_of_progress_means_from_the_start(
+    model: RewardModel, tmp_path: Path
+) -> None:
+    whole = open_cache(model, 1, MANY, tmp_path / "whole", tokens_per_batch=12)
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    stem = folder / whole.path.name
+    stem.with_suffix(".partial").write_bytes(b"nonsense")
+    stem.with_suffix(".progress").write_text('{"batches": ')
+    again = open_cache(model, 1, MANY, folder, tokens_per_batch=12)
+    assert again.path.read_bytes() == whole.path.read_bytes()
 
 
 def test_too_little_disk_is_an_error(
