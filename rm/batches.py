@@ -86,13 +86,14 @@ class PairCollator:
         self.pad_id, self.trunk, self.side, self.share = pad_id, trunk, side, share
 
     def __call__(self, pairs: Sequence[TokenPair]) -> dict[str, Any]:
-        """Return attention_mask and input_ids or trunk_states (2·pairs rows), and margin if known.
+        """Return attention_mask and input_ids or trunk_states (2·pairs rows), margin if known.
 
         With `share`, `shared` (a SharedBatch of the rows) takes the place of the first three.
-        `margin` (pairs,) float32 is there only if every pair of the batch has one.
+        `margin` (pairs,) float32 is there only if every pair of the batch has one. `pair_id`
+        names the pairs, in order.
         """
         rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-        batch = self._rows(rows)
+        batch = self._rows(rows) | {"pair_id": [pair.pair_id for pair in pairs]}
         if all(pair.margin is not None for pair in pairs):
             batch["margin"] = torch.tensor([pair.margin for pair in pairs], dtype=torch.float32)
         return batch
@@ -135,4 +136,4 @@ def rows_of(pairs: Sequence[TokenPair]) -> list[tuple[int, ...]]:
 
 def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
     """The part of a collated batch that `RewardModel.forward` takes."""
-    return {name: value for name, value in batch.items() if name != "margin"}
+    return {name: value for name, value in batch.items() if name not in ("margin", "pair_id")}

@@ -7,6 +7,7 @@ records) comes from the *global* batch: all ranks, all accumulation steps.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,6 +153,7 @@ class PairTrainer(Trainer):
         )
         self.step_record: dict[str, float] = {}
         self._pieces: list[Tensor] = []
+        self._pair_ids: list[str] = []
         self.add_callback(_FinishStep(self))
         self.remove_callback(ProgressCallback)
         self.add_callback(CompactProgress())
@@ -197,6 +199,7 @@ class PairTrainer(Trainer):
         loss = self.pair_loss(difference, inputs.get("margin"))
         facts = (difference, representation_distance(*sides), weight, loss, distance)
         self._pieces.append(torch.stack([fact.detach() for fact in facts]).T)
+        self._pair_ids += inputs.get("pair_id", [])
         total = weight * loss
         if self.regularizer is not None:
             total = total + self.regularizer(chosen, rejected)
@@ -205,17 +208,25 @@ class PairTrainer(Trainer):
 
     def finish_step(self) -> None:
         """Once an optimiser step: gather the global batch, record it, update μ."""
-        pieces = torch.cat(self._pieces)
-        self._pieces = []
+        pieces, ids = torch.cat(self._pieces), self._pair_ids
+        self._pieces, self._pair_ids = [], []
         pairs = self.accelerator.gather(pieces) if self.args.world_size > 1 else pieces
         *recorded, weighed = pairs.double().cpu().T
         self.step_record = step_record(torch.stack(recorded).T, self.mu)
+        finite = torch.isfinite(pieces).all(dim=1).tolist()
         if not torch.isfinite(pairs).all():
-            raise FloatingPointError(
-                f"step {self.state.global_step}: a reward, distance or loss is not finite; "
-                "the last checkpoint is whole"
-            )
+            wrong = [pair for pair, good in zip(ids, finite, strict=False) if not good]
+            raise self._not_finite(f"a reward, distance, weight or loss of {_some(wrong)}")
         self.mu = self.pair_weight.update(self.mu, weighed.mean().item())
+
+    def _not_finite(self, what: str) -> FloatingPointError:
+        """Say what went wrong, when, and from where the run can go on."""
+        checkpoint = last_checkpoint(Path(self.args.output_dir or ".").parent)
+        back = f"the last whole checkpoint is {checkpoint}" if checkpoint else "no checkpoint yet"
+        return FloatingPointError(
+            f"step {self.state.global_step}: {what} is not finite; {back}. Look at these pairs, "
+            "lower training.learning_rate, or compute in float32"
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the step's record to what transformers logs."""
@@ -223,6 +234,8 @@ class PairTrainer(Trainer):
             gradient_norm = logs.pop("grad_norm", None)
             if gradient_norm is not None:
                 logs["gradient_norm"] = float(gradient_norm)
+                if not math.isfinite(logs["gradient_norm"]):
+                    raise self._not_finite("the gradient")
             logs.update(self.step_record)
         super().log(logs, start_time)
 
@@ -254,6 +267,12 @@ class PairTrainer(Trainer):
                 "it was written by another configuration"
             )
         self.reward_model.load_state_dict(state, strict=False)
+
+
+def _some(ids: Sequence[str], shown: int = 5) -> str:
+    """Name pairs: all of a few, the first of many."""
+    more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
+    return f"pairs {', '.join(ids[:shown])}{more}" if ids else "another rank's pairs"
 
 
 def trained_names(model: nn.Module) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from rm import losses
 from rm.errors import InputError
 from rm.models import load_reward_model
 from rm.trainer import PairTrainer
@@ -283,12 +285,31 @@ def test_cosine_distance_weighs_but_the_records_keep_the_l2_distance(train_smoke
     assert 0 < cosine["mu"] <= 2 and cosine["mu"] != plain["mu"]
 
 
-def test_not_finite_reward_stops_the_run(
+def test_not_finite_loss_stops_the_run_and_names_pair_and_checkpoint(
     train_smoke: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rm.losses.logsigmoid", lambda x: x * float("nan"))
-    with pytest.raises(FloatingPointError, match="step 1"):
-        train_smoke("data.train_pairs=16", "loss=bt")
+    original, calls = losses.logsigmoid, []
+
+    def nan_in_step_seven(difference: torch.Tensor) -> torch.Tensor:
+        calls.append(difference)
+        bad = torch.zeros_like(difference)
+        bad[2] = float("nan") if len(calls) == 7 else 0.0
+        return original(difference) + bad
+
+    monkeypatch.setattr("rm.losses.logsigmoid", nan_in_step_seven)
+    with pytest.raises(FloatingPointError) as caught:
+        train_smoke("data.train_pairs=64", "loss=bt")
+    assert re.search(r"step 7: .* of pairs generated-train-\d+ is not finite", str(caught.value))
+    assert "checkpoint-5" in str(caught.value)
+
+
+def test_not_finite_gradient_stops_the_run_before_it_is_saved(
+    train_smoke: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Finite value, NaN gradient: the root's slope at zero.
+    monkeypatch.setattr("rm.losses.logsigmoid", lambda x: x + (0 * x).sqrt())
+    with pytest.raises(FloatingPointError, match="step 1: the gradient is not finite; no check"):
+        train_smoke("data.train_pairs=16", "loss=bt", "training.save_steps=1")
 
 
 def test_real_pairs_of_both_schemas(train_smoke: Train, shared_data: Path) -> None:
