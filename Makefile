@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce reproduce-full best-of-n status test lint figures report bench clean
+.PHONY: help setup reproduce reproduce-full best-of-n status test lint figures report push bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ status: $(VENV)/.ready ## what of the profile's runs is done, stale, unfinished 
 
 figures: $(VENV)/.ready ## redraw every table and figure from results/$PROFILE/data, no training
 	$(RUN) -m scripts.figures profile=$(PROFILE) $(ARGS)
+
+push: $(VENV)/.ready ## share a model: ARGS='run_dir=runs/mine repo=OWNER/NAME' (dry_run=false uploads)
+	$(RUN) -m scripts.push $(ARGS)
 
 report: $(VENV)/.ready ## build results/$PROFILE/report.html
 	$(RUN) -m scripts.report profile=$(PROFILE) $(ARGS)

@@ -1,7 +1,7 @@
 """Train one reward model: python -m scripts.train loss=normbt model=… data=… seed=1 run_dir=DIR.
 
-Writes DIR/checkpoint (a plain Hugging Face folder), metrics.jsonl, config.yaml, split.json and,
-last of all, manifest.json. An interrupted run goes on from its last checkpoint; a finished one
+Writes DIR/checkpoint (a plain Hugging Face folder with a model card), metrics.jsonl, config.yaml,
+split.json and, last of all, manifest.json. An interrupted run goes on from its last checkpoint; a finished one
 is left as it is.
 """
 
@@ -41,6 +41,7 @@ from rm.trunk import open_cache
 from rm.weights import representation_distance
 from scripts import config as configuration
 from scripts import tracking
+from scripts.card import write_card
 from scripts.data import TrainingData, load_data, require_margins, source_fingerprint
 from scripts.launch import start_ranks
 from scripts.lock import only_one
@@ -264,6 +265,7 @@ def fit(cfg: DictConfig) -> None:
             ),
         }
         write_manifest(cfg, run_dir, ready.data, facts, time.time() - started)
+        write_card(run_dir)
         shutil.rmtree(run_dir / "trainer", ignore_errors=True)  # only of use to resume
 
 
