@@ -1,0 +1,1 @@
+"""NormBT inside other libraries' trainers; each module needs its library installed."""

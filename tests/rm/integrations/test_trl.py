@@ -1,0 +1,126 @@
+"""TRL's RewardTrainer with our weight against our trainer, step by step on the same batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+from transformers import AutoTokenizer, TrainingArguments
+
+from rm.backbones import BackboneSettings, prepare_backbone
+from rm.batches import PairCollator, PairStream
+from rm.errors import InputError
+from rm.generated import generate
+from rm.losses import bt
+from rm.models import new_reward_model
+from rm.tokens import ChatTemplate, TokenPair, tokenize_pairs
+from rm.trainer import MetricsFile, PairTrainer
+from rm.weights import MeanOne, NormBT, PairWeight, Uniform
+from scripts.config import CONF
+
+trl = pytest.importorskip("trl", reason="trl is not installed: pip install --no-deps trl==1.16.0")
+STEPS, MICRO, ACCUMULATION = 6, 4, 2
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    content = yaml.safe_load((CONF / "model/tiny-llama.yaml").read_text())
+    return prepare_backbone(BackboneSettings(**content), tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="module")
+def pairs(backbone: Path) -> list[TokenPair]:
+    made = [one.pair for one in generate("train", STEPS * MICRO * ACCUMULATION, 0)]
+    template = ChatTemplate(AutoTokenizer.from_pretrained(backbone))
+    return tokenize_pairs(made, template, 512, drop=False)[0]
+
+
+def options(folder: Path) -> dict[str, Any]:
+    return {
+        "output_dir": str(folder / "trainer"),
+        "per_device_train_batch_size": MICRO,
+        "gradient_accumulation_steps": ACCUMULATION,
+        "num_train_epochs": 1,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "cosine",
+        "max_grad_norm": 1.0,
+        "optim": "adamw_torch",
+        "train_sampling_strategy": "sequential",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "average_tokens_across_devices": False,
+    }
+
+
+def theirs(
+    backbone: Path,
+    pairs: list[TokenPair],
+    weight: PairWeight,
+    folder: Path,
+    pad_token: str | None = None,
+) -> Any:
+    from rm.integrations.trl import WeightedRewardTrainer
+
+    rows = [{"chosen_ids": [*p.chosen], "rejected_ids": [*p.rejected]} for p in pairs]
+    model, tokenizer = new_reward_model(backbone, torch.float32, seed=0)
+    if pad_token is not None:
+        tokenizer.pad_token = pad_token
+    trainer = WeightedRewardTrainer(
+        model=model.classifier,
+        args=trl.RewardConfig(**options(folder), bf16=False, max_length=None),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        pair_weight=weight,
+    )
+    trainer.train()
+    return trainer
+
+
+def ours(backbone: Path, pairs: list[TokenPair], weight: PairWeight, folder: Path) -> PairTrainer:
+    model, _ = new_reward_model(backbone, torch.float32, seed=0)
+    trainer = PairTrainer(
+        model,
+        TrainingArguments(**options(folder), remove_unused_columns=False),
+        stream=PairStream(pairs, list(range(len(pairs)))),
+        collator=PairCollator(int(model.config.pad_token_id)),
+        pair_loss=bt,
+        pair_weight=weight,
+    )
+    trainer.add_callback(MetricsFile(folder / "metrics.jsonl"))
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("weight", [Uniform(), NormBT(0.9, 1e-6), MeanOne(0.9, 1e-6)])
+def test_losses_weights_mu_and_parameters_equal_ours_at_every_step(
+    backbone: Path, pairs: list[TokenPair], weight: PairWeight, tmp_path: Path
+) -> None:
+    one = theirs(backbone, pairs, weight, tmp_path / "trl")
+    other = ours(backbone, pairs, weight, tmp_path / "ours")
+    logs = [log for log in one.state.log_history if "loss" in log]
+    steps = [log for log in other.state.log_history if "loss" in log]
+    assert len(logs) == len(steps) == STEPS
+    for theirs_log, our_log in zip(logs, steps, strict=True):
+        for key in ("loss", "weight_mean", "distance_mean", "accuracy"):
+            assert theirs_log[key] == pytest.approx(our_log[key], rel=2e-4, abs=2e-4), key
+        if weight.needs_start:
+            assert theirs_log["mu"] == pytest.approx(our_log["mu"], rel=1e-5)
+    assert one.mu == (pytest.approx(other.mu, rel=1e-5) if other.mu else None)
+    parameters = dict(other.reward_model.classifier.named_parameters())
+    for name, value in one.model.named_parameters():
+        assert torch.allclose(value, parameters[name], atol=2e-4), name
+
+
+def test_a_pad_token_that_ends_conversations_is_refused(
+    backbone: Path, pairs: list[TokenPair], tmp_path: Path
+) -> None:
+    """TRL pools before the first pad token: with the end-of-turn token as pad, one too early."""
+    end = AutoTokenizer.from_pretrained(backbone).convert_ids_to_tokens(pairs[0].chosen[-1])
+    with pytest.raises(InputError, match="another token"):
+        theirs(backbone, pairs, NormBT(0.9, 1e-6), tmp_path, pad_token=end)
