@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce reproduce-full best-of-n status test lint figures report push bench clean
+.PHONY: help setup reproduce reproduce-full best-of-n status test lint figures report push bench faults clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ test: lint ## lint, types and the whole test suite
 
 bench: $(VENV)/.ready ## run the benchmarks; results/benchmarks/*.csv
 	for file in benchmarks/[a-z]*.py; do $(RUN) -m benchmarks.$$(basename $$file .py) || exit 1; done
+
+faults: $(VENV)/.ready-dev ## kill training runs at random moments and compare; results/benchmarks/faults.csv
+	$(RUN) -m tests.faults.harness $(ARGS)
 
 clean: ## remove runs/ and caches (not results/, not .venv)
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

@@ -107,10 +107,24 @@ def draw_all(results: Path) -> list[Item]:
     Raises InputError: the manifest is missing or unreadable.
     """
     note = str(read_manifest(results)["label"])
-    items = [draw_table(name, module, results, note) for name, module in TABLES.items()]
-    items += [draw_figure(name, module, results, note) for name, module in FIGURES.items()]
+    items = [
+        draw_table(name, module, results, note_of(name, results, note))
+        for name, module in TABLES.items()
+    ]
+    items += [
+        draw_figure(name, module, results, note_of(name, results, note))
+        for name, module in FIGURES.items()
+    ]
     atomic_write_json(results / "figures" / INDEX, [asdict(item) for item in items])
     return items
+
+
+def note_of(name: str, results: Path, note: str) -> str:
+    """Return the facts that stand below an item: Best-of-N has a policy and a size of its own."""
+    path = results / "data" / "best_of_n.json"
+    if name not in ("best_of_n", "figure5") or not path.is_file():
+        return note
+    return str(json.loads(path.read_text())["label"])
 
 
 def read_index(results: Path) -> list[Item]:

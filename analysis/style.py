@@ -55,7 +55,14 @@ WEIGHT_FORMS: Final = {
     "fixed": "with a fixed constant",
     "cap": "with capped weights",
     "cosine": "by cosine distance",
+    "standardised": "by standardised distance",
+    "mean_pooled": "by mean-pooled distance",
+    "exact": "by exact gradients",
+    "edit": "by edit distance",
+    "random": "by random distances",
+    "mlp": "with an MLP head",
     "shuffled": "with shuffled weights",
+    "mean_for_all": "with its mean weight for all",
 }
 """Methods normbt_<key>: other forms of NormBT's weight on plain BT (table 2), and their names."""
 RIVALS: Final = {
@@ -63,6 +70,8 @@ RIVALS: Final = {
     "hinge": "hinge",
     "centring": "BT + reward centring",
     "bsr": "BT + sum-to-zero",
+    "layer_norm": "BT, layer norm before the head",
+    "mlp": "BT, MLP head",
     "proportional": "BT × distance",
 }
 """Methods that are compared with plain BT, and their names."""

@@ -87,6 +87,7 @@ def differences(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     for method, _ in by_method(frame):
         plain = method.removeprefix("normbt_") in WEIGHT_FORMS or method in RIVALS
         base = "bt" if plain else method.removeprefix("norm")
+        base = "mlp" if method == "normbt_mlp" else base
         if (method.startswith("normbt") or method in RIVALS) and base in present:
             sides.append((method, base))
     return paired(frame, sides, resamples)

@@ -56,7 +56,7 @@ from rm.trainer import PairTrainer
 from rm.trunk import open_cache
 from rm.weights import NormBT, Uniform
 
-BATCH, MAX_LENGTH, TOP_LAYERS = 8, 320, 6
+BATCH, MICRO_BATCH, MAX_LENGTH, TOP_LAYERS = 8, 8, 320, 6
 EXPERIMENT_RUNS, EXPERIMENT_STEPS, EXPERIMENT_PAIRS = 12, 75, 1200
 
 
@@ -83,7 +83,7 @@ class Task:
 
 
 def task_of(data: str, pairs: int, shared: Path, folder: Path) -> Task:
-    """`pairs` pairs as token rows of at most MAX_LENGTH tokens, the longest that come first."""
+    """`pairs` pairs of at most MAX_LENGTH tokens a row, of all lengths (every eighth by it)."""
     if data in SYNTHETIC:
         made = [
             TokenPair(str(seed), *synthetic(SYNTHETIC[data], 256, random.Random(seed)))
@@ -92,7 +92,7 @@ def task_of(data: str, pairs: int, shared: Path, folder: Path) -> Task:
         return Task(data, made, folder)
     tokens = tokenized(preferences(data, shared), MAX_LENGTH)[: 8 * pairs]
     tokens.sort(key=lambda pair: max(len(pair.chosen), len(pair.rejected)))
-    return Task(data, tokens[-pairs:] if data != "generated" else tokens[::8], folder)
+    return Task(data, tokens[::8], folder)
 
 
 def preferences(data: str, shared: Path) -> list[PreferencePair]:
@@ -237,7 +237,7 @@ def against_trl(task: Task, rounds: int) -> pd.DataFrame:
 def weights(task: Task, cache: Path, rounds: int) -> pd.DataFrame:
     """The cpu profile's step with BT's weight and with NormBT's."""
     ours = functools.partial(
-        our_step, task, share_prefix=True, part="top_layers", cache=cache, micro_batch=4
+        our_step, task, share_prefix=True, part="top_layers", cache=cache, micro_batch=MICRO_BATCH
     )
     ways = {"bt": ours(weight=Uniform()), "normbt": ours(weight=NormBT(0.9, 1e-6))}
     found = with_ratios(interleave(ways, rounds, "weights", warm_up=3), "bt")
@@ -249,9 +249,9 @@ def trunk_reuse(task: Task, cache: Path, rounds: int) -> pd.DataFrame:
     """The cpu profile's step without and with its cache, and the experiment composed from it."""
     ours = functools.partial(our_step, task, weight=NormBT(0.9, 1e-6), part="top_layers")
     ways = {
-        "all layers, two-row": ours(share_prefix=False, micro_batch=4),
-        "cached, two-row": ours(share_prefix=False, cache=cache, micro_batch=4),
-        "cached, shared": ours(share_prefix=True, cache=cache, micro_batch=4),
+        "all layers, two-row": ours(share_prefix=False, micro_batch=MICRO_BATCH),
+        "cached, two-row": ours(share_prefix=False, cache=cache, micro_batch=MICRO_BATCH),
+        "cached, shared": ours(share_prefix=True, cache=cache, micro_batch=MICRO_BATCH),
     }
     found = with_ratios(interleave(ways, rounds, "trunk"), "all layers, two-row")
     model, _ = new_reward_model(BACKBONE, torch.bfloat16, seed=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,9 @@ from rm.errors import InputError
 from rm.prefix import share, shared_batch
 from rm.tokens import TokenPair, pad
 from rm.trunk import TrunkCache
+
+NOT_FOR_THE_MODEL = ("margin", "pair_id", "distance")
+"""Entries of a batch that are the loss's and the weight's."""
 
 
 def training_order(
@@ -78,22 +81,27 @@ class PairCollator:
         trunk: TrunkCache | None = None,
         side: str = "right",
         share: bool = False,
+        distance: Callable[[TokenPair], float] | None = None,
     ) -> None:
         """With `trunk`, rows are given as cached trunk states instead of token ids.
 
-        With `share`, tokens that rows share are in the batch once (`rm.prefix`).
+        With `share`, tokens that rows share are in the batch once (`rm.prefix`). `distance`: of a
+        pair's tokens, for weights that go by one.
         """
         self.pad_id, self.trunk, self.side, self.share = pad_id, trunk, side, share
+        self.distance = distance
 
     def __call__(self, pairs: Sequence[TokenPair]) -> dict[str, Any]:
         """Return attention_mask and input_ids or trunk_states (2·pairs rows), margin if known.
 
         With `share`, `shared` (a SharedBatch of the rows) takes the place of the first three.
         `margin` (pairs,) float32 is there only if every pair of the batch has one. `pair_id`
-        names the pairs, in order.
+        names the pairs, in order. `distance` (pairs,) float32, where the collator has one.
         """
         rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         batch = self._rows(rows) | {"pair_id": [pair.pair_id for pair in pairs]}
+        if self.distance is not None:
+            batch["distance"] = torch.tensor([self.distance(pair) for pair in pairs])
         if all(pair.margin is not None for pair in pairs):
             batch["margin"] = torch.tensor([pair.margin for pair in pairs], dtype=torch.float32)
         return batch
@@ -136,4 +144,4 @@ def rows_of(pairs: Sequence[TokenPair]) -> list[tuple[int, ...]]:
 
 def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
     """The part of a collated batch that `RewardModel.forward` takes."""
-    return {name: value for name, value in batch.items() if name not in ("margin", "pair_id")}
+    return {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}

@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer, LoraModel
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -36,10 +37,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 
 @dataclass
 class RewardOutput:
-    """`rewards` (rows,) and `hidden` (rows, hidden): both float32 (float64 for a float64 model)."""
+    """`rewards` (rows,) and `hidden` (rows, hidden): both float32 (float64 for a float64 model).
+
+    `mean` (rows, hidden): the mean state of each row's real tokens, where `keep_mean` asks for it.
+    """
 
     rewards: Tensor
     hidden: Tensor
+    mean: Tensor | None = None
 
 
 class RewardModel(nn.Module):
@@ -58,6 +63,7 @@ class RewardModel(nn.Module):
         self.classifier = classifier
         self.compute_dtype = compute_dtype
         self.config = classifier.config
+        self.keep_mean = False
         # In a list, because its layers are the backbone's own and must not be registered twice.
         self._upper: list[nn.Module] = []
 
@@ -67,9 +73,12 @@ class RewardModel(nn.Module):
         return self.classifier.base_model
 
     @property
-    def score(self) -> nn.Linear:
-        """The score head w_s: Linear(hidden, 1), no bias (b_s cancels in every difference)."""
-        return cast(nn.Linear, self.classifier.score)
+    def score(self) -> nn.Module:
+        """The score head w_s: Linear(hidden, 1), no bias (b_s cancels in every difference).
+
+        Or one of the rivals that `set_head` puts there.
+        """
+        return cast(nn.Module, self.classifier.score)
 
     def forward(
         self,
@@ -85,6 +94,8 @@ class RewardModel(nn.Module):
         shared: the rows as one tree (`rm.prefix`), in place of all that.
         """
         if shared is not None:
+            if self.keep_mean:
+                raise InputError("mean states need every token: set training.share_prefix=false")
             return self._output(shared_hidden(self, shared))
         assert attention_mask is not None
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
@@ -99,7 +110,10 @@ class RewardModel(nn.Module):
             states = stack(
                 **inputs, attention_mask=attention_mask, position_ids=positions, use_cache=False
             ).last_hidden_state
-        return self._output(last_real_token(states, attention_mask))
+        output = self._output(last_real_token(states, attention_mask))
+        if self.keep_mean:
+            output.mean = mean_of_real_tokens(states, attention_mask)
+        return output
 
     def _output(self, hidden: Tensor) -> RewardOutput:
         """Hidden states (rows, hidden) of any dtype, and rewards from them, in float32 at least."""
@@ -141,6 +155,13 @@ def last_real_token(states: Tensor, attention_mask: Tensor) -> Tensor:
     places = torch.arange(states.shape[1], device=states.device)
     last = (attention_mask * places).argmax(-1)
     return states[torch.arange(states.shape[0], device=states.device), last]
+
+
+def mean_of_real_tokens(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean (rows, hidden), float32 or better, of `states` (rows, length, hidden) at real tokens."""
+    wide = states.to(torch.promote_types(states.dtype, torch.float32))
+    mask = attention_mask.unsqueeze(-1).to(wide.dtype)
+    return (wide * mask).sum(dim=1) / mask.sum(dim=1)
 
 
 def miniature(model: RewardModel, layers: int = 2) -> RewardModel:
@@ -193,6 +214,33 @@ def new_reward_model(
     return RewardModel(classifier, compute_dtype), tokenizer
 
 
+def set_head(model: RewardModel, kind: str, seed: int) -> None:
+    """Put another head in front of the linear one, which stays the last layer: a rival.
+
+    layer_norm: LayerNorm(hidden), so that no state is far from any other by its length. mlp:
+    Linear(hidden, hidden), GELU. The configuration notes it as `reward_head`; such a checkpoint is
+    read by `load_reward_model` alone. "linear" changes nothing. Raises InputError for another kind.
+    """
+    if kind != "linear":
+        model.classifier.score = _make_head(kind, cast(nn.Linear, model.score), seed)
+        model.config.reward_head = kind
+
+
+def _make_head(kind: str, last: nn.Linear, seed: int) -> nn.Sequential:
+    width = last.in_features
+    if kind == "layer_norm":
+        return nn.Sequential(nn.LayerNorm(width), last)
+    if kind != "mlp":
+        raise InputError(f"loss.head={kind}: choose linear, layer_norm or mlp")
+    first = nn.Linear(width, width, device=last.weight.device)
+    if not first.weight.is_meta:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            first.weight.copy_(torch.randn(width, width, generator=generator) / width**0.5)
+            first.bias.zero_()
+    return nn.Sequential(first, nn.GELU(), last)
+
+
 def set_pad_token(tokenizer: PreTrainedTokenizerBase, classifier: PreTrainedModel) -> None:
     """Choose a pad token that ends no conversation, and write it into the model's config too."""
     turn = ChatTemplate(tokenizer).encode([{"role": "user", "content": "a"}], "b")
@@ -225,14 +273,31 @@ def load_reward_model(
     classifier, info = AutoModelForSequenceClassification.from_pretrained(
         checkpoint, dtype=torch.float32, output_loading_info=True
     )
-    if info["missing_keys"]:
-        raise InputError(f"{checkpoint} lacks weights: {', '.join(sorted(info['missing_keys']))}")
     model = RewardModel(classifier, compute_dtype)
+    kind = getattr(config, "reward_head", "linear")
+    missing = set(info["missing_keys"])
+    if kind != "linear":
+        set_head(model, kind, seed=0)
+        missing = missing - {"score.weight"} | _load_head(model, source)
+    if missing:
+        raise InputError(f"{checkpoint} lacks weights: {', '.join(sorted(missing))}")
     lower_precision(model.backbone, compute_dtype)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     if tokenizer.pad_token_id is None:
         set_pad_token(tokenizer, classifier)
     return model.eval(), tokenizer
+
+
+def _load_head(model: RewardModel, folder: Path) -> set[str]:
+    """Load the weights of a head that transformers does not know; return the names it lacks."""
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            stored = file.keys()
+            names = [name for name in stored if name.startswith("score.")]
+            found |= {name.removeprefix("score."): file.get_tensor(name) for name in names}
+    lacking = model.score.load_state_dict(found, strict=False).missing_keys
+    return {f"score.{name}" for name in lacking}
 
 
 def _check_folder(folder: Path) -> None:
@@ -358,6 +423,9 @@ def save_reward_model(
     weights = plain_state(model, state if state is not None else model.state_dict())
     with torch.device("meta"):
         plain = AutoModelForSequenceClassification.from_config(model.config)
+        kind = getattr(model.config, "reward_head", "linear")
+        if kind != "linear":
+            plain.score = _make_head(kind, plain.score, seed=0)
     plain.load_state_dict(weights, assign=True)
     plain.config.dtype = model.compute_dtype
     plain.config.architectures = [type(plain).__name__]

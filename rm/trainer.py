@@ -26,11 +26,12 @@ from transformers import (
 )
 
 from rm.batches import PairCollator, PairStream, model_inputs
+from rm.distances import PairDistance, Representation
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
 from rm.losses import PairLoss, Regularizer
-from rm.models import RewardModel
-from rm.weights import PairDistance, PairWeight, representation_distance
+from rm.models import RewardModel, RewardOutput
+from rm.weights import PairWeight, representation_distance
 
 TRAINABLE_FILE = "trainable.safetensors"
 WEIGHT_STATE_FILE = "pair_weight.json"
@@ -135,19 +136,21 @@ class PairTrainer(Trainer):
         collator: PairCollator,
         pair_loss: PairLoss,
         pair_weight: PairWeight,
-        pair_distance: PairDistance = representation_distance,
+        pair_distance: PairDistance | None = None,
         regularizer: Regularizer | None = None,
         mu: float | None = None,
     ) -> None:
         """`mu`: the pair weight's state to start from (resuming), None for a fresh run.
 
-        `pair_distance` is what the weight goes by; the records hold ‖h_w − h_l‖ whatever it is.
+        `pair_distance` is what the weight goes by, the paper's if None; the records hold
+        ‖h_w − h_l‖ whatever it is.
         """
         super().__init__(model=model, args=args, train_dataset=stream, data_collator=collator)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the global batch itself
         self.reward_model = model
         self.pair_loss, self.pair_weight, self.mu = pair_loss, pair_weight, mu
-        self.pair_distance, self.regularizer = pair_distance, regularizer
+        self.pair_distance, self.regularizer = pair_distance or Representation(), regularizer
+        model.keep_mean = self.pair_distance.by_mean
         self.global_batch = (
             args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         )
@@ -168,16 +171,25 @@ class PairTrainer(Trainer):
             self.mu = self.pair_weight.start(self._distances(samples))
         return samples, None
 
-    @torch.no_grad()
     def _distances(self, samples: Sequence[dict[str, Tensor]]) -> Tensor:
-        """Distances of a global batch, float64, in evaluation mode, without a gradient."""
+        """Distances of a global batch, float64, in evaluation mode."""
         self.reward_model.eval()
         distances = []
-        for sample in samples:
-            hidden = self.reward_model(**model_inputs(self._prepare_inputs(sample))).hidden
-            distances.append(self.pair_distance(*hidden.chunk(2)).double())
+        with torch.set_grad_enabled(self.pair_distance.by_gradient):
+            for sample in samples:
+                inputs = self._prepare_inputs(sample)
+                output = self.reward_model(**model_inputs(inputs))
+                distances.append(self._distance(inputs, output).double())
         self.reward_model.train()
         return self.accelerator.gather(torch.cat(distances))
+
+    def _distance(self, inputs: dict[str, Any], output: RewardOutput) -> Tensor:
+        """What the weight goes by, (pairs,)."""
+        if "distance" in inputs:
+            return inputs["distance"]
+        chosen, rejected = output.rewards.chunk(2)
+        trained = [value for value in self.reward_model.parameters() if value.requires_grad]
+        return self.pair_distance.measure(output, chosen - rejected, trained)
 
     def compute_loss(
         self,
@@ -193,8 +205,8 @@ class PairTrainer(Trainer):
         output = model(**model_inputs(inputs))
         chosen, rejected = output.rewards.chunk(2)
         difference = chosen - rejected
-        sides = [side.detach() for side in output.hidden.chunk(2)]
-        distance = self.pair_distance(*sides)
+        sides = output.hidden.detach().chunk(2)
+        distance = self._distance(inputs, output)
         weight = self.pair_weight.weigh(distance, self.mu, torch.sigmoid(-difference.detach()))
         loss = self.pair_loss(difference, inputs.get("margin"))
         facts = (difference, representation_distance(*sides), weight, loss, distance)

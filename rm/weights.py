@@ -6,20 +6,16 @@ batch (all ranks, all accumulation steps). So one step has one μ, however the b
 μ is None until the first batch: the trainer then measures that batch's distances beforehand and
 calls `start` with them; a weight with `every_step` gets them before every step.
 
-Beside NormBT's weight stand other forms of it (table 2), a rival, and two controls.
+Beside NormBT's weight stand other forms of it (table 2), a rival, and three controls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
-
-PairDistance = Callable[[Tensor, Tensor], Tensor]
-"""(h_w, h_l), each (pairs, hidden) -> distance (pairs,), float32 or better."""
 
 
 def representation_distance(hidden_chosen: Tensor, hidden_rejected: Tensor) -> Tensor:
@@ -31,21 +27,6 @@ def representation_distance(hidden_chosen: Tensor, hidden_rejected: Tensor) -> T
     with torch.autocast(hidden_chosen.device.type, enabled=False):
         dtype = torch.promote_types(hidden_chosen.dtype, torch.float32)
         return torch.linalg.vector_norm(hidden_chosen.to(dtype) - hidden_rejected.to(dtype), dim=-1)
-
-
-def cosine_distance(hidden_chosen: Tensor, hidden_rejected: Tensor) -> Tensor:
-    """1 − cos(h_w, h_l), in float32 or better: another proxy, blind to the vectors' lengths.
-
-    Shapes and dtypes as `representation_distance`; values from 0 to 2.
-    """
-    with torch.autocast(hidden_chosen.device.type, enabled=False):
-        dtype = torch.promote_types(hidden_chosen.dtype, torch.float32)
-        chosen, rejected = (
-            torch.nn.functional.normalize(hidden.to(dtype), dim=-1)
-            for hidden in (hidden_chosen, hidden_rejected)
-        )
-        # ½‖a − b‖² of unit vectors: 1 − a·b would cancel where they are close.
-        return (chosen - rejected).square().sum(dim=-1) / 2
 
 
 class PairWeight(Protocol):
@@ -180,7 +161,7 @@ class MeanOne(BatchMean):
         return 1 / (1 / (distance + self.epsilon)).mean().item()
 
 
-# --- A rival and two controls --------------------------------------------------------------------
+# --- A rival and three controls ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -223,6 +204,19 @@ class Shuffled(NormBT):
         seed = int(distance.double().sum().item() * 1e6) % 2**63
         order = torch.randperm(len(weight), generator=torch.Generator().manual_seed(seed))
         return weight[order.to(weight.device)]
+
+
+@dataclass(frozen=True)
+class MeanForAll(NormBT):
+    """The mean of NormBT's weights over the batch, for every pair: its step size, no pairing.
+
+    Means over what `weigh` is given, so the whole global batch must be one micro-batch.
+    """
+
+    def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
+        """Weights (pairs,) under stop-gradient, all the same."""
+        weight = super().weigh(distance, mu)
+        return weight.mean().expand(len(weight))
 
 
 def _started(mu: float | None) -> float:

@@ -24,7 +24,7 @@ from scripts import config as configuration
 from scripts.data import load_data
 from scripts.evaluate import BENCHMARKS, evaluate
 from scripts.measure import Run
-from scripts.train import stale_because, train
+from scripts.train import distance_of, stale_because, train
 
 OWN_KEYS = (
     "matrix",
@@ -73,15 +73,17 @@ def train_config(
     """Compose the configuration of one training run as scripts.train would, from this one's.
 
     The run's folder is <runs_dir>/<part>/<method>-seed<seed>. A loss over whole batches gets its
-    global batch in one piece.
+    global batch in one piece, one that reads every token no shared prefixes.
     """
     folder = Path(cfg.runs_dir) / part / f"{method}-seed{seed}"
     words = [*kept_words(overrides), f"loss={method}", f"seed={seed}", f"run_dir='{folder}'"]
     made = configuration.compose_config("train", words)
+    own = []
     if made.loss.get("whole_batch"):
-        words.append(f"training.micro_batch={made.training.global_batch}")
-        made = configuration.compose_config("train", words)
-    return made
+        own.append(f"training.micro_batch={made.training.global_batch}")
+    if distance_of(made.loss).by_mean:
+        own.append("training.share_prefix=false")
+    return configuration.compose_config("train", [*words, *own]) if own else made
 
 
 def train_and_score(cfg: DictConfig, one: DictConfig, run: Run, test: str) -> None:

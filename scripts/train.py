@@ -23,9 +23,17 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from rm.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
 from rm.batches import PairCollator, PairStream, batch_tokens, rows_of, training_order
 from rm.capability import can_share
+from rm.distances import PairDistance, Representation
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
-from rm.models import DTYPES, RewardModel, new_reward_model, save_reward_model, train_part
+from rm.models import (
+    DTYPES,
+    RewardModel,
+    new_reward_model,
+    save_reward_model,
+    set_head,
+    train_part,
+)
 from rm.provenance import environment, fingerprint_of
 from rm.tokens import ChatTemplate, TokenPair, tokenize_pairs
 from rm.trainer import (
@@ -38,7 +46,6 @@ from rm.trainer import (
     training_arguments,
 )
 from rm.trunk import open_cache
-from rm.weights import representation_distance
 from scripts import config as configuration
 from scripts import tracking
 from scripts.card import write_card
@@ -154,6 +161,8 @@ def check(cfg: DictConfig) -> TrainingSettings:
         )
     if settings.reuse_trunk and "zero3" in cfg.deepspeed.name:
         raise InputError("training.reuse_trunk=true does not go with ZeRO-3: set it to false")
+    if distance_of(cfg.loss).by_mean and settings.share_prefix:
+        raise InputError(f"loss={cfg.loss.name} needs every token: training.share_prefix=false")
     whole = settings.micro_batch == settings.global_batch and cfg.devices == 1
     if cfg.loss.get("whole_batch") and not whole:
         raise InputError(
@@ -179,6 +188,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     require_margins(data.train, cfg.loss)
     dtype = DTYPES[settings.compute_dtype]
     model, tokenizer = new_reward_model(backbone, dtype, cfg.seed)
+    set_head(model, cfg.loss.get("head", "linear"), cfg.seed)
     pairs, report = tokenize_pairs(
         data.train, ChatTemplate(tokenizer), settings.max_length, drop=True
     )
@@ -203,8 +213,19 @@ def prepare(cfg: DictConfig) -> Prepared:
             share=settings.share_prefix,
         )
     facts = {"backbone": _source(backbone), "tokens": report.as_dict(), "data": data.report}
-    collator = PairCollator(int(tokenizer.pad_token_id), trunk, share=settings.share_prefix)
+    measure = distance_of(cfg.loss)
+    collator = PairCollator(
+        int(tokenizer.pad_token_id),
+        trunk,
+        share=settings.share_prefix,
+        distance=measure.of_pair if measure.by_tokens else None,
+    )
     return Prepared(settings, model, tokenizer, data, pairs, collator, facts)
+
+
+def distance_of(loss: DictConfig) -> PairDistance:
+    """What the loss's weight goes by: its `distance`, the paper's where it names none."""
+    return instantiate(loss.get("distance")) or Representation()
 
 
 def require_sharing(model: RewardModel, key: str) -> None:
@@ -292,7 +313,7 @@ def build_trainer(
         collator=ready.collator,
         pair_loss=instantiate(cfg.loss.pair_loss),
         pair_weight=instantiate(cfg.loss.weight),
-        pair_distance=instantiate(cfg.loss.get("distance")) or representation_distance,
+        pair_distance=distance_of(cfg.loss),
         regularizer=instantiate(cfg.loss.get("regularizer")),
     )
     trainer.add_callback(MetricsFile(run_dir / "metrics.jsonl"))

@@ -16,6 +16,7 @@ from transformers import (
     BertForSequenceClassification,
 )
 
+from rm.batches import PairCollator, model_inputs
 from rm.errors import InputError
 from rm.models import (
     RewardModel,
@@ -23,9 +24,10 @@ from rm.models import (
     load_reward_model,
     new_reward_model,
     save_reward_model,
+    set_head,
     train_part,
 )
-from rm.tokens import ChatTemplate, pad
+from rm.tokens import ChatTemplate, TokenPair, pad
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
 
@@ -242,3 +244,43 @@ def test_too_many_top_layers_is_an_error(backbone: Path) -> None:
         train_part(model, "top_layers", top_layers=9)
     with pytest.raises(InputError, match="choose full, lora or top_layers"):
         train_part(model, "half")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["layer_norm", "mlp"])
+@pytest.mark.parametrize("share", [False, True])
+def test_other_heads_are_computed_saved_and_read_again(
+    backbone: Path, kind: str, share: bool, tmp_path: Path
+) -> None:
+    model, tokenizer = new_reward_model(backbone, torch.float32, seed=3)
+    linear = model.score.weight.clone()
+    set_head(model, kind, seed=3)
+    pairs = [TokenPair("a", *map(tuple, conversations(tokenizer)[:2]))]
+    batch = model_inputs(PairCollator(int(tokenizer.pad_token_id), share=share)(pairs))
+    output = model(**batch)
+    state = output.hidden.double()
+    last = model.score[-1]
+    assert last.weight.equal(linear)  # the same draw as BT's
+    if kind == "layer_norm":
+        state = torch.nn.functional.layer_norm(state, state.shape[-1:])
+    else:
+        first = model.score[0].double()
+        state = torch.nn.functional.gelu(first(state))
+        model.score[0].float()
+    expected = (state @ linear.double().T).squeeze(-1)
+    assert torch.allclose(output.rewards.double(), expected, rtol=1e-4, atol=1e-6)
+    save_reward_model(model, tokenizer, tmp_path / "saved")
+    again, _ = load_reward_model(tmp_path / "saved", torch.float32)
+    assert torch.allclose(again(**batch).rewards, output.rewards, rtol=1e-5, atol=1e-6)
+
+
+def test_a_head_that_is_none_is_refused_and_one_without_weights_too(
+    backbone: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = new_reward_model(backbone, torch.float32, seed=0)
+    with pytest.raises(InputError, match="choose linear, layer_norm or mlp"):
+        set_head(model, "cnn", seed=0)
+    save_reward_model(model, tokenizer, tmp_path / "saved")
+    config = tmp_path / "saved/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "reward_head": "mlp"}))
+    with pytest.raises(InputError, match=r"lacks weights: score\.0\.bias"):
+        load_reward_model(tmp_path / "saved", torch.float32)

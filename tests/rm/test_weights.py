@@ -9,12 +9,12 @@ from rm.weights import (
     BatchMean,
     GradientClip,
     InverseDistance,
+    MeanForAll,
     MeanOne,
     NormBT,
     Proportional,
     Shuffled,
     Uniform,
-    cosine_distance,
     representation_distance,
 )
 
@@ -77,6 +77,7 @@ EVERY = [
     GradientClip(0.1),
     Proportional(0.9),
     Shuffled(0.9, 1e-6),
+    MeanForAll(0.9, 1e-6),
 ]
 
 
@@ -143,6 +144,13 @@ def test_clipping_bounds_the_heads_gradient_and_leaves_small_ones() -> None:
         GradientClip(1.0).weigh(distance, None)
 
 
+def test_mean_for_all_has_normbts_sum_and_no_pairing() -> None:
+    found = MeanForAll(0.9, 0.0).weigh(DISTANCES, 2.0)
+    plain = NormBT(0.9, 0.0).weigh(DISTANCES, 2.0)
+    assert found.sum().item() == pytest.approx(plain.sum().item(), rel=1e-12)
+    assert len(set(found.tolist())) == 1
+
+
 def test_proportional_is_normbt_turned_round() -> None:
     product = Proportional(0.9).weigh(DISTANCES, 2.0) * NormBT(0.9, 0.0).weigh(DISTANCES, 2.0)
     assert torch.allclose(product, torch.ones(4, dtype=torch.float64))
@@ -157,26 +165,3 @@ def test_shuffled_deals_the_same_weights_the_same_way_without_the_global_generat
     assert torch.equal(torch.get_rng_state(), state) and torch.equal(found, again)
     assert torch.equal(found.sort().values, plain.sort().values)
     assert (found == plain).float().mean() < 0.2
-
-
-def test_cosine_distance_against_its_definition() -> None:
-    one, other = torch.randn(2, 9, 7, dtype=torch.float64)
-    expected = 1 - torch.nn.functional.cosine_similarity(one, other)
-    assert torch.allclose(cosine_distance(one, other), expected, rtol=1e-9)
-    assert torch.allclose(cosine_distance(3 * one, other), expected, rtol=1e-9)
-    near = torch.full((1, 4), 1.0) + torch.tensor([[1e-4, 0.0, 0.0, 0.0]])
-    assert 0 < cosine_distance(near, torch.ones(1, 4)).item() < 1e-8
-
-
-def test_normbt_before_its_start_is_an_error() -> None:
-    with pytest.raises(ValueError, match="start"):
-        NORMBT.weigh(torch.ones(2), None)
-    with pytest.raises(ValueError, match="start"):
-        NORMBT.update(None, 1.0)
-
-
-def test_only_normbt_needs_a_start() -> None:
-    assert NORMBT.needs_start
-    assert not Uniform().needs_start and not InverseDistance(epsilon=1.0).needs_start
-    assert Uniform().start(torch.ones(2)) is None and Uniform().update(None, 3.0) is None
-    assert Uniform().weigh(torch.rand(3), None).tolist() == [1, 1, 1]

@@ -277,12 +277,33 @@ def test_weights_that_go_by_the_batch_itself_are_divided_as_one(train_smoke: Tra
     assert len(set(means)) == len(means)
 
 
-def test_cosine_distance_weighs_but_the_records_keep_the_l2_distance(train_smoke: Train) -> None:
-    words = ("data.train_pairs=16",)
-    cosine = steps_of(train_smoke(*words, "loss=normbt_cosine"))[0]
-    plain = steps_of(train_smoke(*words, "loss=normbt"))[0]
-    assert cosine["distance_mean"] == plain["distance_mean"] == plain["mu"]
-    assert 0 < cosine["mu"] <= 2 and cosine["mu"] != plain["mu"]
+@pytest.mark.parametrize(
+    ("distance", "own"),
+    [
+        ("cosine", ()),
+        ("standardised", ()),
+        ("mean_pooled", ()),
+        ("exact", ()),
+        ("edit", ()),
+        ("random", ()),
+        ("exact", ("training.share_prefix=true",)),
+        ("edit", ("training.part=top_layers", "training.top_layers=1")),
+    ],
+)
+def test_other_distances_weigh_but_the_records_keep_the_l2_distance(
+    train_smoke: Train, distance: str, own: tuple[str, ...]
+) -> None:
+    words = ("data.train_pairs=16", *own)
+    found = steps_of(train_smoke(*words, f"loss=normbt_{distance}"))
+    plain = steps_of(train_smoke(*words, "loss=normbt"))
+    assert found[0]["distance_mean"] == plain[0]["distance_mean"] == plain[0]["mu"]
+    assert found[0]["mu"] != plain[0]["mu"] and found[0]["loss"] != plain[0]["loss"]
+    assert found[0]["pair_loss"] == plain[0]["pair_loss"]
+
+
+def test_distances_that_read_every_token_refuse_shared_prefixes(train_smoke: Train) -> None:
+    with pytest.raises(InputError, match=r"normbt_mean_pooled needs .*share_prefix=false"):
+        train_smoke("loss=normbt_mean_pooled", "training.share_prefix=true")
 
 
 def test_not_finite_loss_stops_the_run_and_names_pair_and_checkpoint(
