@@ -1,14 +1,17 @@
 """Training steps: ours against TRL's RewardTrainer, NormBT against BT, cached trunk against none.
 
-    python -m benchmarks.training [--what trl weight trunk] [--data generated …] [--rounds 5]
+    python -m benchmarks.training [--what trl weight trunk profile] [--data generated …]
 
 trl     Full fine-tuning of SmolLM2-135M, 8 pairs a step, bfloat16 matrix products, float32 master
         weights, fused AdamW, the same pairs: TRL's RewardTrainer as it comes, our trainer without
-        and with prefix sharing. A step is collation, forward, backward, clipping and the optimiser.
+        and with prefix sharing; `skywork` are real pairs of all lengths, and in `skywork, nothing
+        shared` every row begins differently. A step is collation, forward, backward, clipping and
+        the optimiser.
 weight  The cpu profile's step (top layers over a cached trunk) with BT's and with NormBT's weight.
 trunk   The cpu profile's step with the trunk cached and shared prefixes, against one that computes
         all layers of both rows; and what it costs to fill the cache. `experiment_ratio` composes
         from these measured times what 4 losses × 3 seeds of 75 steps take.
+profile Our full step with nothing to share, by operation (torch.profiler).
 
 `of_product_rate`: FLOP of the matrix products that the loss needs (6 a weight and computed token,
 2 where it is frozen) a second, over the rate of plain bfloat16 products on this machine in this
@@ -23,7 +26,7 @@ import os
 import random
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,8 @@ from rm.trunk import open_cache
 from rm.weights import NormBT, Uniform
 
 BATCH, MICRO_BATCH, MAX_LENGTH, TOP_LAYERS = 8, 8, 320, 6
+REAL = "skywork"
+UNSHARED = "skywork, nothing shared"
 EXPERIMENT_RUNS, EXPERIMENT_STEPS, EXPERIMENT_PAIRS = 12, 75, 1200
 
 
@@ -92,7 +97,20 @@ def task_of(data: str, pairs: int, shared: Path, folder: Path) -> Task:
         return Task(data, made, folder)
     tokens = tokenized(preferences(data, shared), MAX_LENGTH)[: 8 * pairs]
     tokens.sort(key=lambda pair: max(len(pair.chosen), len(pair.rejected)))
-    return Task(data, tokens[::8], folder)
+    chosen = tokens[::8]
+    return Task(data, nothing_shared(chosen) if data == UNSHARED else chosen, folder)
+
+
+def nothing_shared(pairs: Sequence[TokenPair]) -> list[TokenPair]:
+    """The same pairs with another first token in every row, so that no two rows begin alike."""
+    return [
+        replace(
+            pair,
+            chosen=(100 + 2 * number, *pair.chosen[1:]),
+            rejected=(101 + 2 * number, *pair.rejected[1:]),
+        )
+        for number, pair in enumerate(pairs)
+    ]
 
 
 def preferences(data: str, shared: Path) -> list[PreferencePair]:
@@ -269,11 +287,29 @@ def trunk_reuse(task: Task, cache: Path, rounds: int) -> pd.DataFrame:
     return found.assign(data=task.name, pairs=len(task.pairs), row_tokens=task.row_tokens)
 
 
+def profile(task: Task) -> pd.DataFrame:
+    """Where a shared full step's processor time goes: operations by their own time, largest first.
+
+    Columns: operation, self_s, share, calls.
+    """
+    step = our_step(task, share_prefix=True, weight=NormBT(0.9, 1e-6))
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        step()
+    rows = [
+        {"operation": event.key, "self_s": event.self_cpu_time_total / 1e6, "calls": event.count}
+        for event in found.key_averages()
+    ]
+    table = pd.DataFrame(rows).sort_values("self_s", ascending=False)
+    table["share"] = table.self_s / table.self_s.sum()
+    return table.head(15).assign(data=task.name)
+
+
 def main() -> None:
     """Measure, print, write."""
-    names = ["skywork", "generated", *SYNTHETIC]
+    names = [REAL, UNSHARED, "generated", *SYNTHETIC]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--what", nargs="+", default=["trl", "weight", "trunk"])
+    parser.add_argument("--what", nargs="+", default=["trl", "weight", "trunk", "profile"])
     parser.add_argument("--data", nargs="+", default=names, choices=names)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -284,12 +320,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for data in given.data if "trl" in given.what else ():
-            if data == "skywork" and not (given.shared / SKYWORK).is_file():
-                print(f"skywork is left out: no {given.shared / SKYWORK}")
+            if data in (REAL, UNSHARED) and not (given.shared / SKYWORK).is_file():
+                print(f"{data} is left out: no {given.shared / SKYWORK}")
                 continue
             found = against_trl(task_of(data, BATCH, given.shared, folder), given.rounds)
             write(found.assign(**machine()), given.output / "training_trl.csv", ["data"])
         task = task_of("generated", 16, given.shared, folder)
+        if "profile" in given.what:
+            found = profile(task_of("synthetic 0 %", BATCH, given.shared, folder))
+            write(found.assign(**machine()), given.output / "training_profile.csv", ["operation"])
         for what, measure, factor in (("weight", weights, 6), ("trunk", trunk_reuse, 1)):
             if what in given.what:
                 found = measure(task, folder / "trunk", factor * given.rounds)
