@@ -186,6 +186,18 @@ def without_folders(config: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "data": data}
 
 
+def without_sources(report: dict[str, Any]) -> dict[str, Any]:
+    """What loading reported, with a file's name where it has a path."""
+    return {
+        key: without_sources(value)
+        if isinstance(value, dict)
+        else Path(value).name
+        if key == "source" and isinstance(value, str)
+        else value
+        for key, value in report.items()
+    }
+
+
 def write_manifest(
     cfg: DictConfig, results: Path, runs: Sequence[Run], left_out: str | None, seconds: float
 ) -> None:
@@ -193,7 +205,11 @@ def write_manifest(
     records = []
     for run in runs:
         made = json.loads((run.folder / "manifest.json").read_text())
-        records.append({"method": run.method, **made, "config": without_folders(made["config"])})
+        shown = {
+            "config": without_folders(made["config"]),
+            "data": without_sources(made["data"]),
+        }
+        records.append({"method": run.method, **made, **shown})
     atomic_write_json(
         results / "manifest.json",
         {

@@ -136,6 +136,7 @@ def test_real_benchmark_rows(shared_data: Path, tmp_path: Path, cache: Path) -> 
     manifest = json.loads((tmp_path / "results/manifest.json").read_text())
     assert manifest["benchmark_data"].startswith("sample.jsonl (")
     assert manifest["runs"][0]["config"]["data"]["train"] == "skywork_schema_train.jsonl.gz"
+    assert str(shared_data) not in json.dumps(manifest)
     reason = manifest["best_of_n"]
     assert reason.startswith("left out: gold=verifier checks generated prompts")
     result = reproduce(tmp_path, cache, *words, "best_of_n=true")
