@@ -31,7 +31,7 @@ from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
 from rm.losses import PairLoss, Regularizer
 from rm.models import RewardModel, RewardOutput
-from rm.weights import PairWeight, representation_distance
+from rm.weights import PairWeight, is_due, representation_distance
 
 TRAINABLE_FILE = "trainable.safetensors"
 WEIGHT_STATE_FILE = "pair_weight.json"
@@ -157,7 +157,7 @@ class PairTrainer(Trainer):
         self.step_record: dict[str, float] = {}
         self._pieces: list[Tensor] = []
         self._pair_ids: list[str] = []
-        self.add_callback(_FinishStep(self))
+        self.add_callback(FinishStep(self))
         self.remove_callback(ProgressCallback)
         self.add_callback(CompactProgress())
 
@@ -166,8 +166,7 @@ class PairTrainer(Trainer):
     ) -> tuple[list[Any], None]:
         """Fetch one step's micro-batches; before the first step, set μ_0 from all of them."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        fresh = self.mu is None or self.pair_weight.every_step
-        if samples and fresh and self.pair_weight.needs_start:
+        if samples and is_due(self.pair_weight, self.mu):
             self.mu = self.pair_weight.start(self._distances(samples))
         return samples, None
 
@@ -319,15 +318,16 @@ def step_record(pairs: Tensor, mu: float | None) -> dict[str, float]:
     return record
 
 
-class _FinishStep(TrainerCallback):
-    """Calls `finish_step` after every optimiser step, before it is logged."""
+class FinishStep(TrainerCallback):
+    """Calls the trainer's `finish_step` after every optimiser step, before it is logged."""
 
-    def __init__(self, trainer: PairTrainer) -> None:
+    def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        """Finish the step."""
         self.trainer.finish_step()
 
 

@@ -53,6 +53,11 @@ class PairWeight(Protocol):
         """μ_{t+1} from μ_t and the mean distance of the global batch at step t."""
 
 
+def is_due(weight: PairWeight, mu: float | None) -> bool:
+    """Whether μ must be set from the next global batch before its backward pass."""
+    return weight.needs_start and (mu is None or weight.every_step)
+
+
 class _Stateless:
     """A weight without μ: nothing to start, nothing to update."""
 

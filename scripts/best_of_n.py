@@ -96,7 +96,7 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> Path:
 
 def _run(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     started, bon = time.time(), check_all(cfg)
-    kept = [word for word in overrides if _key(word) not in (*OWN_KEYS, *DROPPED_KEYS)]
+    kept = configuration.without_keys(overrides, (*OWN_KEYS, *DROPPED_KEYS))
     for method in bon.proxy.methods:
         check(
             compose_run(kept, [*bon.proxy.overrides, f"loss={method}", "run_dir=.", "data=files"])
@@ -141,10 +141,6 @@ def settings_of(cfg: DictConfig) -> BonSettings:
     if bon.policy.dtype not in DTYPES:
         raise InputError(f"bon.policy.dtype={bon.policy.dtype}: choose {', '.join(DTYPES)}")
     return bon
-
-
-def _key(word: str) -> str:
-    return word.lstrip("+~").split("=")[0].split(".")[0]
 
 
 def compose_run(kept: Sequence[str], own: Sequence[str]) -> DictConfig:

@@ -47,6 +47,11 @@ def typed(kind: type[Settings], section: DictConfig) -> Settings:
         raise InputError(f"{_first_line(error)} (valid keys: {keys})") from error
 
 
+def without_keys(overrides: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Return the command line's words but those that set one of `keys` or something in it."""
+    return [word for word in overrides if word.lstrip("+~").split("=")[0].split(".")[0] not in keys]
+
+
 def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Decorate an entry point: Hydra's command line, our exit codes (0, 1, 2).
 

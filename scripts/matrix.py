@@ -49,10 +49,7 @@ GRID_SEED = 1000
 
 def kept_words(overrides: Sequence[str]) -> list[str]:
     """The command line's words that also belong to a single training run."""
-    dropped = (*OWN_KEYS, "loss", "seed", "run_dir")
-    return [
-        word for word in overrides if word.lstrip("+~").split("=")[0].split(".")[0] not in dropped
-    ]
+    return configuration.without_keys(overrides, (*OWN_KEYS, "loss", "seed", "run_dir"))
 
 
 def run_configs(
@@ -137,7 +134,7 @@ def choose_rates(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, list[st
     atomic_write_text(path, "".join(_as_row(pair, pair.category or "all") + "\n" for pair in pairs))
     rows = []
     for method in cfg.methods:
-        for rate in cfg.grid:
+        for rate in sorted(cfg.grid):
             words = [*overrides, f"training.learning_rate={rate}"]
             one = train_config(cfg, words, method, GRID_SEED, f"grid/{rate:g}")
             run = Run(method, GRID_SEED, Path(one.run_dir))

@@ -38,7 +38,7 @@ def section(root: Path) -> str:
 
 
 def verdicts(data: Path) -> str:
-    """List the paper's claims that were tested, with our number and the verdict by its rule."""
+    """List the claims (the paper's, our controls) that were tested, with number and verdict."""
     rows = [claim_row(judged) for judged in claims.judge_all(data, claims.read_claims())]
     tested = [row for row in rows if row["verdict"] != claims.NOT_RUN]
     lines = [
@@ -47,8 +47,9 @@ def verdicts(data: Path) -> str:
         for row in tested
     ]
     head = (
-        "The paper's claims at this scale, by the rules of `conf/claims.yaml` (95 % intervals, not "
-        f"adjusted for their number; {len(rows) - len(tested)} further claims were not run):"
+        "The paper's claims and our controls at this scale, by the rules of `conf/claims.yaml` "
+        "(95 % intervals, not adjusted for their number; "
+        f"{len(rows) - len(tested)} further claims were not run):"
     )
     return "\n".join([head, "", *lines])
 

@@ -16,13 +16,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import RewardConfig, RewardTrainer
 
 from rm.errors import InputError
 from rm.losses import bt, bt_margin, centring
 from rm.models import last_real_token
-from rm.weights import PairWeight, representation_distance
+from rm.trainer import FinishStep
+from rm.weights import PairWeight, is_due, representation_distance
 
 
 class WeightedRewardTrainer(RewardTrainer):
@@ -39,15 +39,14 @@ class WeightedRewardTrainer(RewardTrainer):
         self.mu: float | None = None
         self._distance_pieces: list[Tensor] = []
         self._weight_pieces: list[Tensor] = []
-        self.add_callback(_UpdateMu(self))
+        self.add_callback(FinishStep(self))
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """Fetch one step's micro-batches; where the weight needs it, set μ from all of them."""
         samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        fresh = self.mu is None or self.pair_weight.every_step
-        if samples and fresh and self.pair_weight.needs_start:
+        if samples and is_due(self.pair_weight, self.mu):
             self.mu = self.pair_weight.start(self._distances(samples))
         return samples, items
 
@@ -115,18 +114,6 @@ class WeightedRewardTrainer(RewardTrainer):
             if value is not None:
                 self._metrics["train"][name].append(value)
         self.mu = self.pair_weight.update(self.mu, facts["distance_mean"])
-
-
-class _UpdateMu(TrainerCallback):
-    """Calls `finish_step` after every optimiser step, before it is logged."""
-
-    def __init__(self, trainer: WeightedRewardTrainer) -> None:
-        self.trainer = trainer
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self.trainer.finish_step()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,6 @@ from scripts.evaluate import evaluate, hydra_words
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAIR = {"prompt": "Say hi.", "chosen": "Hi.", "rejected": "No.", "category": "greeting"}
 Evaluate = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for one another make a tiny model slow on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
