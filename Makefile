@@ -23,8 +23,8 @@ $(VENV)/.ready: requirements.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt requirements-peers.txt
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt requirements-extras.txt requirements-peers.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-extras.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
 	touch $@
 
