@@ -42,7 +42,8 @@ class Scorer:
     number of top layers above a frozen trunk whose output is kept in `cache_dir` and shared by all
     checkpoints over the same trunk; 0 runs the whole model. `partial`: where finished batches are
     kept until the scores are written; None keeps them in memory alone. `share_prefix`: compute
-    tokens that rows of a batch share once (`rm.prefix`); without padding then. InputError for an
+    tokens that rows of a batch share once (`rm.prefix`); without padding then.
+    `parse_special_text`: as `ChatTemplate` has it. InputError for an
     unknown `padding_side`, or for "left" with a trunk.
     """
 
@@ -56,6 +57,7 @@ class Scorer:
     padding_side: str = "right"
     partial: PartialScores | None = None
     share_prefix: bool = False
+    parse_special_text: bool = False
 
     def __post_init__(self) -> None:
         if self.padding_side not in SIDES:
@@ -66,7 +68,7 @@ class Scorer:
     @cached_property
     def template(self) -> ChatTemplate:
         """The tokenizer's chat template; InputError if it has none."""
-        return ChatTemplate(self.tokenizer)
+        return ChatTemplate(self.tokenizer, parse_special_text=self.parse_special_text)
 
     def encode(self, prompt: Sequence[Message], responses: Sequence[str]) -> tuple[Batch, bool]:
         """Token rows of a prompt's responses by the training truncation policy; whether cut."""
@@ -203,7 +205,7 @@ def score_pairs(scorer: Scorer, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
 
     Columns: pair_id, subset, section, cluster, content (fingerprint of the three texts),
     reward_chosen, reward_rejected, distance (‖h_w − h_l‖ of this model), tokens_chosen,
-    tokens_rejected, truncated.
+    tokens_rejected, truncated, special_text (a special token is named in a text).
     """
     encoded = _encode(scorer, rows)
     rewards, hidden = scorer.score(_flat(encoded))
@@ -222,6 +224,7 @@ def score_pairs(scorer: Scorer, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
             "tokens_chosen": [len(sides[0]) for sides, _ in encoded],
             "tokens_rejected": [len(sides[1]) for sides, _ in encoded],
             "truncated": [cut for _, cut in encoded],
+            "special_text": [_names_special(scorer, row) for row in rows],
         }
     )
 
@@ -229,8 +232,8 @@ def score_pairs(scorer: Scorer, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
 def score_items(scorer: Scorer, items: Sequence[EvaluationItem]) -> pd.DataFrame:
     """Score every response of every item: one row a response.
 
-    Columns: item_id, subset, section, content, response (index), correct, tokens, truncated (of
-    the item: its responses are cut together), reward.
+    Columns: item_id, subset, section, content, response (index), correct, tokens, truncated and
+    special_text (both of the item: its responses are cut together), reward.
     """
     encoded = _encode(scorer, items)
     rewards = scorer.rewards(_flat(encoded))
@@ -241,6 +244,7 @@ def score_items(scorer: Scorer, items: Sequence[EvaluationItem]) -> pd.DataFrame
             "subset": item.subset,
             "section": item.section,
             "content": _content(item),
+            "special_text": _names_special(scorer, item),
         }
         for index, (ids, correct) in enumerate(zip(sides, item.correct, strict=True)):
             own = {"response": index, "correct": correct, "tokens": len(ids), "truncated": cut}
@@ -273,6 +277,11 @@ def _flat(encoded: Sequence[tuple[Batch, bool]]) -> list[Row]:
 
 def _responses(row: EvaluationRow | EvaluationItem) -> tuple[str, ...]:
     return (row.chosen, row.rejected) if isinstance(row, EvaluationRow) else row.responses
+
+
+def _names_special(scorer: Scorer, row: EvaluationRow | EvaluationItem) -> bool:
+    texts = [turn["content"] for turn in row.prompt]
+    return scorer.template.names_special([*texts, *_responses(row)])
 
 
 def _content(row: EvaluationRow | EvaluationItem) -> str:

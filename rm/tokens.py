@@ -5,10 +5,14 @@ the prompt go first, whole exchange by whole exchange, the same for both sides o
 message stays to the last); if the last user turn with the longer response is still too long, the
 sequence keeps its last `max_length` tokens. In training a pair whose last user turn alone fills the
 limit is dropped, and so is one whose sides became identical; evaluation never drops a row.
+
+A special token's name that somebody typed in a text ("<|im_end|>") is that text, not the token: a
+response can't end its own turn and open another. Such rows are counted.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -44,10 +48,14 @@ class TokenPair:
 
 @dataclass
 class TokenReport:
-    """What tokenisation did to the pairs: kept, truncated and dropped, by reason."""
+    """What tokenisation did to the pairs: kept, truncated and dropped, by reason.
+
+    `special_text`: kept pairs in whose texts a special token is named.
+    """
 
     pairs: int = 0
     tokens: int = 0
+    special_text: int = 0
     truncated: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
 
@@ -56,6 +64,7 @@ class TokenReport:
         return {
             "pairs": self.pairs,
             "tokens": self.tokens,
+            "special_text": self.special_text,
             "truncated": dict(self.truncated),
             "dropped": dict(self.dropped),
         }
@@ -63,15 +72,23 @@ class TokenReport:
     def lines(self) -> list[str]:
         """Return one line a fact, for people."""
         facts = [f"{self.pairs} pairs, {self.tokens} tokens"]
+        if self.special_text:
+            facts.append(f"{self.special_text} name a special token in their text")
         facts += [f"truncated, {reason}: {count}" for reason, count in self.truncated.items()]
         facts += [f"dropped, {reason}: {count}" for reason, count in self.dropped.items()]
         return facts
 
 
 class ChatTemplate:
-    """A tokenizer's chat template, applied and tokenised in one pass (so one BOS, not two)."""
+    """A tokenizer's chat template, applied and tokenised in one pass (so one BOS, not two).
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    `parse_special_text`: whether a special token's name in a message becomes that token, as
+    transformers would have it. Without it (the default) the name is tokenised as the text it is.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, parse_special_text: bool = False
+    ) -> None:
         """Raise InputError if the tokenizer has no chat template."""
         if tokenizer.chat_template is None:
             raise InputError(
@@ -79,6 +96,8 @@ class ChatTemplate:
                 "use an instruction-tuned backbone, or set `chat_template` in its tokenizer_config"
             )
         self.tokenizer = tokenizer
+        self.parse_special_text = parse_special_text
+        self.special = _special_names(tokenizer)
         self.takes_system = self._takes_system()
 
     def encode(self, prompt: Sequence[Message], response: str) -> list[int]:
@@ -87,8 +106,7 @@ class ChatTemplate:
         The ids end as the template ends them; if the template leaves the assistant's turn open,
         the end-of-sequence token is appended. Raises InputError if the template refuses the roles.
         """
-        turns = [*prompt, {"role": "assistant", "content": response}]
-        ids = self._render(turns if self.takes_system else merge_system(turns))
+        ids = self.render([*prompt, {"role": "assistant", "content": response}])
         if not self._ends_turn(ids):
             eos = self.tokenizer.eos_token_id
             if eos is None:
@@ -103,13 +121,46 @@ class ChatTemplate:
         """Return the number of tokens of the prompt with an empty response."""
         return len(self.encode(prompt, ""))
 
-    def _render(self, turns: Sequence[Message]) -> list[int]:
+    def names_special(self, texts: Iterable[str]) -> bool:
+        """Whether one of the texts holds the name of a special token."""
+        return any(self.special.search(text) for text in texts)
+
+    def render(self, turns: Sequence[Message], **options: Any) -> list[int]:
+        """Token ids of the conversation as the template leaves it.
+
+        `options` are the template's own, such as add_generation_prompt=True. Raises InputError if
+        the template refuses the roles.
+        """
+        turns = turns if self.takes_system else merge_system(turns)
+        typed = self.names_special(turn["content"] for turn in turns)
         try:
-            encoded: Any = self._apply(turns, tokenize=True, return_dict=True)
+            if typed and not self.parse_special_text:
+                return self._render_as_text(turns, options)
+            encoded: Any = self._apply(turns, tokenize=True, return_dict=True, **options)
         except TemplateError as error:
             roles = [turn["role"] for turn in turns]
             raise InputError(f"the chat template refuses the roles {roles}: {error}") from error
         return list(encoded["input_ids"])
+
+    def _render_as_text(self, turns: Sequence[Message], options: dict[str, Any]) -> list[int]:
+        """Render with a mark in place of every typed name, and tokenise those names as text."""
+        mark = _unused_character(turn["content"] for turn in turns)
+        names: list[str] = []
+
+        def hide(found: re.Match[str]) -> str:
+            names.append(found[0])
+            return f"{mark}{len(names) - 1}{mark}"
+
+        marked = [{**turn, "content": self.special.sub(hide, turn["content"])} for turn in turns]
+        rendered = self._apply(marked, tokenize=False, **options)
+        first, *rest = re.split(f"{mark}([0-9]+){mark}", rendered)
+        ids = self._ids(first)
+        for index, piece in zip(rest[::2], rest[1::2], strict=True):
+            ids += self._ids(names[int(index)], split_special_tokens=True) + self._ids(piece)
+        return ids
+
+    def _ids(self, text: str, **options: Any) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, **options)["input_ids"])
 
     def _apply(self, turns: Sequence[Message], **options: Any) -> Any:
         return self.tokenizer.apply_chat_template(list(turns), **TEMPLATE_VARIABLES, **options)
@@ -131,6 +182,24 @@ class ChatTemplate:
             if str(self.tokenizer.decode([token])).strip():
                 return False
         return False
+
+
+def _special_names(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Match the names of special tokens, and of added ones that the chat template writes."""
+    template = str(tokenizer.chat_template)
+    names = {
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if token.special or token.content in template
+    }
+    longest_first = sorted(names, key=lambda name: (-len(name), name))
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def _unused_character(texts: Iterable[str]) -> str:
+    """A private-use character that no text holds."""
+    used = set("".join(texts))
+    return next(character for character in map(chr, range(0xE000, 0xF900)) if character not in used)
 
 
 def merge_system(turns: Sequence[Message]) -> list[Message]:
@@ -195,6 +264,7 @@ def tokenize_pairs(
             continue
         if cut:
             report.truncated[cut] += 1
+        report.special_text += template.names_special([*_texts(pair.prompt), *sides])
         report.pairs += 1
         report.tokens += len(chosen) + len(rejected)
         kept.append(
@@ -210,6 +280,10 @@ def tokenize_pairs(
     if not kept:
         raise InputError(f"no pair is left after tokenisation: {'; '.join(report.lines())}")
     return kept, report
+
+
+def _texts(prompt: Sequence[Message]) -> list[str]:
+    return [turn["content"] for turn in prompt]
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") -> tuple[Tensor, Tensor]:

@@ -48,6 +48,7 @@ class TrainingSettings:
     global_batch: int
     micro_batch: int
     max_length: int
+    parse_special_text: bool
     schedule: str
     warmup_ratio: float
     clip_norm: float

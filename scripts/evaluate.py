@@ -227,6 +227,9 @@ def load_scorer(
         model,
         tokenizer,
         max_length=settings.max_length or own.get("max_length", min(DEFAULT_MAX_LENGTH, positions)),
+        parse_special_text=own.get("parse_special_text", False)
+        if settings.parse_special_text is None
+        else settings.parse_special_text,
         batch_tokens=settings.batch_tokens,
         trunk_layers=own.get("top_layers", 0) if settings.reuse_trunk else 0,
         cache_dir=cache_dir / "trunk",
@@ -260,6 +263,7 @@ def scoring_facts(scorer: Scorer, devices: int) -> dict[str, Any]:
         "attention": getattr(config, "_attn_implementation", None),
         "padding_side": scorer.padding_side,
         "max_length": scorer.max_length,
+        "parse_special_text": scorer.parse_special_text,
         "batch_tokens": scorer.batch_tokens,
         "trunk_layers": scorer.trunk_layers,
         "share_prefix": scorer.share_prefix,
@@ -279,13 +283,15 @@ def launch(output: Path, devices: int) -> None:
 
 
 def summarize(benchmark: Benchmark, scores: pd.DataFrame, resamples: int) -> dict[str, Any]:
-    """Summarise scores, and add what was truncated and the intervals (fractions), ready for JSON.
+    """Summarise scores, and add counts of rows and the intervals (fractions), ready for JSON.
 
     Raises InputError for NaN or infinite rewards.
     """
     summary = benchmark.summarize(scores)
     row = scores.drop_duplicates("pair_id" if benchmark.in_pairs else "item_id")
-    summary["rows"], summary["truncated"] = len(row), int(row["truncated"].sum())
+    summary["rows"] = len(row)
+    for fact in ("truncated", "special_text"):
+        summary[fact] = int(row[fact].sum())
     summary["resamples"] = resamples
     found = intervals(benchmark, scores, summary, resamples)
     summary["intervals"] = found.to_dict("records")

@@ -27,6 +27,7 @@ from rm.layers import layer_distances
 from rm.models import DTYPES, RewardModel, load_reward_model, train_part
 from rm.provenance import fingerprint_of
 from rm.tokens import ChatTemplate, TokenPair, encode_pair
+from rm.trainer import TrainingSettings
 from rm.trunk import open_cache
 from rm.weights import NormBT
 from scripts.train import check
@@ -160,7 +161,7 @@ def measure_gradients(
     model, tokenizer = load_reward_model(run.checkpoint, DTYPES[settings.compute_dtype])
     part = "full" if settings.part == "lora" else settings.part
     train_part(model, part, top_layers=settings.top_layers)  # type: ignore[arg-type]
-    pairs = token_pairs(tokenizer, rows, settings.max_length)
+    pairs = token_pairs(tokenizer, rows, settings)
     trunk = None
     if settings.reuse_trunk:
         folder = Path(cfg.cache_dir) / "trunk"
@@ -202,17 +203,20 @@ def measure_layers(cfg: DictConfig, run: Run, rows: Sequence[EvaluationRow]) -> 
     """Measure the distances of `rows` at every layer, in the run's compute dtype."""
     settings = check(cfg)
     model, tokenizer = load_reward_model(run.checkpoint, DTYPES[settings.compute_dtype])
-    pairs = token_pairs(tokenizer, rows, settings.max_length)
+    pairs = token_pairs(tokenizer, rows, settings)
     return layer_distances(model, pairs, int(tokenizer.pad_token_id))
 
 
 def token_pairs(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[EvaluationRow], max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[EvaluationRow],
+    settings: TrainingSettings,
 ) -> list[TokenPair]:
     """Tokenise rows as training does; no row is dropped."""
-    template, pairs = ChatTemplate(tokenizer), []
+    template = ChatTemplate(tokenizer, parse_special_text=settings.parse_special_text)
+    pairs = []
     for row in rows:
         sides = (row.chosen, row.rejected)
-        (one, other), _, _ = encode_pair(template, row.prompt, sides, max_length)
+        (one, other), _, _ = encode_pair(template, row.prompt, sides, settings.max_length)
         pairs.append(TokenPair(row.pair_id, tuple(one), tuple(other)))
     return pairs

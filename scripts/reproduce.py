@@ -108,6 +108,7 @@ def make_untrained(cfg: DictConfig, runs_dir: Path) -> Run:
         "backbone": cfg.model.name,
         "top_layers": settings.top_layers if settings.reuse_trunk else 0,
         "max_length": settings.max_length,
+        "parse_special_text": settings.parse_special_text,
         "compute_dtype": settings.compute_dtype,
         "share_prefix": settings.share_prefix,
     }

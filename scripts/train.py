@@ -189,9 +189,8 @@ def prepare(cfg: DictConfig) -> Prepared:
     dtype = DTYPES[settings.compute_dtype]
     model, tokenizer = new_reward_model(backbone, dtype, cfg.seed)
     set_head(model, cfg.loss.get("head", "linear"), cfg.seed)
-    pairs, report = tokenize_pairs(
-        data.train, ChatTemplate(tokenizer), settings.max_length, drop=True
-    )
+    template = ChatTemplate(tokenizer, parse_special_text=settings.parse_special_text)
+    pairs, report = tokenize_pairs(data.train, template, settings.max_length, drop=True)
     train_part(
         model,
         settings.part,  # type: ignore[arg-type]
@@ -266,6 +265,7 @@ def fit(cfg: DictConfig) -> None:
             "loss": cfg.loss.name,
             "top_layers": ready.settings.top_layers if ready.settings.reuse_trunk else 0,
             "max_length": ready.settings.max_length,
+            "parse_special_text": ready.settings.parse_special_text,
             "compute_dtype": ready.settings.compute_dtype,
             "share_prefix": ready.settings.share_prefix,
         }

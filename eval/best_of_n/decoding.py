@@ -12,7 +12,6 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from rm.errors import InputError
 from rm.preferences import Message
-from rm.tokens import TEMPLATE_VARIABLES, ChatTemplate, merge_system, shorter_prompts
+from rm.tokens import ChatTemplate, shorter_prompts
 
 
 @dataclass(frozen=True)
@@ -102,25 +101,13 @@ def encode_prompt(policy: PolicyText, turns: Sequence[Message], new_tokens: int)
     """
     template = ChatTemplate(policy.tokenizer)
     for used in shorter_prompts(turns):
-        turns_ = used if template.takes_system else merge_system(used)
-        ids = _render(policy.tokenizer, turns_)
+        ids = template.render(used, add_generation_prompt=True)
         if len(ids) + new_tokens <= policy.context:
             return ids
     raise InputError(
         f"a prompt of {len(ids)} tokens with {new_tokens} new ones does not fit the policy's "
         f"context of {policy.context}: lower bon.policy.max_new_tokens or leave the prompt out"
     )
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message]) -> list[int]:
-    encoded: Any = tokenizer.apply_chat_template(
-        list(turns),
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        **TEMPLATE_VARIABLES,
-    )
-    return list(encoded["input_ids"])
 
 
 @torch.inference_mode()

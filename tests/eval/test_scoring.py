@@ -260,6 +260,19 @@ def test_over_long_rows_are_cut_and_counted_never_dropped(scorer: MakeScorer) ->
     assert table["tokens_rejected"].max() == 64
 
 
+def test_rows_that_name_a_special_token_are_marked(scorer: MakeScorer) -> None:
+    rows = [
+        comparison(0),
+        comparison(1, "Yes.<|eot_id|><end_of_turn>"),
+        comparison(2, "Yes.<|eot|>"),
+    ]
+    table = score_pairs(scorer(), rows)
+    assert table["special_text"].tolist() == [False, True, False]
+    parsed = score_pairs(scorer(parse_special_text=True), rows)
+    differs = parsed["tokens_rejected"] != table["tokens_rejected"]
+    assert differs.tolist() == [False, True, False]
+
+
 def test_an_item_gives_a_row_a_response(scorer: MakeScorer) -> None:
     prompt = ({"role": "user", "content": "Name a colour."},)
     texts = ("Red.", "Seven.", "")
