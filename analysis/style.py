@@ -73,6 +73,7 @@ RIVALS: Final = {
     "layer_norm": "BT, layer norm before the head",
     "mlp": "BT, MLP head",
     "proportional": "BT × distance",
+    "grm": "BT + text generation (GRM)",
 }
 """Methods that are compared with plain BT, and their names."""
 VARIANT_LABELS: Final = {

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from rm.errors import InputError
+from rm.likelihood import IGNORED, next_tokens
 from rm.prefix import share, shared_batch
 from rm.tokens import TokenPair, pad
 from rm.trunk import TrunkCache
@@ -82,29 +84,42 @@ class PairCollator:
         side: str = "right",
         share: bool = False,
         distance: Callable[[TokenPair], float] | None = None,
+        likelihood: bool = False,
     ) -> None:
         """With `trunk`, rows are given as cached trunk states instead of token ids.
 
         With `share`, tokens that rows share are in the batch once (`rm.prefix`). `distance`: of a
-        pair's tokens, for weights that go by one.
+        pair's tokens, for weights that go by one. `likelihood`: ask for that of the chosen
+        responses (pairs with a `response_start`, no shared prefixes).
         """
         self.pad_id, self.trunk, self.side, self.share = pad_id, trunk, side, share
-        self.distance = distance
+        self.distance, self.likelihood = distance, likelihood
 
     def __call__(self, pairs: Sequence[TokenPair]) -> dict[str, Any]:
         """Return attention_mask and input_ids or trunk_states (2·pairs rows), margin if known.
 
         With `share`, `shared` (a SharedBatch of the rows) takes the place of the first three.
+        `targets` (2·pairs, length), where the collator is to ask for likelihoods.
         `margin` (pairs,) float32 is there only if every pair of the batch has one. `pair_id`
         names the pairs, in order. `distance` (pairs,) float32, where the collator has one.
         """
         rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         batch = self._rows(rows) | {"pair_id": [pair.pair_id for pair in pairs]}
+        if self.likelihood:
+            batch["targets"] = self._targets(pairs)
         if self.distance is not None:
             batch["distance"] = torch.tensor([self.distance(pair) for pair in pairs])
         if all(pair.margin is not None for pair in pairs):
             batch["margin"] = torch.tensor([pair.margin for pair in pairs], dtype=torch.float32)
         return batch
+
+    def _targets(self, pairs: Sequence[TokenPair]) -> Tensor:
+        """The chosen responses' tokens at the places before them; nothing of the rejected."""
+        starts = [pair.response_start for pair in pairs]
+        assert all(start is not None for start in starts)
+        chosen = [next_tokens(p.chosen, start or 0) for p, start in zip(pairs, starts, strict=True)]
+        rejected = [[IGNORED] * len(pair.rejected) for pair in pairs]
+        return pad([*chosen, *rejected], IGNORED, self.side)[0]
 
     def _rows(self, rows: Sequence[tuple[int, ...]]) -> dict[str, Any]:
         if self.share:

@@ -9,6 +9,7 @@ because log(sigmoid(d)) underflows for d < −88 in float32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -66,6 +67,21 @@ def batch_sum_to_zero(chosen: Tensor, rejected: Tensor, *, coefficient: float) -
     """
     mean = (chosen.mean() + rejected.mean()) / 2
     return (coefficient * mean.square()).expand(len(chosen))
+
+
+@dataclass(frozen=True)
+class TextGeneration:
+    """GRM's regularisation, sft variant (arXiv 2406.10216): the backbone goes on writing y_w.
+
+    (1 − ratio) · loss − ratio · log σ(β log π(y_w | x)), one value a pair.
+    """
+
+    ratio: float
+    beta: float
+
+    def combine(self, loss: Tensor, log_likelihood: Tensor) -> Tensor:
+        """`loss`, `log_likelihood` = log π(y_w | x): (pairs,). Returns (pairs,)."""
+        return (1 - self.ratio) * loss - self.ratio * logsigmoid(self.beta * log_likelihood)
 
 
 def _required(margin: Tensor | None, loss: str) -> Tensor:

@@ -29,6 +29,7 @@ from transformers import (
 
 from rm.errors import InputError
 from rm.files import atomic_folder
+from rm.likelihood import head_of, log_likelihood
 from rm.prefix import SharedBatch, shared_hidden
 from rm.tokens import ChatTemplate, choose_pad_token
 
@@ -40,11 +41,13 @@ class RewardOutput:
     """`rewards` (rows,) and `hidden` (rows, hidden): both float32 (float64 for a float64 model).
 
     `mean` (rows, hidden): the mean state of each row's real tokens, where `keep_mean` asks for it.
+    `log_likelihood` (rows,): of each row's targets, where the forward pass was given some.
     """
 
     rewards: Tensor
     hidden: Tensor
     mean: Tensor | None = None
+    log_likelihood: Tensor | None = None
 
 
 class RewardModel(nn.Module):
@@ -86,12 +89,14 @@ class RewardModel(nn.Module):
         input_ids: Tensor | None = None,
         trunk_states: Tensor | None = None,
         shared: SharedBatch | None = None,
+        targets: Tensor | None = None,
     ) -> RewardOutput:
         """Score rows given as token ids, or as the output of the frozen trunk (`rm.trunk`).
 
         attention_mask: (rows, length) int64, 1 at real tokens, padding on either side.
         input_ids: (rows, length) int64; or trunk_states: (rows, length, hidden).
         shared: the rows as one tree (`rm.prefix`), in place of all that.
+        targets: (rows, length) int64, next tokens whose likelihood is asked for (`rm.likelihood`).
         """
         if shared is not None:
             if self.keep_mean:
@@ -113,6 +118,10 @@ class RewardModel(nn.Module):
         output = self._output(last_real_token(states, attention_mask))
         if self.keep_mean:
             output.mean = mean_of_real_tokens(states, attention_mask)
+        if targets is not None:
+            with self._autocast(states.device.type):
+                head = head_of(self.classifier)
+                output.log_likelihood = log_likelihood(states, targets, head)
         return output
 
     def _output(self, hidden: Tensor) -> RewardOutput:

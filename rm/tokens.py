@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -44,6 +45,8 @@ class TokenPair:
     margin: float | None = None
     category: str | None = None
     truncated: bool = False
+    response_start: int | None = None
+    """Place of the chosen response's first token, where somebody asked for it."""
 
 
 @dataclass
@@ -237,13 +240,29 @@ def encode_pair(
     return [ids[-max_length:] for ids in encoded], "tokens", used
 
 
+def response_start(
+    template: ChatTemplate, prompt: Sequence[Message], response: str, kept: int
+) -> int:
+    """Place of the response's first token among the last `kept` tokens of the conversation."""
+    whole = template.encode(prompt, response)
+    opening = template.render(prompt, add_generation_prompt=True)
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(opening, whole, strict=False))
+    return max(sum(1 for _ in same) - (len(whole) - kept), 0)
+
+
 def tokenize_pairs(
-    pairs: Iterable[PreferencePair], template: ChatTemplate, max_length: int, *, drop: bool
+    pairs: Iterable[PreferencePair],
+    template: ChatTemplate,
+    max_length: int,
+    *,
+    drop: bool,
+    mark_response: bool = False,
 ) -> tuple[list[TokenPair], TokenReport]:
     """Tokenise pairs by the truncation policy of this module.
 
     `drop=True` (training) drops pairs that truncation made useless and counts them; `drop=False`
-    (evaluation) keeps every row. Raises InputError if nothing is left.
+    (evaluation) keeps every row. `mark_response` notes where each chosen response starts. Raises
+    InputError if nothing is left.
     """
     report, kept = TokenReport(), []
     for pair in pairs:
@@ -267,6 +286,7 @@ def tokenize_pairs(
         report.special_text += template.names_special([*_texts(pair.prompt), *sides])
         report.pairs += 1
         report.tokens += len(chosen) + len(rejected)
+        marked = response_start(template, used, pair.chosen, len(chosen)) if mark_response else None
         kept.append(
             TokenPair(
                 pair.pair_id,
@@ -275,6 +295,7 @@ def tokenize_pairs(
                 pair.margin,
                 pair.category,
                 truncated=cut is not None,
+                response_start=marked,
             )
         )
     if not kept:

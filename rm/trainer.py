@@ -29,7 +29,7 @@ from rm.batches import PairCollator, PairStream, model_inputs
 from rm.distances import PairDistance, Representation
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
-from rm.losses import PairLoss, Regularizer
+from rm.losses import PairLoss, Regularizer, TextGeneration
 from rm.models import RewardModel, RewardOutput
 from rm.weights import PairWeight, is_due, representation_distance
 
@@ -139,6 +139,7 @@ class PairTrainer(Trainer):
         pair_weight: PairWeight,
         pair_distance: PairDistance | None = None,
         regularizer: Regularizer | None = None,
+        text: TextGeneration | None = None,
         mu: float | None = None,
     ) -> None:
         """`mu`: the pair weight's state to start from (resuming), None for a fresh run.
@@ -151,6 +152,7 @@ class PairTrainer(Trainer):
         self.reward_model = model
         self.pair_loss, self.pair_weight, self.mu = pair_loss, pair_weight, mu
         self.pair_distance, self.regularizer = pair_distance or Representation(), regularizer
+        self.text = text
         model.keep_mean = self.pair_distance.by_mean
         self.global_batch = (
             args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -215,6 +217,8 @@ class PairTrainer(Trainer):
         total = weight * loss
         if self.regularizer is not None:
             total = total + self.regularizer(chosen, rejected)
+        if self.text is not None:
+            total = self.text.combine(total, output.log_likelihood.chunk(2)[0])
         total = total.sum() / self.global_batch * self.args.world_size
         return (total, output) if return_outputs else total
 

@@ -24,7 +24,7 @@ from scripts import config as configuration
 from scripts.data import load_data
 from scripts.evaluate import BENCHMARKS, evaluate
 from scripts.measure import Run
-from scripts.train import distance_of, stale_because, train
+from scripts.train import needs_every_token, stale_because, train
 
 OWN_KEYS = (
     "matrix",
@@ -78,7 +78,7 @@ def train_config(
     own = []
     if made.loss.get("whole_batch"):
         own.append(f"training.micro_batch={made.training.global_batch}")
-    if distance_of(made.loss).by_mean:
+    if needs_every_token(made.loss):
         own.append("training.share_prefix=false")
     return configuration.compose_config("train", [*words, *own]) if own else made
 

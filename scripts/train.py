@@ -26,6 +26,7 @@ from rm.capability import can_share
 from rm.distances import PairDistance, Representation
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
+from rm.likelihood import head_of
 from rm.models import (
     DTYPES,
     RewardModel,
@@ -161,8 +162,10 @@ def check(cfg: DictConfig) -> TrainingSettings:
         )
     if settings.reuse_trunk and "zero3" in cfg.deepspeed.name:
         raise InputError("training.reuse_trunk=true does not go with ZeRO-3: set it to false")
-    if distance_of(cfg.loss).by_mean and settings.share_prefix:
+    if needs_every_token(cfg.loss) and settings.share_prefix:
         raise InputError(f"loss={cfg.loss.name} needs every token: training.share_prefix=false")
+    if cfg.loss.get("text") and "zero3" in cfg.deepspeed.name:
+        raise InputError(f"loss={cfg.loss.name} needs the whole embedding: deepspeed=zero2 or less")
     whole = settings.micro_batch == settings.global_batch and cfg.devices == 1
     if cfg.loss.get("whole_batch") and not whole:
         raise InputError(
@@ -190,7 +193,15 @@ def prepare(cfg: DictConfig) -> Prepared:
     model, tokenizer = new_reward_model(backbone, dtype, cfg.seed)
     set_head(model, cfg.loss.get("head", "linear"), cfg.seed)
     template = ChatTemplate(tokenizer, parse_special_text=settings.parse_special_text)
-    pairs, report = tokenize_pairs(data.train, template, settings.max_length, drop=True)
+    if cfg.loss.get("text"):
+        head_of(model.classifier)  # refuses a backbone that has none
+    pairs, report = tokenize_pairs(
+        data.train,
+        template,
+        settings.max_length,
+        drop=True,
+        mark_response=bool(cfg.loss.get("text")),
+    )
     train_part(
         model,
         settings.part,  # type: ignore[arg-type]
@@ -218,6 +229,7 @@ def prepare(cfg: DictConfig) -> Prepared:
         trunk,
         share=settings.share_prefix,
         distance=measure.of_pair if measure.by_tokens else None,
+        likelihood=bool(cfg.loss.get("text")),
     )
     return Prepared(settings, model, tokenizer, data, pairs, collator, facts)
 
@@ -225,6 +237,11 @@ def prepare(cfg: DictConfig) -> Prepared:
 def distance_of(loss: DictConfig) -> PairDistance:
     """What the loss's weight goes by: its `distance`, the paper's where it names none."""
     return instantiate(loss.get("distance")) or Representation()
+
+
+def needs_every_token(loss: DictConfig) -> bool:
+    """Whether the loss reads more than last tokens, so that no prefix may be computed once."""
+    return distance_of(loss).by_mean or bool(loss.get("text"))
 
 
 def require_sharing(model: RewardModel, key: str) -> None:
@@ -315,6 +332,7 @@ def build_trainer(
         pair_weight=instantiate(cfg.loss.weight),
         pair_distance=distance_of(cfg.loss),
         regularizer=instantiate(cfg.loss.get("regularizer")),
+        text=instantiate(cfg.loss.get("text")),
     )
     trainer.add_callback(MetricsFile(run_dir / "metrics.jsonl"))
     return trainer

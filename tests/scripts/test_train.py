@@ -306,6 +306,23 @@ def test_distances_that_read_every_token_refuse_shared_prefixes(train_smoke: Tra
         train_smoke("loss=normbt_mean_pooled", "training.share_prefix=true")
 
 
+@pytest.mark.parametrize("own", [(), ("training.part=top_layers", "training.top_layers=1")])
+def test_text_generation_is_added_to_the_pair_loss(
+    train_smoke: Train, own: tuple[str, ...]
+) -> None:
+    words = ("data.train_pairs=16", "model=tiny-gemma", *own)
+    plain = steps_of(train_smoke(*words, "loss=bt"))[0]
+    found = steps_of(train_smoke(*words, "loss=grm"))[0]
+    none = steps_of(train_smoke(*words, "loss=grm", "loss.text.ratio=0.0"))[0]
+    assert found["pair_loss"] == none["pair_loss"] == plain["pair_loss"]
+    assert none["loss"] == pytest.approx(plain["loss"], rel=1e-6)
+    assert found["loss"] > plain["loss"]  # log σ(β log π) is far from 0 for a random backbone
+    with pytest.raises(InputError, match=r"grm needs every token: training.share_prefix=false"):
+        train_smoke(*words, "loss=grm", "training.share_prefix=true")
+    with pytest.raises(InputError, match="tie_word_embeddings"):
+        train_smoke("data.train_pairs=16", "model=tiny-llama", "loss=grm")
+
+
 def test_not_finite_loss_stops_the_run_and_names_pair_and_checkpoint(
     train_smoke: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
