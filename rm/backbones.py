@@ -27,6 +27,8 @@ from transformers import (
 
 from rm.errors import InputError
 from rm.files import atomic_folder, atomic_write_json
+from rm.pretraining import LanguageSettings, train_language_model
+from rm.tokens import ChatTemplate, Row
 
 SOURCE_FILE = "backbone_source.json"
 
@@ -166,12 +168,13 @@ def _build_tiny(
     heads: int,
     vocabulary: int,
     seed: int,
+    language: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a random causal model of the given architecture with a BPE tokenizer of its own.
+    """Write a small causal model of the given architecture with a BPE tokenizer of its own.
 
     The tokenizer is trained on generated pairs; its template has the shape of the architecture's
     own (Llama 3 headers and an eot token that is also eos and has no spare pad; Gemma turns without
-    a system role).
+    a system role). Its weights are random, or trained a little as `language` says.
     """
     if architecture not in TINY_TEMPLATES:
         raise InputError(f"model.tiny.architecture={architecture}: choose llama or gemma")
@@ -179,10 +182,19 @@ def _build_tiny(
     config = _tiny_config(architecture, len(tokenizer), hidden, layers, heads, tokenizer)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
+    origin = f"random weights (seed {seed}), {architecture}, built on this machine"
+    if language is not None:
+        settings = LanguageSettings(**language)
+        loss = train_language_model(
+            model, _conversations(tokenizer, settings.pairs, seed), settings, seed
+        )
+        origin += (
+            f", then {settings.steps} steps of language modelling on generated text "
+            f"(last loss {loss:.2f})"
+        )
     with atomic_folder(target) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        origin = f"random weights (seed {seed}), {architecture}, built on this machine"
         atomic_write_json(folder / SOURCE_FILE, {"source": origin})
     return target
 
@@ -192,6 +204,16 @@ def _training_texts(seed: int) -> list[str]:
 
     pairs = [made.pair for made in generate("train", 400, seed)]
     return [f"{pair.prompt[-1]['content']} {pair.chosen} {pair.rejected}" for pair in pairs]
+
+
+def _conversations(tokenizer: PreTrainedTokenizerFast, pairs: int, seed: int) -> list[Row]:
+    """Both sides of generated training pairs, so that the text does not tell which is chosen."""
+    from rm.generated import generate
+
+    template = ChatTemplate(tokenizer)
+    made = [one.pair for one in generate("train", pairs, seed)]
+    sides = [(pair.prompt, text) for pair in made for text in (pair.chosen, pair.rejected)]
+    return [tuple(template.encode(prompt, text)) for prompt, text in sides]
 
 
 def tiny_tokenizer(

