@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from eval.resume import Found, PartialScores, row_fingerprint
 from eval.rows import EvaluationItem, EvaluationRow
+from rm.collector import settled
 from rm.errors import InputError
 from rm.models import RewardModel
 from rm.preferences import Message
@@ -107,7 +108,7 @@ class Scorer:
         if not todo:
             return found
         trunk = self._trunk(rows)
-        with self._store() as keep, self._progress(plan, todo) as bar:
+        with settled(), self._store() as keep, self._progress(plan, todo) as bar:
             for batch in todo:
                 values = self._forward(batch, trunk, hidden)
                 names = [row_fingerprint(row) for row in batch]

@@ -23,6 +23,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from rm.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
 from rm.batches import PairCollator, PairStream, batch_tokens, rows_of, training_order
 from rm.capability import can_share
+from rm.collector import settled
 from rm.distances import PairDistance, Representation
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
@@ -272,7 +273,8 @@ def fit(cfg: DictConfig) -> None:
         checkpoint = last_checkpoint(run_dir)
         if checkpoint is not None:
             trainer.mu = load_mu(checkpoint)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with settled():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     # Training is over: without this, ZeRO-3 would divide the model that is built to be saved.
     unset_hf_deepspeed_config()
