@@ -178,9 +178,8 @@ def model_states(
     0: P + T gradients + 2 T moments; on several devices T more for the buckets of all-reduce.
     1: P + T gradients + 3 T / N (a copy of the own share, two moments).
     2: P + T / N gradients + 3 T / N.
-    3: (P + T + 2 T) / N, the copy being the parameters themselves; beside it the gathered
-    parameters that are alive at once. With offload the kept part lies in the host's memory, the
-    copy being one again.
+    3: (P + T gradients + 3 T) / N; beside it the gathered parameters that are alive at once. With
+    offload all that is kept lies in the host's memory.
 
     1 to 3 hold a bucket of gradients during backward; 1 and 2 flatten the own share's gradients for
     the step. Read from DeepSpeed 0.19.8; its own estimators count two-byte parameters, which this
@@ -194,7 +193,6 @@ def model_states(
         gradients = trained if stage == 1 else share
         return States(decoder.stored + gradients + 3 * share, bucket, share)
     gathered = FLOAT32 * min(decoder.parameters, max(buckets.live, decoder.largest))
-    kept = decoder.stored // devices + 3 * share
     if offload:
         return States(0, bucket + gathered, 0, host=decoder.stored + 4 * trained)
-    return States(kept, bucket + gathered, 0)
+    return States(decoder.stored // devices + 4 * share, bucket + gathered, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,8 @@ def scoring_model(architecture: Architecture, dtype: str) -> RewardModel:
 
 
 def _classifier(architecture: Architecture) -> Any:
-    config = type(architecture.config)(**{**architecture.config.to_dict(), "num_labels": 1})
+    config = copy.deepcopy(architecture.config)
+    config.num_labels = 1
     if config.pad_token_id is None:
         config.pad_token_id = 0
     try:

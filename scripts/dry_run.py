@@ -7,7 +7,6 @@ not checked. Exit status 2 if one failed. Nothing is trained and nothing is writ
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import httpx
@@ -106,10 +106,11 @@ def checks(cfg: DictConfig, overrides: Sequence[str], scratch: Path) -> Iterator
     run = DryRun(cfg, configuration.without_keys(overrides, PLAN_KEYS), scratch)
     composed: list[DictConfig] = []
     yield attempt("runs", lambda: compose_matrix(run, composed))
-    bon, line = best_of_n(run, composed)
+    proxies: list[DictConfig] = []
+    bon, line = best_of_n(run, proxies)
     yield line
     yield attempt("benchmark", lambda: benchmark(cfg))
-    yield from models(run, composed, bon)
+    yield from models(run, [*composed, *proxies], bon)
     yield attempt("data", lambda: data(run, composed))
     for key in ("runs_dir", "results_dir", "cache_dir"):
         yield attempt(key, partial(writable, Path(cfg[key])))
@@ -334,7 +335,7 @@ def memory(cfg: DictConfig, plans: Sequence[Plan]) -> str:
 def deepspeed() -> str:
     """Import DeepSpeed."""
     try:
-        return f"version {importlib.import_module('deepspeed').__version__}"
+        return f"version {import_module('deepspeed').__version__}"
     except Exception as error:  # it compiles and probes on import: anything may come
         raise InputError(
             f"cannot be imported ({type(error).__name__}: {error}): `make setup`, or "

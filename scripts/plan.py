@@ -376,7 +376,7 @@ def speed_of(cfg: DictConfig) -> Speed:
     origin = "given"
     if given is None:
         given = cfg.plan.throughput.get(cfg.profile.name, "measured")
-        origin = f"conf/plan.yaml for profile {cfg.profile.name}"
+        origin = f"assumed for profile {cfg.profile.name} in conf/plan.yaml: give throughput=…"
     utilisation = {str(name): float(part) for name, part in cfg.plan.utilisation.items()}
     if given == "measured":
         dtype = DTYPES[check(cfg).compute_dtype]
@@ -440,8 +440,10 @@ def memory_row(one: DictConfig, decoder: Decoder, activations: int, cfg: DictCon
 
 
 def _buckets(zero: Any) -> Buckets:
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # takes seconds
-
+    try:
+        from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # takes seconds
+    except ImportError as error:
+        raise InputError(f"DeepSpeed cannot be imported ({error}): `make setup`") from error
     made = DeepSpeedZeroConfig(**OmegaConf.to_container(OmegaConf.create(zero)))  # type: ignore[arg-type]
     return Buckets(made.reduce_bucket_size, made.max_live_parameters)
 
@@ -511,10 +513,10 @@ def disk_of(material: Material, bon: BonSettings | None) -> list[Item]:
         Item("to resume from", resume_bytes(material.runs[0], decoder), "while a run trains"),
     ]
     if settings.reuse_trunk:
-        tokens = material.lengths.scoring.tokens * material.pairs.train
-        tokens += material.test.scoring.tokens * material.test_pairs
+        tokens = material.lengths.rows * material.pairs.train
+        tokens += material.test.rows * material.test_pairs
         width = decoder.hidden * DTYPES[settings.compute_dtype].itemsize
-        items.append(Item("frozen trunk", tokens * width, "cache_dir; tokens that rows share once"))
+        items.append(Item("frozen trunk", tokens * width, "in cache_dir"))
     if bon is not None:
         text = samples(bon) * bon.policy.max_new_tokens * cfg.plan.bytes_per_token
         items.append(Item(f"Best-of-N: {samples(bon):,} samples", text, "upper bound"))

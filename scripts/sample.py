@@ -6,7 +6,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 from transformers import AutoTokenizer
@@ -39,12 +38,14 @@ class Pairs:
 class Lengths:
     """What one pair makes the model compute, on average; `prompt`: tokens of its prompt.
 
-    training: a pair in its micro-batch. scoring: a pair in an evaluation. `origin` says whether
+    training: a pair in its micro-batch. scoring: a pair in an evaluation. rows: tokens of its two
+    rows, no padding, nothing shared. `origin` says whether
     this was counted or is an upper bound.
     """
 
     training: Load
     scoring: Load
+    rows: float
     prompt: float
     origin: str
     counted: bool
@@ -111,7 +112,7 @@ def find_lengths(
     if not pairs or folder is None:
         missing = "pairs" if not pairs else "tokenizer"
         return upper_bound(settings.max_length, f"no {missing} on this machine")
-    made, _, template = tokenized(pairs, folder, settings.max_length, drop=drop)
+    made, report, template = tokenized(pairs, folder, settings.max_length, drop=drop)
     batch = min(settings.global_batch, len(made))
     order = training_order(made, epochs=1, global_batch=batch, seed=0)
     sized = [made[index] for index in order]
@@ -120,6 +121,7 @@ def find_lengths(
     return Lengths(
         batch_load(sized, settings.micro_batch, settings.share_prefix) * (1 / len(sized)),
         batch_load(sized, 1, share=True) * (1 / len(sized)),
+        report.tokens / report.pairs,
         sum(prompts) / len(prompts),
         f"counted on a sample of {len(made)} pairs",
         counted=True,
@@ -130,7 +132,7 @@ def upper_bound(max_length: int, reason: str) -> Lengths:
     """Every row as long as the limit allows."""
     pair = Load(2 * max_length, 2 * max_length**2)
     origin = f"upper bound, every row of {max_length} tokens: {reason}"
-    return Lengths(pair, pair, max_length, origin, counted=False)
+    return Lengths(pair, pair, pair.tokens, max_length, origin, counted=False)
 
 
 def batch_load(pairs: Sequence[TokenPair], micro_batch: int, share: bool) -> Load:
@@ -144,13 +146,3 @@ def batch_load(pairs: Sequence[TokenPair], micro_batch: int, share: bool) -> Loa
         else:
             total += Load(len(rows) * longest, len(rows) * longest**2)
     return total
-
-
-def facts(lengths: Lengths) -> dict[str, Any]:
-    """Return the lengths as JSON-ready values, a pair."""
-    return {
-        "tokens_training": lengths.training.tokens,
-        "tokens_scoring": lengths.scoring.tokens,
-        "tokens_prompt": lengths.prompt,
-        "origin": lengths.origin,
-    }

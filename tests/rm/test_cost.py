@@ -141,7 +141,7 @@ DECODER = Decoder(2, 8, 8, 100, 0, 40, 20, parameters=800, trained=400, largest=
 def test_states_by_stage() -> None:
     """By hand: P = 3200 bytes stored, T = 1600 bytes trained, 4 devices."""
     found = [model_states(DECODER, stage, 4, buckets=BUCKETS) for stage in range(4)]
-    assert [one.kept for one in found] == [3200 + 4800, 3200 + 1600 + 1200, 3200 + 1600, 800 + 1200]
+    assert [one.kept for one in found] == [3200 + 4800, 3200 + 1600 + 1200, 3200 + 1600, 800 + 1600]
     assert [one.backward for one in found] == [1600, 200, 200, 200 + 3200]
     assert [one.step for one in found] == [0, 400, 400, 0]
     assert model_states(DECODER, 0, 1, buckets=BUCKETS).backward == 0
