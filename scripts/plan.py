@@ -289,13 +289,21 @@ def bon_stages(material: Material, bon: BonSettings) -> list[Stage]:
     first = proxy_config(material, bon)
     settings, decoder = check(first), decoder_of(meta_model(material.architecture, first))
     runs = len(bon.golds) * len(bon.proxy.methods) * len(bon.proxy.seeds)
+    relabelled = proxy_pairs(material, bon)
     stages.append(
-        train_stage("Best-of-N: proxies", runs, first, decoder, bon.proxy.pairs, material.lengths)
+        train_stage("Best-of-N: proxies", runs, first, decoder, relabelled, material.lengths)
     )
     above = layers_above_trunk(material.cfg, settings)
     load, rows = samples_load(material, bon, settings.max_length), samples(bon)
     stages.append(score_stage("Best-of-N: proxies score", runs, decoder, load, rows, above))
     return stages
+
+
+def proxy_pairs(material: Material, bon: BonSettings) -> int:
+    """Pairs that the proxies train on: as many as are asked for, or as a source has."""
+    if material.cfg.data.kind == "generated":
+        return bon.proxy.pairs
+    return min(bon.proxy.pairs, material.pairs.train)
 
 
 def samples(bon: BonSettings) -> int:
@@ -362,8 +370,9 @@ def gold_stages(material: Material, bon: BonSettings) -> list[Stage]:
         found = architecture_of_checkpoint(bon.gold.checkpoint)
         decoder = decoder_of(scoring_model(found, "bfloat16"))
         length = material.cfg.eval.max_length or min(2048, found.config.max_position_embeddings)
-    load = samples_load(material, bon, length) + material.lengths.scoring * bon.proxy.pairs
-    rows = samples(bon) + 2 * bon.proxy.pairs
+    relabelled = proxy_pairs(material, bon)
+    load = samples_load(material, bon, length) + material.lengths.scoring * relabelled
+    rows = samples(bon) + 2 * relabelled
     return [*stages, score_stage("Best-of-N: gold scores", 1, decoder, load, rows)]
 
 
@@ -529,18 +538,18 @@ def disk_of(material: Material, bon: BonSettings | None) -> list[Item]:
 def downloads_of(material: Material, bon: BonSettings | None) -> list[Item]:
     """What has to be fetched because it is not on this machine."""
     cfg, items = material.cfg, []
-    found = {material.architecture.name: (material.architecture, cfg.model.hub)}
+    found = [(material.architecture, cfg.model.hub)]
     if bon is not None:
         model = policy_model(cfg, bon)
         policy = architecture_of(model, Path(cfg.cache_dir), material.scratch)
-        found.setdefault(policy.name, (policy, model.hub))
+        found.append((policy, model.hub))
         if bon.gold.checkpoint is not None:
             gold = architecture_of_checkpoint(bon.gold.checkpoint)
-            found[gold.name] = (gold, bon.gold.checkpoint)
-    for architecture, hub in found.values():
-        if architecture.folder is None:
-            size = model_bytes(decoder_of(scoring_model(architecture, "bfloat16")), "bfloat16")
-            items.append(Item(f"model {hub}", size, "its parameters in bfloat16"))
+            found.append((gold, bon.gold.checkpoint))
+    missing = {hub: architecture for architecture, hub in found if architecture.folder is None}
+    for hub, architecture in missing.items():
+        size = model_bytes(decoder_of(scoring_model(architecture, "bfloat16")), "bfloat16")
+        items.append(Item(f"model {hub}", size, "its parameters in bfloat16"))
     if cfg.data.kind == "hub" and not Path(cfg.data.hub).exists():
         size = cfg.plan.data_bytes.get(cfg.data.hub)
         note = "its card" if size else "size not known here: see its page on the Hub"
@@ -578,9 +587,10 @@ def facts_of(material: Material, bon: BonSettings | None) -> dict[str, str]:
     }
     if bon is not None:
         proxies = f"{len(bon.proxy.methods)} methods × {len(bon.proxy.seeds)} seeds"
+        pairs = f"{proxy_pairs(material, bon):,} pairs each"
         facts["Best-of-N"] = (
             f"{bon.prompts.number:,} prompts × N = {bon.policy.samples}; golds: "
-            f"{', '.join(bon.golds)}; {proxies} as proxies on {bon.proxy.pairs:,} pairs each"
+            f"{', '.join(bon.golds)}; {proxies} as proxies on {pairs}"
         )
     return facts
 

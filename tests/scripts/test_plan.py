@@ -114,11 +114,15 @@ def test_the_trunk_takes_the_room_of_its_file(tmp_path: Path, train_smoke: Train
 
 @pytest.mark.parametrize("experiment", ["gemma_unified_feedback", "llama_skywork_80k"])
 def test_local_copies_are_counted(
-    experiment: str, tmp_path: Path, backbone_folders: dict[str, Path]
+    experiment: str,
+    tmp_path: Path,
+    backbone_folders: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("scripts.architecture._snapshot", lambda hub: None)
     make = unified_feedback if "unified" in experiment else skywork
     source, kind = make(tmp_path / "copy", 400), experiment.split("_")[0]
-    own = [f"data.hub={source}", f"model.path={backbone_folders[kind]}", "best_of_n=false"]
+    own = [f"data.hub={source}", f"model.path={backbone_folders[kind]}"]
     plan, _ = planned(tmp_path, *paper(experiment), *own)
     usable = 360 if "unified" in experiment else 400
     assert f"400 rows, {usable} usable" in plan.facts["Pairs"]
@@ -127,7 +131,10 @@ def test_local_copies_are_counted(
     assert f"{usable - held_out} to train on" in plan.facts["Pairs"]
     training = stages(plan)["training"]
     assert training.tokens / training.sequences < 100  # far below max_length
-    assert not [item for item in plan.downloads if "benchmark" not in item.name]
+    kept = (usable - held_out) // 256 * 256 if "skywork" in experiment else 2 * usable
+    assert stages(plan)["Best-of-N: proxies"].sequences == 18 * 2 * kept
+    fetched = {item.name.split("/")[0] for item in plan.downloads}
+    assert fetched == {"model google", "model Ray2333", "benchmark rewardbench"}
 
 
 def test_hours_are_flops_by_throughput_and_devices() -> None:
