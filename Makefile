@@ -2,6 +2,7 @@
 PROFILE ?= cpu
 PYTHON  ?= python3
 ARGS    ?=
+DRY_RUN ?=
 VENV    := .venv
 RUN     := $(VENV)/bin/python
 export TOKENIZERS_PARALLELISM := false
@@ -9,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce reproduce-full best-of-n status test lint figures report push bench faults clean
+.PHONY: help setup plan reproduce reproduce-full best-of-n status test lint figures report push bench faults clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -28,8 +29,11 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt requirements-extras.txt 
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
 	touch $@
 
-reproduce: $(VENV)/.ready ## train, score, draw: Table 1 and the figures under results/$PROFILE
-	$(RUN) -m scripts.reproduce profile=$(PROFILE) $(ARGS)
+plan: $(VENV)/.ready ## what a reproduction takes: runs, FLOPs, hours, memory, disk; starts nothing
+	$(RUN) -m scripts.plan profile=$(PROFILE) $(ARGS)
+
+reproduce: $(VENV)/.ready ## train, score, draw: Table 1 and the figures under results/$PROFILE; DRY_RUN=1 only checks
+	$(RUN) -m scripts.$(if $(filter-out 0 false,$(DRY_RUN)),dry_run,reproduce) profile=$(PROFILE) $(ARGS)
 
 reproduce-full: $(VENV)/.ready ## every method, five seeds, learning rates by validation, Best-of-N in full: hours
 	$(RUN) -m scripts.reproduce profile=$(PROFILE) matrix=full bon=$(PROFILE)$(if $(filter cpu,$(PROFILE)),_full) $(ARGS)

@@ -165,8 +165,8 @@ def grid_file(cfg: DictConfig) -> Path:
     return Path(cfg.results_dir) / "data" / "grid.csv"
 
 
-def benchmark_data(cfg: DictConfig, runs_dir: Path) -> str:
-    """Return the evaluation data: what the user gave, or the generated test split as a file."""
+def check_benchmark(cfg: DictConfig) -> None:
+    """Raise InputError for a benchmark that is none, or that the figures or the data do not fit."""
     if cfg.benchmark not in BENCHMARKS:
         raise InputError(f"benchmark={cfg.benchmark}: choose {', '.join(BENCHMARKS)}")
     if BENCHMARKS[cfg.benchmark].score is not score_pairs:
@@ -174,14 +174,19 @@ def benchmark_data(cfg: DictConfig, runs_dir: Path) -> str:
             f"benchmark={cfg.benchmark} has several responses a prompt, and the figures are about "
             "pairs: choose rewardbench, judgebench, pairs or generated"
         )
+    if cfg.benchmark == "generated" and cfg.benchmark_data is None and cfg.data.kind != "generated":
+        raise InputError(
+            "benchmark=generated needs data=generated: give benchmark=… and benchmark_data=PATH"
+        )
+
+
+def benchmark_data(cfg: DictConfig, runs_dir: Path) -> str:
+    """Return the evaluation data: what the user gave, or the generated test split as a file."""
+    check_benchmark(cfg)
     if cfg.benchmark_data is not None:
         return str(cfg.benchmark_data)
     if cfg.benchmark != "generated":
         return "hub"
-    if cfg.data.kind != "generated":
-        raise InputError(
-            "benchmark=generated needs data=generated: give benchmark=… and benchmark_data=PATH"
-        )
     path = runs_dir / "data" / "test.jsonl"
     made = generate("test", cfg.data.test_pairs, cfg.data.seed)
     atomic_write_text(path, "".join(_as_row(one.pair, one.subset) + "\n" for one in made))

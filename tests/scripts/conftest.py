@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from rm.backbones import BackboneSettings, prepare_backbone
 from scripts.config import compose_config
 from scripts.train import train
 
+CONF = Path(__file__).resolve().parents[2] / "conf"
 Train = Callable[..., Path]
 
 
@@ -30,3 +33,13 @@ def train_smoke(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Train:
         return folder
 
     return run
+
+
+@pytest.fixture(scope="session")
+def backbone_folders(cache: Path) -> dict[str, Path]:
+    """Folder of each tiny backbone: "llama" and "gemma"."""
+    found = {}
+    for name in ("llama", "gemma"):
+        content = yaml.safe_load((CONF / f"model/tiny-{name}.yaml").read_text())
+        found[name] = prepare_backbone(BackboneSettings(**content), cache / "backbones")
+    return found
