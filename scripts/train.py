@@ -77,6 +77,7 @@ class Prepared:
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Run one configuration to its end and return its manifest; a finished run is not repeated."""
     check(cfg)
+    tracking.check(cfg)
     run_dir = Path(cfg.run_dir)
     with only_one(run_dir):
         finished = claim_run_dir(cfg, run_dir)
@@ -258,36 +259,52 @@ def fit(cfg: DictConfig) -> None:
             trainer.mu = load_mu(checkpoint)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    # Training is over: without this, ZeRO-3 would divide the model that is built to be saved.
-    unset_hf_deepspeed_config()
-    if trainer.is_world_process_zero():
-        weight_state = {
-            "mu": trainer.mu,
-            "loss": cfg.loss.name,
-            "top_layers": ready.settings.top_layers if ready.settings.reuse_trunk else 0,
-            "max_length": ready.settings.max_length,
-            "compute_dtype": ready.settings.compute_dtype,
-            "share_prefix": ready.settings.share_prefix,
-        }
-        save_reward_model(
-            ready.model,
-            ready.tokenizer,
-            run_dir / "checkpoint",
-            state=state,
-            extra={MODEL_FILE: json.dumps(weight_state, indent=2) + "\n"},
-        )
-        write_split(run_dir, ready)
-        facts = {
-            **ready.facts,
-            "steps": steps,
-            "pairs_left_out": _left_out(ready, order),
-            "batches": batch_tokens(
-                ready.pairs, order, ready.settings.micro_batch, ready.settings.share_prefix
-            ),
-        }
-        write_manifest(cfg, run_dir, ready.data, facts, time.time() - started)
-        write_card(run_dir)
-        shutil.rmtree(run_dir / "trainer", ignore_errors=True)  # only of use to resume
+        # Training is over: without this, ZeRO-3 would divide the model that is built to be saved.
+        unset_hf_deepspeed_config()
+        if trainer.is_world_process_zero():
+            write_run(cfg, ready, trainer, state, order, started)
+            tracking.log_artifacts(cfg, run_dir)
+            shutil.rmtree(run_dir / "trainer", ignore_errors=True)  # only of use to resume
+
+
+def write_run(
+    cfg: DictConfig,
+    ready: Prepared,
+    trainer: PairTrainer,
+    state: dict[str, torch.Tensor],
+    order: list[int],
+    started: float,
+) -> None:
+    """Write a trained run's checkpoint, its split, its manifest and its model card.
+
+    `state` holds the model's parameters, `order` the pairs trained on, `started` the time of the
+    run's beginning in seconds.
+    """
+    run_dir, settings = Path(cfg.run_dir), ready.settings
+    weight_state = {
+        "mu": trainer.mu,
+        "loss": cfg.loss.name,
+        "top_layers": settings.top_layers if settings.reuse_trunk else 0,
+        "max_length": settings.max_length,
+        "compute_dtype": settings.compute_dtype,
+        "share_prefix": settings.share_prefix,
+    }
+    save_reward_model(
+        ready.model,
+        ready.tokenizer,
+        run_dir / "checkpoint",
+        state=state,
+        extra={MODEL_FILE: json.dumps(weight_state, indent=2) + "\n"},
+    )
+    write_split(run_dir, ready)
+    facts = {
+        **ready.facts,
+        "steps": len(order) // settings.global_batch,
+        "pairs_left_out": _left_out(ready, order),
+        "batches": batch_tokens(ready.pairs, order, settings.micro_batch, settings.share_prefix),
+    }
+    write_manifest(cfg, run_dir, ready.data, facts, time.time() - started)
+    write_card(run_dir)
 
 
 def build_trainer(
@@ -317,6 +334,8 @@ def build_trainer(
         regularizer=instantiate(cfg.loss.get("regularizer")),
     )
     trainer.add_callback(MetricsFile(run_dir / "metrics.jsonl"))
+    for callback in tracking.callbacks(cfg, trainer):
+        trainer.add_callback(callback)
     return trainer
 
 
