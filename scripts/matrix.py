@@ -131,7 +131,7 @@ def choose_rates(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, list[st
     """
     if not cfg.grid:
         return {}
-    held_out, rows = validation_data(cfg), []
+    held_out, rows = validation_data(cfg, "validation.jsonl"), []
     for method in cfg.methods:
         for rate in sorted(cfg.grid):
             words = [*overrides, f"training.learning_rate={rate}"]
@@ -148,18 +148,24 @@ def choose_rates(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, list[st
     return known_rates(cfg)
 
 
-def validation_data(cfg: DictConfig) -> str:
-    """Write the held-out pairs of the training data as a file to score; return its path."""
-    path = Path(cfg.runs_dir) / "data" / "validation.jsonl"
+def validation_data(cfg: DictConfig, name: str) -> str:
+    """Write the training data's held-out pairs to <runs_dir>/data/`name`; return the path.
+
+    Raises InputError if none are held out.
+    """
+    path = Path(cfg.runs_dir) / "data" / name
     pairs = load_data(cfg.data).validation
+    if not pairs:
+        raise InputError(f"data={cfg.data.name} holds no pairs out: there is nothing to choose by")
     atomic_write_text(path, "".join(_as_row(pair, pair.category or "all") + "\n" for pair in pairs))
     return str(path)
 
 
 def train_and_validate(cfg: DictConfig, one: DictConfig, run: Run, held_out: str) -> dict[str, Any]:
     """Train a run, score it on the held-out pairs, drop its weights; return the summary."""
-    own = {"benchmark": "pairs", "tracking": {"job_type": "validation"}}
-    train_and_score(OmegaConf.merge(cfg, own), one, run, held_out)  # type: ignore[arg-type]
+    tracking = {**cfg.tracking, "job_type": "validation"}
+    validation = OmegaConf.create({**cfg, "benchmark": "pairs", "tracking": tracking})
+    train_and_score(validation, one, run, held_out)
     shutil.rmtree(run.checkpoint, ignore_errors=True)
     return json.loads((run.scores / "summary.json").read_text())
 

@@ -50,6 +50,7 @@ from scripts import config as configuration
 from scripts import tracking
 from scripts.card import write_card
 from scripts.data import TrainingData, load_data, require_margins, source_fingerprint
+from scripts.jobs import recorded
 from scripts.launch import start_ranks
 from scripts.lock import only_one
 
@@ -380,7 +381,8 @@ def launch(run_dir: Path, devices: int) -> None:
 @configuration.main("train")
 def main(cfg: DictConfig) -> None:
     """Train one run."""
-    train(cfg)
+    with recorded("scripts.train", Path(cfg.run_dir).parent):
+        train(cfg)
     print(f"checkpoint: {Path(cfg.run_dir) / 'checkpoint'}")
 
 

@@ -6,6 +6,7 @@ import json
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,9 +73,20 @@ def values(items: Any) -> dict[str, Any]:
 
 
 def read(folder: Path) -> Logged:
-    """Read the one offline run below `folder`/wandb: protobuf records in LevelDB's log format."""
+    """Read the one offline run below `folder`/wandb, once its last record is written.
+
+    wandb's service may write on for a moment after `finish` has returned.
+    """
     (path,) = (folder / "wandb").glob("offline-run-*/*.wandb")
-    data, at, piece, logged = path.read_bytes(), 7, b"", Logged()  # 7 bytes: wandb's own header
+    until = time.monotonic() + 60
+    while (logged := parse(path.read_bytes())).exit_code is None and time.monotonic() < until:
+        time.sleep(0.1)
+    return logged
+
+
+def parse(data: bytes) -> Logged:
+    """Read protobuf records in LevelDB's log format."""
+    at, piece, logged = 7, b"", Logged()  # 7 bytes: wandb's own header
     while at + 7 <= len(data):
         left = 2**15 - at % 2**15
         if left < 7:  # a block ends in padding
@@ -240,6 +252,7 @@ def test_an_interrupted_run_goes_on_under_its_id(tmp_path: Path) -> None:
 
 PARALLEL = """
 import sys
+import time
 from pathlib import Path
 import wandb
 from scripts import tracking
