@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from scripts.config import CONF, compose_config
 from scripts.evaluate import evaluate
 
 SECTIONS = ("Chat", "Chat Hard", "Safety", "Reasoning")
+PAGE = (CONF.parent / "docs/tracking.md").read_text()
 MARK = "a-secret-of-the-environment"
 NAMES = ["smoke", "tiny-llama", "generated", "normbt"]
 
@@ -280,13 +283,20 @@ def test_parallel_jobs_keep_config_and_summary(tmp_path: Path) -> None:
         assert len(logged.history) == 50 and logged.exit_code == 0
 
 
-def test_the_documented_command_finds_every_offline_run(trained: Path) -> None:
+def test_the_documented_command_finds_every_offline_run(trained: Path, tmp_path: Path) -> None:
+    (command,) = re.findall(
+        r"^\.venv/bin/wandb (sync .*)$", TRACKING_PAGE.read_text(), re.MULTILINE
+    )
+    for seed in range(2):
+        shutil.copytree(trained / "wandb", tmp_path / f"runs/cpu/seed{seed}/wandb")
     done = subprocess.run(
-        [sys.executable, "-m", "wandb", "sync", "--dry-run", str(trained / "wandb")],
+        f"{sys.executable} -m wandb {command} --dry-run",
+        shell=True,
+        cwd=tmp_path,
         capture_output=True,
         text=True,
     )
-    assert "Would sync 1 run(s)" in done.stderr + done.stdout
+    assert "Would sync 2 run(s)" in done.stderr + done.stdout
 
 
 def test_ranks_other_than_the_first_open_nothing(
