@@ -284,9 +284,7 @@ def test_parallel_jobs_keep_config_and_summary(tmp_path: Path) -> None:
 
 
 def test_the_documented_command_finds_every_offline_run(trained: Path, tmp_path: Path) -> None:
-    (command,) = re.findall(
-        r"^\.venv/bin/wandb (sync .*)$", TRACKING_PAGE.read_text(), re.MULTILINE
-    )
+    (command,) = re.findall(r"^\.venv/bin/wandb (sync .*)$", PAGE, re.MULTILINE)
     for seed in range(2):
         shutil.copytree(trained / "wandb", tmp_path / f"runs/cpu/seed{seed}/wandb")
     done = subprocess.run(
