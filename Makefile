@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan reproduce reproduce-full best-of-n status test lint figures report push bench faults clean
+.PHONY: help setup plan reproduce reproduce-full best-of-n status test lint figures report push dashboard bench faults clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ figures: $(VENV)/.ready ## redraw every table and figure from results/$PROFILE/d
 
 push: $(VENV)/.ready ## share a model: ARGS='run_dir=runs/mine repo=OWNER/NAME' (dry_run=false uploads)
 	$(RUN) -m scripts.push $(ARGS)
+
+dashboard: $(VENV)/.ready ## a wandb workspace and report of PROJECT=OWNER/NAME (ARGS=dry_run=false makes them)
+	$(RUN) -m scripts.dashboard project=$(PROJECT) $(ARGS)
 
 report: $(VENV)/.ready ## build results/$PROFILE/report.html
 	$(RUN) -m scripts.report profile=$(PROFILE) $(ARGS)

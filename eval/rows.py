@@ -53,6 +53,16 @@ class EvaluationItem:
     section: str
 
 
+def sample_rows(rows: Sequence[EvaluationRow], pairs_a_section: int) -> list[EvaluationRow]:
+    """Take the same number of rows of every section, spread evenly over its rows."""
+    chosen = []
+    for section in dict.fromkeys(row.section for row in rows):
+        members = [row for row in rows if row.section == section]
+        count = min(pairs_a_section, len(members))
+        chosen += [members[index * len(members) // count] for index in range(count)]
+    return chosen
+
+
 def read_records(source: str, *, split: str) -> list[Record]:
     """Read every record of a local json, jsonl, gz or parquet file, or of a Hub data set's `split`.
 

@@ -145,7 +145,8 @@ class PairTrainer(Trainer):
         """`mu`: the pair weight's state to start from (resuming), None for a fresh run.
 
         `pair_distance` is what the weight goes by, the paper's if None; the records hold
-        ‖h_w − h_l‖ whatever it is.
+        ‖h_w − h_l‖ whatever it is. `step_pairs` holds the last step's global batch as
+        `step_record` takes it.
         """
         super().__init__(model=model, args=args, train_dataset=stream, data_collator=collator)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the global batch itself
@@ -158,6 +159,7 @@ class PairTrainer(Trainer):
             args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         )
         self.step_record: dict[str, float] = {}
+        self.step_pairs: Tensor | None = None
         self._pieces: list[Tensor] = []
         self._pair_ids: list[str] = []
         self.add_callback(FinishStep(self))
@@ -228,7 +230,8 @@ class PairTrainer(Trainer):
         self._pieces, self._pair_ids = [], []
         pairs = self.accelerator.gather(pieces) if self.args.world_size > 1 else pieces
         *recorded, weighed = pairs.double().cpu().T
-        self.step_record = step_record(torch.stack(recorded).T, self.mu)
+        self.step_pairs = torch.stack(recorded).T
+        self.step_record = step_record(self.step_pairs, self.mu)
         finite = torch.isfinite(pieces).all(dim=1).tolist()
         if not torch.isfinite(pairs).all():
             wrong = [pair for pair, good in zip(ids, finite, strict=False) if not good]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rm.errors import InputError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+PLUGIN, SEARCH = "hydra/sweeper=optuna", "hydra/sweeper=search"
 Settings = TypeVar("Settings")
 
 
@@ -63,6 +65,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
             os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to us
             app = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
             try:
+                _check_sweeper(name)
                 app(function)()
             except (InputError, HydraException, OmegaConfBaseException) as error:
                 _refuse(error, name)
@@ -72,6 +75,19 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
         return run
 
     return decorate
+
+
+def _check_sweeper(name: str) -> None:
+    """Raise InputError where Optuna is asked for and cannot be had or has nothing to maximise."""
+    asked = {PLUGIN, SEARCH} & set(sys.argv)
+    if not asked:
+        return
+    if name != "tune" or PLUGIN in asked:
+        raise InputError(
+            f"a search maximises what scripts.tune returns: python -m scripts.tune -m {SEARCH} …"
+        )
+    if importlib.util.find_spec("optuna") is None:
+        raise InputError(f"{SEARCH} needs Optuna: pip install -r requirements-extras.txt")
 
 
 def _refuse(error: Exception, name: str) -> NoReturn:

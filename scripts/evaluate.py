@@ -35,6 +35,7 @@ from rm.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from rm.models import DTYPES, RewardModel, load_reward_model
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 from scripts import config as configuration
+from scripts import tracking
 from scripts.launch import start_ranks
 from scripts.train import MODEL_FILE, require_sharing
 
@@ -120,6 +121,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     atomic_write_json(manifest, {**inputs, **facts})
     if scorer.partial is not None:
         scorer.partial.remove()
+    tracking.log_evaluation(cfg, rows if benchmark.in_pairs else [], scores, summary)
     return summary
 
 

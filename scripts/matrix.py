@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
@@ -116,6 +117,7 @@ def _evaluation_config(cfg: DictConfig, run: Run, test: str) -> DictConfig:
             "output": str(run.scores),
             "cache_dir": cfg.cache_dir,
             "eval": cfg.eval,
+            "tracking": cfg.tracking,
         }
     )
 
@@ -129,19 +131,14 @@ def choose_rates(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, list[st
     """
     if not cfg.grid:
         return {}
-    path = Path(cfg.runs_dir) / "data" / "validation.jsonl"
-    pairs = load_data(cfg.data).validation
-    atomic_write_text(path, "".join(_as_row(pair, pair.category or "all") + "\n" for pair in pairs))
-    rows = []
+    held_out, rows = validation_data(cfg, "validation.jsonl"), []
     for method in cfg.methods:
         for rate in sorted(cfg.grid):
             words = [*overrides, f"training.learning_rate={rate}"]
             one = train_config(cfg, words, method, GRID_SEED, f"grid/{rate:g}")
             run = Run(method, GRID_SEED, Path(one.run_dir))
             print(f"grid: {method}, learning rate {rate:g}", flush=True)
-            train_and_score(OmegaConf.merge(cfg, {"benchmark": "pairs"}), one, run, str(path))  # type: ignore[arg-type]
-            shutil.rmtree(run.checkpoint, ignore_errors=True)
-            summary = json.loads((run.scores / "summary.json").read_text())
+            summary = train_and_validate(cfg, one, run, held_out)
             facts = {"accuracy": summary["average"], "pairs": summary["pairs"]}
             rows.append({"method": method, "learning_rate": rate, "seed": GRID_SEED, **facts})
     frame = pd.DataFrame(rows)
@@ -149,6 +146,28 @@ def choose_rates(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, list[st
     frame["chosen"] = frame.index.isin(best)
     atomic_write_text(grid_file(cfg), frame.to_csv(index=False))
     return known_rates(cfg)
+
+
+def validation_data(cfg: DictConfig, name: str) -> str:
+    """Write the training data's held-out pairs to <runs_dir>/data/`name`; return the path.
+
+    Raises InputError if none are held out.
+    """
+    path = Path(cfg.runs_dir) / "data" / name
+    pairs = load_data(cfg.data).validation
+    if not pairs:
+        raise InputError(f"data={cfg.data.name} holds no pairs out: there is nothing to choose by")
+    atomic_write_text(path, "".join(_as_row(pair, pair.category or "all") + "\n" for pair in pairs))
+    return str(path)
+
+
+def train_and_validate(cfg: DictConfig, one: DictConfig, run: Run, held_out: str) -> dict[str, Any]:
+    """Train a run, score it on the held-out pairs, drop its weights; return the summary."""
+    tracking = {**cfg.tracking, "job_type": "validation"}
+    validation = OmegaConf.create({**cfg, "benchmark": "pairs", "tracking": tracking})
+    train_and_score(validation, one, run, held_out)
+    shutil.rmtree(run.checkpoint, ignore_errors=True)
+    return json.loads((run.scores / "summary.json").read_text())
 
 
 def known_rates(cfg: DictConfig) -> dict[str, list[str]]:

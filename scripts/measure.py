@@ -73,16 +73,6 @@ def write_parquet(frame: pd.DataFrame, path: Path) -> None:
     atomic_write_bytes(path, buffer.getvalue())
 
 
-def sample_rows(rows: Sequence[EvaluationRow], pairs_a_section: int) -> list[EvaluationRow]:
-    """Take the same number of rows of every section, spread evenly over its rows."""
-    chosen = []
-    for section in dict.fromkeys(row.section for row in rows):
-        members = [row for row in rows if row.section == section]
-        count = min(pairs_a_section, len(members))
-        chosen += [members[index * len(members) // count] for index in range(count)]
-    return chosen
-
-
 def texts(folder: Path, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
     """Return the texts of the benchmark's pairs and how alike they are, a row a pair.
 

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from analysis import report
 from analysis.gallery import draw_all
 from analysis.style import MODELS
+from eval.rows import sample_rows
 from rm.backbones import BackboneSettings, prepare_backbone
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
@@ -131,7 +132,7 @@ def measure_all(cfg: DictConfig, runs: Sequence[Run], test: str, folder: Path) -
     Distances by layer: the untrained backbone. Texts: all pairs of the benchmark.
     """
     rows = BENCHMARKS[cfg.benchmark].load(test)
-    sample = measure.sample_rows(rows, cfg.gradient_pairs)
+    sample = sample_rows(rows, cfg.gradient_pairs)
     shown = [
         run
         for run in runs

@@ -52,6 +52,7 @@ from scripts import config as configuration
 from scripts import tracking
 from scripts.card import write_card
 from scripts.data import TrainingData, load_data, require_margins, source_fingerprint
+from scripts.jobs import recorded
 from scripts.launch import start_ranks
 from scripts.lock import only_one
 
@@ -79,6 +80,7 @@ class Prepared:
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Run one configuration to its end and return its manifest; a finished run is not repeated."""
     check(cfg)
+    tracking.check(cfg)
     run_dir = Path(cfg.run_dir)
     with only_one(run_dir):
         finished = claim_run_dir(cfg, run_dir)
@@ -276,37 +278,53 @@ def fit(cfg: DictConfig) -> None:
         with settled():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    # Training is over: without this, ZeRO-3 would divide the model that is built to be saved.
-    unset_hf_deepspeed_config()
-    if trainer.is_world_process_zero():
-        weight_state = {
-            "mu": trainer.mu,
-            "loss": cfg.loss.name,
-            "top_layers": ready.settings.top_layers if ready.settings.reuse_trunk else 0,
-            "max_length": ready.settings.max_length,
-            "parse_special_text": ready.settings.parse_special_text,
-            "compute_dtype": ready.settings.compute_dtype,
-            "share_prefix": ready.settings.share_prefix,
-        }
-        save_reward_model(
-            ready.model,
-            ready.tokenizer,
-            run_dir / "checkpoint",
-            state=state,
-            extra={MODEL_FILE: json.dumps(weight_state, indent=2) + "\n"},
-        )
-        write_split(run_dir, ready)
-        facts = {
-            **ready.facts,
-            "steps": steps,
-            "pairs_left_out": _left_out(ready, order),
-            "batches": batch_tokens(
-                ready.pairs, order, ready.settings.micro_batch, ready.settings.share_prefix
-            ),
-        }
-        write_manifest(cfg, run_dir, ready.data, facts, time.time() - started)
-        write_card(run_dir)
-        shutil.rmtree(run_dir / "trainer", ignore_errors=True)  # only of use to resume
+        # Training is over: without this, ZeRO-3 would divide the model that is built to be saved.
+        unset_hf_deepspeed_config()
+        if trainer.is_world_process_zero():
+            write_run(cfg, ready, trainer, state, order, started)
+            tracking.log_artifacts(cfg, run_dir)
+            shutil.rmtree(run_dir / "trainer", ignore_errors=True)  # only of use to resume
+
+
+def write_run(
+    cfg: DictConfig,
+    ready: Prepared,
+    trainer: PairTrainer,
+    state: dict[str, torch.Tensor],
+    order: list[int],
+    started: float,
+) -> None:
+    """Write a trained run's checkpoint, its split, its manifest and its model card.
+
+    `state` holds the model's parameters, `order` the pairs trained on, `started` the time of the
+    run's beginning in seconds.
+    """
+    run_dir, settings = Path(cfg.run_dir), ready.settings
+    weight_state = {
+        "mu": trainer.mu,
+        "loss": cfg.loss.name,
+        "top_layers": settings.top_layers if settings.reuse_trunk else 0,
+        "max_length": settings.max_length,
+        "parse_special_text": settings.parse_special_text,
+        "compute_dtype": settings.compute_dtype,
+        "share_prefix": settings.share_prefix,
+    }
+    save_reward_model(
+        ready.model,
+        ready.tokenizer,
+        run_dir / "checkpoint",
+        state=state,
+        extra={MODEL_FILE: json.dumps(weight_state, indent=2) + "\n"},
+    )
+    write_split(run_dir, ready)
+    facts = {
+        **ready.facts,
+        "steps": len(order) // settings.global_batch,
+        "pairs_left_out": _left_out(ready, order),
+        "batches": batch_tokens(ready.pairs, order, settings.micro_batch, settings.share_prefix),
+    }
+    write_manifest(cfg, run_dir, ready.data, facts, time.time() - started)
+    write_card(run_dir)
 
 
 def build_trainer(
@@ -337,6 +355,8 @@ def build_trainer(
         text=instantiate(cfg.loss.get("text")),
     )
     trainer.add_callback(MetricsFile(run_dir / "metrics.jsonl"))
+    for callback in tracking.callbacks(cfg, trainer):
+        trainer.add_callback(callback)
     return trainer
 
 
@@ -381,7 +401,8 @@ def launch(run_dir: Path, devices: int) -> None:
 @configuration.main("train")
 def main(cfg: DictConfig) -> None:
     """Train one run."""
-    train(cfg)
+    with recorded("scripts.train", Path(cfg.run_dir).parent):
+        train(cfg)
     print(f"checkpoint: {Path(cfg.run_dir) / 'checkpoint'}")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +19,14 @@ from omegaconf import OmegaConf
 
 from rm.batches import PairCollator
 from rm.tokens import TokenPair
+from scripts.config import compose_config
+from scripts.evaluate import hydra_words
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs/extending.md").read_text()
+
+TRACKING = (ROOT / "docs/tracking.md").read_text()
+COMMANDS = re.findall(r"^python -m scripts\.(\w+) (.*)", TRACKING, re.MULTILINE)
 
 
 def block(language: str, name: str) -> str:
@@ -80,3 +87,24 @@ def test_every_path_that_the_docs_name_exists() -> None:
             r"`((?:rm|eval|analysis|scripts|tests|conf)/[\w/.-]+)`", page.read_text()
         ):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def first_job(word: str) -> str:
+    """One value of a word that sweeps over several; those of an interval are Optuna's to choose."""
+    return re.sub(r"^([\w./]+)=([^\[(,]*),.*", r"\1=\2", word)
+
+
+@pytest.mark.parametrize(("name", "words"), COMMANDS)
+def test_every_command_about_tracking_composes(name: str, words: str) -> None:
+    overrides = [first_job(word) for word in shlex.split(words) if word != "-m"]
+    overrides = [word for word in overrides if "interval(" not in word]
+    compose_config(name, hydra_words(overrides) if name == "evaluate" else overrides)
+
+
+def test_commands_about_tracking_are_there_and_make_knows_them() -> None:
+    assert {"train", "evaluate", "tune", "jobs"} == {name for name, _ in COMMANDS}
+    for words in re.findall(r"^make (.*)", TRACKING, re.MULTILINE):
+        command = ["make", "--dry-run", *words.split()]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        (line,) = re.findall(r"-m scripts\.dashboard (.*)", done.stdout)
+        assert compose_config("dashboard", line.split()).project == "owner/normbt"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from eval.rows import EvaluationRow
+from eval.rows import EvaluationRow, sample_rows
 from scripts import measure
 
 
@@ -21,7 +21,7 @@ def rows(counts: dict[str, int]) -> list[EvaluationRow]:
 
 
 def test_the_sample_has_as_many_of_every_section_spread_evenly() -> None:
-    chosen = measure.sample_rows(rows({"Chat": 10, "Safety": 3}), 5)
+    chosen = sample_rows(rows({"Chat": 10, "Safety": 3}), 5)
     names = [row.pair_id for row in chosen]
     assert names == ["Chat0", "Chat2", "Chat4", "Chat6", "Chat8", "Safety0", "Safety1", "Safety2"]
 
