@@ -35,7 +35,7 @@ from rm.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from rm.models import DTYPES, RewardModel, load_reward_model
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 from scripts import config as configuration
-from scripts.launch import start_ranks
+from scripts.launch import Local, start_ranks
 from scripts.train import MODEL_FILE, require_sharing
 
 DEFAULT_MAX_LENGTH = 2048
@@ -268,14 +268,11 @@ def scoring_facts(scorer: Scorer, devices: int) -> dict[str, Any]:
 
 
 def launch(output: Path, devices: int) -> None:
-    """Score on one rank a device, started by torchrun, each its share into its own partial file.
+    """Score on one rank a device, each its share into its own partial file.
 
-    RuntimeError if a rank fails; what the ranks had finished is kept.
+    Raises what `start_ranks` does if a rank fails; what the ranks had finished is kept.
     """
-    launcher = ["torch.distributed.run", "--nproc_per_node", str(devices), "-m"]
-    status = start_ranks(launcher, "scripts.evaluate_rank", output, devices)
-    if status:
-        raise RuntimeError(f"a rank of {output} failed with status {status}: see above")
+    start_ranks(Local(), "scripts.evaluate_rank", output, devices)
 
 
 def summarize(benchmark: Benchmark, scores: pd.DataFrame, resamples: int) -> dict[str, Any]:
