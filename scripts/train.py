@@ -233,6 +233,7 @@ def prepare(cfg: DictConfig) -> Prepared:
         top_layers=settings.top_layers,
         lora=settings.lora,
         frozen_dtype=dtype if cfg.deepspeed.settings is None else None,
+        seed=cfg.seed,
     )
     if settings.gradient_checkpointing:
         model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
