@@ -30,6 +30,8 @@ GRACE_SECONDS = 10
 """How long ranks may take to end by themselves once one of them has failed."""
 END_SECONDS = 60
 """How long a launcher may take to end its ranks; torchrun and DeepSpeed kill them after 30."""
+CLUSTER_SECONDS = 120
+"""How long Slurm may take from stopping a job's processes to ending or requeueing the job."""
 
 
 class Launch(Protocol):
@@ -291,6 +293,10 @@ def start_ranks(launch: Launch, module: str, folder: Path, devices: int, *argume
             _end(process)
     if status:
         ranks.note_killed(folder, launch.covers)
+        if not ranks.any_failed(folder) and "SLURM_JOB_ID" in os.environ:
+            # The ranks were stopped: the job is preempted. If this process ended before Slurm ends
+            # it, the job would count as done and would not be queued again.
+            time.sleep(CLUSTER_SECONDS)
         raise ranks.failure(folder, status)
     if launch.node == 0:
         ranks.clear(folder)

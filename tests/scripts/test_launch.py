@@ -38,8 +38,8 @@ FIVE = ("data.train_pairs=40", "loss=normbt", "training.micro_batch=2")
 @pytest.fixture(autouse=True)
 def outside_slurm_with_small_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    for name in ("SLURM_JOB_NUM_NODES", "SLURM_NODEID", "SLURM_LAUNCH_NODE_IPADDR"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("JOB_ID", "JOB_NUM_NODES", "NODEID", "LAUNCH_NODE_IPADDR"):
+        monkeypatch.delenv(f"SLURM_{name}", raising=False)
 
 
 def steps_of(run_dir: Path) -> list[dict[str, Any]]:
@@ -234,6 +234,25 @@ def test_ranks_that_never_started_leave_it_to_the_launchers_words(tmp_path: Path
     assert "ended with status 3: see above" in str(ranks.failure(tmp_path, 3))
 
 
+def test_a_job_whose_ranks_were_stopped_waits_for_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoLauncher(Local):
+        def command(self, devices: int) -> list[str]:
+            return ["there_is_no_such_module"]
+
+    monkeypatch.setattr(launch, "CLUSTER_SECONDS", 1.5)
+    seconds = []
+    for variables in ({}, {"SLURM_JOB_ID": "7"}):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        began = time.monotonic()
+        with pytest.raises(RuntimeError, match="ended with status 1"):
+            start_ranks(NoLauncher(), "small_rank", tmp_path, 2, "end")
+        seconds.append(time.monotonic() - began)
+    assert seconds[1] > seconds[0] and seconds[1] > 1.5
+
+
 @pytest.mark.slow
 def test_a_killed_rank_ends_the_others_and_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -334,7 +353,7 @@ def test_zero3_with_offload_merges_and_plain_transformers_scores_equally(
     theirs = AutoModelForSequenceClassification.from_pretrained(folder)
     assert not any("lora" in name for name in theirs.state_dict())
     with torch.no_grad():
-        expected = reward_model(rows["input_ids"], rows["attention_mask"]).rewards
+        expected = reward_model(rows["attention_mask"], input_ids=rows["input_ids"]).rewards
         assert torch.allclose(theirs(**rows).logits[:, 0].float(), expected, atol=1e-5)
 
 
