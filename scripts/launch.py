@@ -61,26 +61,15 @@ class Launch(Protocol):
         """Hold what the ranks need while they run; environment variables for them."""
 
 
-class OneMachine:
-    """What the launchers of a single machine share: torchrun on the loopback address."""
-
-    node: ClassVar[int] = 0
-
-    def check(self, devices: int) -> None:
-        """Raise InputError if this machine has GPUs, but fewer than `devices`."""
-        check_gpus(devices, devices)
+class Launcher:
+    """What most launchers do: start all ranks, with nothing to hold for them."""
 
     def in_process(self, devices: int) -> bool:
-        """One rank needs no launcher."""
-        return devices == 1
-
-    def command(self, devices: int) -> list[str]:
-        """Torchrun with a free port."""
-        address = ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
-        return ["torch.distributed.run", "--nproc_per_node", str(devices), *address, "-m"]
+        """Never: even a single rank may be on another machine, or need devices of its own."""
+        return False
 
     def covers(self, node: int) -> bool:
-        """All ranks are here."""
+        """It ends after all ranks, wherever they are."""
         return True
 
     @contextlib.contextmanager
@@ -89,11 +78,30 @@ class OneMachine:
         yield {}
 
 
+class OneMachine(Launcher):
+    """What the launchers of a single machine share: torchrun on the loopback address."""
+
+    node: ClassVar[int] = 0
+
+    def check(self, devices: int) -> None:
+        """Raise InputError if this machine has GPUs, but fewer than `devices`."""
+        check_gpus(devices, devices)
+
+    def command(self, devices: int) -> list[str]:
+        """Torchrun with a free port."""
+        address = ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
+        return ["torch.distributed.run", "--nproc_per_node", str(devices), *address, "-m"]
+
+
 @dataclass(frozen=True)
 class Local(OneMachine):
     """`devices` ranks on this machine."""
 
     name: str = "local"
+
+    def in_process(self, devices: int) -> bool:
+        """One rank needs no launcher."""
+        return devices == 1
 
 
 @dataclass(frozen=True)
@@ -115,24 +123,24 @@ class GpuGroup(OneMachine):
                 "(hydra/launcher=machine shows hydra.launcher.gpus_per_node of them)"
             )
 
-    def in_process(self, devices: int) -> bool:
-        """Never: the ranks must see their own GPUs only, from their start."""
-        return False
-
     @contextlib.contextmanager
     def hold(self, devices: int) -> Iterator[dict[str, str]]:
         """Hold the first `devices` free GPUs, all or none of them."""
         folder = Path(self.locks) / socket.gethostname()
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            while not (held := _take_free(folder, devices, stack)):
+            held = _take_free(folder, devices, stack)
+            if not held:
+                print(f"waiting for {devices} free GPUs", flush=True)
+            while not held:
                 time.sleep(POLL_SECONDS)
+                held = _take_free(folder, devices, stack)
             print(f"GPUs {', '.join(held)}", flush=True)
             yield {"CUDA_VISIBLE_DEVICES": ",".join(held)}
 
 
 @dataclass(frozen=True)
-class Hostfile:
+class Hostfile(Launcher):
     """Several machines, started from this one by DeepSpeed's launcher, pdsh and ssh.
 
     `hostfile`: lines "HOST slots=GPUS". `master_address` None: the first host's, which DeepSpeed
@@ -167,10 +175,6 @@ class Hostfile:
         except ValueError as error:
             raise InputError(f"{self.hostfile}: {error}") from error
 
-    def in_process(self, devices: int) -> bool:
-        """Never: even a single rank may be on another machine."""
-        return False
-
     def command(self, devices: int) -> list[str]:
         """DeepSpeed's launcher; it finds the address of the first host if none is given."""
         words = ["deepspeed.launcher.runner", "--hostfile", self.hostfile]
@@ -179,18 +183,9 @@ class Hostfile:
             words += ["--master_addr", self.master_address]
         return [*words, "--no_local_rank", "--module"]
 
-    def covers(self, node: int) -> bool:
-        """DeepSpeed's launcher waits for all machines."""
-        return True
-
-    @contextlib.contextmanager
-    def hold(self, devices: int) -> Iterator[dict[str, str]]:
-        """Nothing to hold."""
-        yield {}
-
 
 @dataclass(frozen=True)
-class Torchrun:
+class Torchrun(Launcher):
     """The same command on several machines, which torchrun's static rendezvous lets meet.
 
     `node`: this machine, 0 to `nodes` − 1; `master_address`: machine 0's; `wait_minutes`: how long
@@ -221,10 +216,6 @@ class Torchrun:
             )
         check_gpus(devices // self.nodes, devices)
 
-    def in_process(self, devices: int) -> bool:
-        """Never: torchrun has to meet the other machines."""
-        return False
-
     def command(self, devices: int) -> list[str]:
         """Torchrun for this machine's share of the ranks."""
         assert self.nodes is not None
@@ -236,11 +227,6 @@ class Torchrun:
     def covers(self, node: int) -> bool:
         """The torchrun of this machine knows this machine's ranks alone."""
         return node == self.node
-
-    @contextlib.contextmanager
-    def hold(self, devices: int) -> Iterator[dict[str, str]]:
-        """Nothing to hold."""
-        yield {}
 
 
 def check_gpus(here: int, devices: int) -> None:
@@ -266,7 +252,8 @@ def _take_free(folder: Path, wanted: int, stack: contextlib.ExitStack) -> list[s
     with FileLock(folder / ".choosing.lock"), contextlib.ExitStack() as chosen:
         for gpu in visible_gpus():
             with contextlib.suppress(Timeout):
-                chosen.enter_context(FileLock(folder / f"{gpu}.lock").acquire(timeout=0))
+                path = folder / f"{gpu.replace('/', '_')}.lock"  # MIG names hold slashes
+                chosen.enter_context(FileLock(path).acquire(timeout=0))
                 held.append(gpu)
             if len(held) == wanted:
                 stack.enter_context(chosen.pop_all())

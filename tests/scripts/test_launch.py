@@ -307,6 +307,7 @@ def test_a_hostfile_starts_ranks_on_each_of_its_hosts(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="both would train on the first GPU")
 def test_two_machines_are_the_same_run_as_one(
     train_smoke: Train, tmp_path: Path, cache: Path
 ) -> None:
@@ -336,6 +337,7 @@ TARGETS = ("+training.lora.dropout=0.0", "+training.lora.target_modules=[q_proj,
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two ranks need two GPUs, or none")
 @pytest.mark.parametrize("model", ["tiny-gemma", "tiny-llama"])
 def test_zero3_with_offload_merges_and_plain_transformers_scores_equally(
     train_smoke: Train, model: str
