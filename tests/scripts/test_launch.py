@@ -389,7 +389,7 @@ def test_runs_take_free_gpus_in_order_and_the_next_waits(
 
 def task_of(run_dir: Path, job_folder: Path) -> psutil.Process:
     """The process that holds the run's lock, among the tasks of submitit's jobs."""
-    for job in job_folder.iterdir():
+    for job in job_folder.glob("[0-9]*"):
         for task in psutil.Process(int(job.name)).children():
             if str(run_dir / ".lock") in {file.path for file in task.open_files()}:
                 return task
@@ -410,20 +410,20 @@ def test_submitit_runs_a_sweep_and_a_preempted_job_goes_on(
     """The signal of a cluster that wants its machine back, in the middle of one of two runs."""
     pytest.importorskip("submitit")
     words = ["profile=smoke", "data.train_pairs=320", f"cache_dir='{cache}'"]
-    whole = train_smoke("data.train_pairs=320", "loss=bt")
+    whole = train_smoke("data.train_pairs=320", "loss=normbt")
     words += [
         "hydra.launcher.gpus_per_node=0",
         f"hydra.sweep.dir='{tmp_path}/sweep'",
         f"run_dir='{tmp_path}/${{loss.name}}'",
     ]
     command = [sys.executable, "-m", "scripts.train", "-m", "hydra/launcher=machine", *words]
-    sweep = subprocess.Popen([*command, "loss=bt,normbt"], cwd=ROOT)
-    run, jobs = tmp_path / "bt", tmp_path / "sweep/machine"
-    wait_until(lambda: any(run.glob("trainer/checkpoint-*/trainer_state.json")), 120)
-    task_of(run, jobs).send_signal(signal.SIGUSR2)
-    assert not (run / "manifest.json").exists()
-    assert sweep.wait(240) == 0
+    run, jobs = tmp_path / "normbt", tmp_path / "sweep/machine"
+    with subprocess.Popen([*command, "loss=bt,normbt"], cwd=ROOT) as sweep:
+        wait_until(lambda: any(run.glob("trainer/checkpoint-*/trainer_state.json")), 300)
+        task_of(run, jobs).send_signal(signal.SIGUSR2)
+        assert not (run / "manifest.json").exists()
+        assert sweep.wait(240) == 0
     starts = [path.read_text().count("Starting with") for path in jobs.rglob("*_log.out")]
     assert sorted(starts) == [1, 2]
-    assert (tmp_path / "normbt/manifest.json").is_file()
+    assert (tmp_path / "bt/manifest.json").is_file()
     assert_same_run(whole, run, steps=40, rtol=0)
