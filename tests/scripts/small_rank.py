@@ -19,6 +19,8 @@ def main(folder: str, deed: str) -> None:
         names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "CUDA_VISIBLE_DEVICES")
         seen = {name: os.environ.get(name) for name in names}
         (Path(folder) / f"seen{seen['RANK']}.json").write_text(json.dumps(seen))
+        store.set(f"seen{seen['RANK']}", "")
+        store.wait(["seen0", "seen1"])  # before one dies and the other is ended
         if deed == "die" and seen["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         if deed == "die":
