@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan reproduce reproduce-full best-of-n status test lint figures report push dashboard bench faults clean
+.PHONY: help setup plan reproduce reproduce-full best-of-n status test lint figures report docs push dashboard bench faults clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ dashboard: $(VENV)/.ready ## a wandb workspace and report of PROJECT=OWNER/NAME 
 report: $(VENV)/.ready ## build results/$PROFILE/report.html
 	$(RUN) -m scripts.report profile=$(PROFILE) $(ARGS)
 
+docs: $(VENV)/.ready ## write docs/configuration.md from conf/
+	$(RUN) -m scripts.reference
+
 lint: $(VENV)/.ready-dev ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -74,7 +77,8 @@ bench: $(VENV)/.ready ## run the benchmarks; results/benchmarks/*.csv
 	for file in benchmarks/[a-z]*.py; do $(RUN) -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 faults: $(VENV)/.ready-dev ## kill training runs at random moments and compare; results/benchmarks/faults.csv
-	$(RUN) -m tests.faults.harness $(ARGS)
+	@# Not -m: a package that peers bring has a module of that name too.
+	PYTHONPATH=. $(RUN) tests/faults/harness.py $(ARGS)
 
 clean: ## remove runs/ and caches (not results/, not .venv)
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

@@ -323,16 +323,18 @@ def train_part(
     top_layers: int = 0,
     lora: dict[str, Any] | None = None,
     frozen_dtype: torch.dtype | None = None,
+    seed: int = 0,
 ) -> None:
     """Choose what is trained: everything, LoRA adapters, or the top layers; the head always is.
 
     `top_layers`: number of decoder layers from the top (the final norm is trained with them).
     `lora`: r, alpha, dropout, target_modules (GRM: 32, 64, 0.05, q/k/v/o projections).
     `frozen_dtype`: what frozen matrices are stored in (`lower_precision`); None keeps float32.
+    `seed`: of the adapters' first values, which depend on nothing else.
     Trained weights stay float32 master weights. Raises InputError for an impossible choice.
     """
     if part == "lora":
-        _add_lora(model, **(lora or {}))
+        _add_lora(model, seed, **(lora or {}))
     elif part == "top_layers":
         _freeze_below(model, top_layers)
     elif part != "full":
@@ -369,13 +371,20 @@ def _freeze_below(model: RewardModel, top_layers: int) -> None:
 
 
 def _add_lora(
-    model: RewardModel, r: int, alpha: int, dropout: float, target_modules: Sequence[str]
+    model: RewardModel,
+    seed: int,
+    r: int,
+    alpha: int,
+    dropout: float,
+    target_modules: Sequence[str],
 ) -> None:
     """Inject adapters into the backbone in place; the head stays an ordinary Linear."""
     settings = LoraConfig(
         r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(target_modules)
     )
-    LoraModel(model.backbone, settings, "default")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        LoraModel(model.backbone, settings, "default")
 
 
 def plain_state(model: RewardModel, state: dict[str, Tensor]) -> dict[str, Tensor]:

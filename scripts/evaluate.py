@@ -36,7 +36,7 @@ from rm.models import DTYPES, RewardModel, load_reward_model
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 from scripts import config as configuration
 from scripts import tracking
-from scripts.launch import start_ranks
+from scripts.launch import Local, start_ranks
 from scripts.train import MODEL_FILE, require_sharing
 
 DEFAULT_MAX_LENGTH = 2048
@@ -274,14 +274,11 @@ def scoring_facts(scorer: Scorer, devices: int) -> dict[str, Any]:
 
 
 def launch(output: Path, devices: int) -> None:
-    """Score on one rank a device, started by torchrun, each its share into its own partial file.
+    """Score on one rank a device, each its share into its own partial file.
 
-    RuntimeError if a rank fails; what the ranks had finished is kept.
+    Raises what `start_ranks` does if a rank fails; what the ranks had finished is kept.
     """
-    launcher = ["torch.distributed.run", "--nproc_per_node", str(devices), "-m"]
-    status = start_ranks(launcher, "scripts.evaluate_rank", output, devices)
-    if status:
-        raise RuntimeError(f"a rank of {output} failed with status {status}: see above")
+    start_ranks(Local(), "scripts.evaluate_rank", output, devices)
 
 
 def summarize(benchmark: Benchmark, scores: pd.DataFrame, resamples: int) -> dict[str, Any]:

@@ -9,17 +9,19 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from eval.scoring import fill_rank
+from scripts import ranks
 from scripts.evaluate import benchmark_of, describe_inputs, open_scorer, set_threads
 
 
 def main(output: str) -> None:
     """Score this rank's share by the configuration that scripts.evaluate saved in `output`."""
-    cfg = OmegaConf.load(Path(output) / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    set_threads(cfg)
-    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    rows = benchmark_of(cfg.benchmark).load(cfg.data)
-    fill_rank(open_scorer(cfg, describe_inputs(cfg), rank=rank), rows, rank, ranks)
+    with ranks.noted(Path(output)):
+        cfg = OmegaConf.load(Path(output) / "config.yaml")
+        assert isinstance(cfg, DictConfig)
+        set_threads(cfg)
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        rows = benchmark_of(cfg.benchmark).load(cfg.data)
+        fill_rank(open_scorer(cfg, describe_inputs(cfg), rank=rank), rows, rank, size)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,11 @@ def train_config(
     folder = Path(cfg.runs_dir) / part / f"{method}-seed{seed}"
     words = [*kept_words(overrides), f"loss={method}", f"seed={seed}", f"run_dir='{folder}'"]
     made = configuration.compose_config("train", words)
+    if made.launch.name == "torchrun":
+        raise InputError(
+            "launch=torchrun is for scripts.train alone: launch=hostfile starts the other machines "
+            "for every run of this command"
+        )
     own = []
     if made.loss.get("whole_batch"):
         own.append(f"training.micro_batch={made.training.global_batch}")

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from rm.errors import InputError
+from scripts import ranks
 from scripts.train import fit
 
 
-def main(run_dir: str) -> None:
-    """Train on this rank by the configuration that scripts.train saved in `run_dir`."""
-    cfg = OmegaConf.load(Path(run_dir) / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    fit(cfg)
+def main(run_dir: str, settings: str) -> None:
+    """Train on this rank by the configuration that scripts.train saved in `run_dir`.
+
+    `settings`: fingerprint of the configuration on the machine that started this rank.
+    """
+    folder = Path(run_dir)
+    with ranks.noted(folder):
+        store = ranks.meet(folder, settings)
+        cfg = OmegaConf.load(folder / "config.yaml")
+        assert isinstance(cfg, DictConfig)
+        size = int(os.environ["WORLD_SIZE"])
+        if size != cfg.devices:
+            raise InputError(f"devices={cfg.devices}, but {size} ranks were started")
+        fit(cfg)
+        del store  # kept until here: the ranks meet in it
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -53,11 +53,11 @@ from scripts import tracking
 from scripts.card import write_card
 from scripts.data import TrainingData, load_data, require_margins, source_fingerprint
 from scripts.jobs import recorded
-from scripts.launch import start_ranks
+from scripts.launch import Launch, start_ranks
 from scripts.lock import only_one
 
 # What does not change a run's result: left out where two configurations are compared.
-NEUTRAL = ("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment")
+NEUTRAL = ("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment", "launch")
 MODEL_FILE = "reward_model.json"
 INPUTS_FILE = "inputs.json"
 VERSION = 1
@@ -78,25 +78,60 @@ class Prepared:
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
-    """Run one configuration to its end and return its manifest; a finished run is not repeated."""
+    """Run one configuration to its end and return its manifest; a finished run is not repeated.
+
+    With launch=torchrun the machines but the first only lend their devices.
+    """
     check(cfg)
     tracking.check(cfg)
-    run_dir = Path(cfg.run_dir)
+    launcher, run_dir = launch_of(cfg), Path(cfg.run_dir)
+    if launcher.node != 0:
+        return help_along(cfg, launcher)
     with only_one(run_dir):
         finished = claim_run_dir(cfg, run_dir)
         if finished is not None:
             print(f"{run_dir}: already trained")
             return finished
-        if cfg.devices > 1:
-            prepare(cfg)  # downloads, data and trunk once, before the ranks start
-            launch(run_dir, cfg.devices)
-        else:
+        if launcher.in_process(cfg.devices):
             fit(cfg)
+        else:
+            prepare(cfg)  # downloads, data and trunk once, before the ranks start
+            launch(cfg, launcher)
     return json.loads((run_dir / "manifest.json").read_text())
+
+
+def launch_of(cfg: DictConfig) -> Launch:
+    """Return how the ranks are started. Raises InputError if `cfg.devices` of them cannot be."""
+    launcher: Launch = instantiate(cfg.launch)
+    launcher.check(cfg.devices)
+    return launcher
+
+
+def help_along(cfg: DictConfig, launcher: Launch) -> dict[str, Any]:
+    """Lend this machine's devices to the run that machine 0 writes; {} unless it is finished."""
+    run_dir = Path(cfg.run_dir)
+    finished = finished_manifest(cfg, run_dir)
+    if finished is None:
+        launch(cfg, launcher)
+        return {}
+    print(f"{run_dir}: already trained")
+    return finished
 
 
 def claim_run_dir(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
     """Save the configuration in `run_dir`; return the manifest if the run is finished.
+
+    Raises InputError as `finished_manifest` does.
+    """
+    finished = finished_manifest(cfg, run_dir)
+    if finished is None:
+        atomic_write_json(run_dir / INPUTS_FILE, inputs_of(cfg))
+        atomic_write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    return finished
+
+
+def finished_manifest(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
+    """Return the manifest of the run in `run_dir`, None if it is not finished.
 
     Raises InputError, naming the difference, if the folder holds a run of another configuration,
     of other data, or of an earlier training code.
@@ -110,8 +145,6 @@ def claim_run_dir(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
     saved, manifest = run_dir / "config.yaml", run_dir / "manifest.json"
     if saved.is_file() and manifest.is_file():
         return json.loads(manifest.read_text())
-    atomic_write_json(run_dir / INPUTS_FILE, inputs_of(cfg))
-    atomic_write_text(saved, OmegaConf.to_yaml(cfg, resolve=True))
     return None
 
 
@@ -156,6 +189,11 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def check(cfg: DictConfig) -> TrainingSettings:
     """Raise InputError for settings that can't work together; return the typed training section."""
     settings = configuration.typed(TrainingSettings, cfg.training)
+    for name in ("epochs", "learning_rate", "max_length", "global_batch", "micro_batch"):
+        if getattr(settings, name) <= 0:
+            raise InputError(f"training.{name}={getattr(settings, name)}: must be above zero")
+    if cfg.devices < 1:
+        raise InputError(f"devices={cfg.devices}: must be 1 or more")
     accumulation_steps(settings.global_batch, settings.micro_batch, cfg.devices)
     if settings.compute_dtype not in DTYPES:
         raise InputError(f"training.compute_dtype: choose one of {', '.join(DTYPES)}")
@@ -175,9 +213,6 @@ def check(cfg: DictConfig) -> TrainingSettings:
             f"loss={cfg.loss.name} needs the global batch in one piece: "
             f"training.micro_batch={settings.global_batch} devices=1"
         )
-    for name in ("epochs", "learning_rate", "max_length", "global_batch", "micro_batch"):
-        if getattr(settings, name) <= 0:
-            raise InputError(f"training.{name}={getattr(settings, name)}: must be above zero")
     return settings
 
 
@@ -211,6 +246,7 @@ def prepare(cfg: DictConfig) -> Prepared:
         top_layers=settings.top_layers,
         lora=settings.lora,
         frozen_dtype=dtype if cfg.deepspeed.settings is None else None,
+        seed=cfg.seed,
     )
     if settings.gradient_checkpointing:
         model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
@@ -390,20 +426,21 @@ def write_manifest(
     )
 
 
-def launch(run_dir: Path, devices: int) -> None:
-    """Train on one rank a device, started by DeepSpeed's launcher. RuntimeError if a rank fails."""
-    launcher = ["deepspeed.launcher.runner", "--num_gpus", str(devices), "--no_local_rank"]
-    status = start_ranks([*launcher, "--module"], "scripts.rank", run_dir, devices)
-    if status or not (run_dir / "manifest.json").is_file():
-        raise RuntimeError(f"a rank of {run_dir} failed with status {status}: see above")
+def launch(cfg: DictConfig, launcher: Launch) -> None:
+    """Train on the ranks that `launcher` starts. Raises what `start_ranks` does if one fails."""
+    run_dir, settings = Path(cfg.run_dir), fingerprint_of(comparable(cfg))
+    start_ranks(launcher, "scripts.rank", run_dir, cfg.devices, settings)
+    if launcher.node == 0 and not (run_dir / "manifest.json").is_file():
+        raise RuntimeError(f"the ranks of {run_dir} ended without a manifest: see above")
 
 
 @configuration.main("train")
 def main(cfg: DictConfig) -> None:
     """Train one run."""
     with recorded("scripts.train", Path(cfg.run_dir).parent):
-        train(cfg)
-    print(f"checkpoint: {Path(cfg.run_dir) / 'checkpoint'}")
+        made = train(cfg)
+    if made:
+        print(f"checkpoint: {Path(cfg.run_dir) / 'checkpoint'}")
 
 
 if __name__ == "__main__":

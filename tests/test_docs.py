@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,13 +16,16 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from rm.batches import PairCollator
+from rm.models import RewardOutput
 from rm.tokens import TokenPair
-from scripts.config import compose_config
-from scripts.evaluate import hydra_words
+from scripts import evaluate, reference
+from scripts.config import CONF, compose_config
+from scripts.evaluate import BENCHMARKS, Benchmark, hydra_words
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs/extending.md").read_text()
@@ -66,6 +71,35 @@ def test_the_distance(example: ModuleType) -> None:
     assert PairCollator(0, distance=distance.of_pair)(pairs)["distance"].tolist() == [3, 1]
 
 
+def test_normbts_weight_on_the_new_loss_is_a_second_file() -> None:
+    """The two lines that the page names, composed as Hydra would."""
+    weight = OmegaConf.load(CONF / "loss/_normbt_weight.yaml")
+    loss = OmegaConf.merge(settings("loss"), weight, {"name": "normbt_exponential"})
+    distance = torch.tensor([1.0, 4.0])
+    assert instantiate(loss.weight).weigh(distance, 2.0).tolist() == pytest.approx(
+        [2, 0.5], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("example", ["proxy"], indirect=True)
+def test_the_proxy(example: ModuleType) -> None:
+    hidden = torch.tensor([[1.0, 2.0], [0.0, 0.0], [1.5, 0.0], [0.0, 0.0]], requires_grad=True)
+    output = RewardOutput(torch.zeros(4), hidden)
+    found = example.Largest().measure(output, torch.zeros(2), [])
+    assert found.tolist() == [2.0, 0.0] and not found.requires_grad
+
+
+@pytest.mark.parametrize("example", ["benchmark"], indirect=True)
+def test_the_benchmark_is_registered_by_one_line(
+    example: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.evaluate.BENCHMARKS", dict(BENCHMARKS))
+    names = {"BENCHMARKS": evaluate.BENCHMARKS, "Benchmark": Benchmark, "sums": example}
+    exec(block("python", "register"), names)
+    added = evaluate.benchmark_of("sums")
+    assert len(added.load("anywhere")) == 2 and added.in_pairs
+
+
 @pytest.mark.parametrize("example", ["benchmark"], indirect=True)
 def test_the_benchmark(example: ModuleType) -> None:
     rows = example.load("anywhere")
@@ -94,13 +128,6 @@ def first_job(word: str) -> str:
     return re.sub(r"^([\w./]+)=([^\[(,]*),.*", r"\1=\2", word)
 
 
-@pytest.mark.parametrize(("name", "words"), COMMANDS)
-def test_every_command_about_tracking_composes(name: str, words: str) -> None:
-    overrides = [first_job(word) for word in shlex.split(words) if word != "-m"]
-    overrides = [word for word in overrides if "interval(" not in word]
-    compose_config(name, hydra_words(overrides) if name == "evaluate" else overrides)
-
-
 def test_commands_about_tracking_are_there_and_make_knows_them() -> None:
     assert {"train", "evaluate", "tune", "jobs"} == {name for name, _ in COMMANDS}
     for words in re.findall(r"^make (.*)", TRACKING, re.MULTILINE):
@@ -108,3 +135,102 @@ def test_commands_about_tracking_are_there_and_make_knows_them() -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         (line,) = re.findall(r"-m scripts\.dashboard (.*)", done.stdout)
         assert compose_config("dashboard", line.split()).project == "owner/normbt"
+
+
+def test_the_configuration_page_is_that_of_conf() -> None:
+    assert reference.PAGE.read_text() == reference.page(), "run `make docs`"
+
+
+def test_the_configuration_page_leaves_no_key_out() -> None:
+    """Keys as OmegaConf reads them, each with its value, in the section of its file."""
+    sections = re.split(r"^### ", reference.page(), flags=re.MULTILINE)
+    by_title = {part.splitlines()[0]: part for part in sections}
+    paths = [path for path in CONF.rglob("*.yaml") if path.parent.name != "local"]
+    assert len(paths) == len(by_title) - 1
+    for path in paths:
+        group = path.parent.relative_to(CONF)
+        title = f"conf/{path.name}" if path.parent == CONF else f"{group}={path.stem}"
+        content = OmegaConf.to_container(OmegaConf.load(path))
+        for name in leaves(content) if isinstance(content, dict) else []:
+            assert f"| `{name}` |" in by_title[title], f"{title}: {name}"
+
+
+def leaves(content: dict[Any, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of a file's values, where a {…} on one line is a value."""
+    for key, value in content.items():
+        if isinstance(value, dict) and value and f"{prefix}{key}" not in FLOW:
+            yield from leaves(value, f"{prefix}{key}.")
+        elif key != "defaults":
+            yield f"{prefix}{key}"
+
+
+FLOW = (
+    "run",
+    "sweep",
+    "job",
+    "settings.zero_optimization.offload_param",
+    "settings.zero_optimization.offload_optimizer",
+)
+
+
+def test_comments_of_several_lines_are_read_whole() -> None:
+    lines = ["key: 1   # one", "         # two", "         # three", "# of the next"]
+    option = reference.read_option(CONF / "eval/default.yaml")
+    assert (
+        "with its batch by rounding"
+        in {key.name: key for key in option.keys}["compute_dtype"].comment
+    )
+    assert reference._comment(lines, yaml.compose(lines[0]).value[0][1].end_mark) == "one two three"
+
+
+def messages_of_the_code() -> list[str]:
+    """Every text in the code, … for what an f-string puts in."""
+    found = []
+    for path in chain.from_iterable(
+        (ROOT / name).rglob("*.py") for name in ("rm", "eval", "scripts")
+    ):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [
+                    part.value if isinstance(part, ast.Constant) else "…" for part in node.values
+                ]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def is_quoted_from(message: str, text: str) -> bool:
+    """Whether the parts of a message between its … stand in the text in this order."""
+    parts = [re.escape(part) for part in message.split("…") if part]
+    return re.search(".*".join(parts), text, re.DOTALL) is not None
+
+
+TROUBLE = (ROOT / "docs/troubleshooting.md").read_text()
+QUOTED = re.findall(r"\*\*`(.+?)`\*\*", TROUBLE)
+
+
+def test_every_message_that_troubleshooting_quotes_is_in_the_code() -> None:
+    texts = [text for text in messages_of_the_code() if len(text) > 4]
+    assert len(QUOTED) > 50
+    lost = [message for message in QUOTED if not any(is_quoted_from(message, t) for t in texts)]
+    assert lost == []
+    assert not any(is_quoted_from("there is no … at all", text) for text in texts)
+
+
+def test_commands_of_the_docs_compose() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        for name, words in re.findall(
+            r"^(?:srun .*)?python -m scripts\.(\w+) ([^#\n]*)", page.read_text(), re.MULTILINE
+        ):
+            overrides = [first_job(word) for word in shlex.split(words) if word != "-m"]
+            kept = [w for w in overrides if "interval(" not in w and not w.startswith("hydra")]
+            compose_config(name, hydra_words(kept) if name == "evaluate" else kept)
+
+
+def test_the_image_takes_no_secrets_and_no_root() -> None:
+    image = (ROOT / "Dockerfile").read_text()
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert {".git/config", ".env", "runs", "conf/local", "**/.netrc"} <= set(ignored)
+    assert image.rindex("USER 1000") < image.index("COPY")
+    assert not re.search(r"^(ARG|ENV).*(TOKEN|KEY|SECRET|PASSWORD)", image, re.MULTILINE)

@@ -143,6 +143,22 @@ def test_lora_trains_adapters_and_head_only(backbone: Path) -> None:
     assert len(names) == 1 + 3 * 2 * 2
 
 
+def test_adapters_start_from_the_seed_alone(backbone: Path) -> None:
+    """Not from what the process drew before: a run must not depend on the run before it."""
+
+    def first_values(seed: int) -> dict[str, torch.Tensor]:
+        model, _ = new_reward_model(backbone, torch.float32, seed=0)
+        torch.rand(seed + 3)
+        train_part(model, "lora", lora=LORA, seed=seed)
+        return {k: v for k, v in model.named_parameters() if "lora_A" in k}
+
+    one, same, other = (first_values(seed) for seed in (1, 1, 2))
+    torch.rand(5)
+    assert one and all(value.equal(same[name]) for name, value in one.items())
+    assert all(value.equal(first_values(1)[name]) for name, value in one.items())
+    assert not any(value.equal(other[name]) for name, value in one.items())
+
+
 @pytest.mark.parametrize("part", ["full", "lora", "top_layers"])
 def test_save_and_load_gives_equal_scores(backbone: Path, tmp_path: Path, part: str) -> None:
     model, tokenizer = new_reward_model(backbone, torch.float32, seed=0)

@@ -1,0 +1,185 @@
+"""What a rank tells the other ranks and its launcher: how it ended, and that all see one folder.
+
+Records lie in <run>/ranks while the ranks run: rank<k>.json (rank, node, host, state, error) and,
+for all but rank 0, rank<k>.log with what it printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from torch.distributed import PrefixStore, Store, rendezvous
+
+from rm.errors import InputError
+from rm.files import atomic_write_json
+
+FOLDER = "ranks"
+MEET_MINUTES = 15
+"""How long ranks wait for one another at their start."""
+SEE_SECONDS = 20
+"""How long a new file may take to be seen on another machine."""
+
+
+@contextlib.contextmanager
+def noted(folder: Path) -> Iterator[None]:
+    """Note in `folder` how this rank ends; all but rank 0 write their output there too."""
+    rank = int(os.environ["RANK"])
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    if rank > 0:
+        _print_to(_log(folder, rank))
+    note(folder, "running")
+    _note_when_stopped(folder)
+    try:
+        yield
+    except BaseException as error:
+        note(folder, "failed", f"{type(error).__name__}: {error}")
+        raise
+    note(folder, "done")
+
+
+def note(folder: Path, state: str, error: str = "") -> None:
+    """Write this rank's record: running, done, failed (with its error) or stopped from outside."""
+    rank = int(os.environ["RANK"])
+    # torchrun names the machine GROUP_RANK, DeepSpeed's launcher CROSS_RANK.
+    node = int(os.environ.get("GROUP_RANK", os.environ.get("CROSS_RANK", "0")))
+    facts = {"rank": rank, "node": node, "host": socket.gethostname()}
+    atomic_write_json(_record(folder, rank), {**facts, "state": state, "error": error})
+
+
+def _record(folder: Path, rank: int) -> Path:
+    return folder / FOLDER / f"rank{rank}.json"
+
+
+def _log(folder: Path, rank: int) -> Path:
+    return folder / FOLDER / f"rank{rank}.log"
+
+
+def _print_to(path: Path) -> None:
+    """Send this process's output to a file, that of libraries and of a crash included."""
+    with path.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def _note_when_stopped(folder: Path) -> None:
+    """On SIGTERM, note that this rank was stopped from outside, and end.
+
+    A rank that waits in a collective runs no Python handler; a thread that the signal wakes does.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def wait() -> None:
+        while os.read(reader, 1)[0] != signal.SIGTERM:
+            pass
+        note(folder, "stopped")
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def meet(folder: Path, settings: str) -> Store:
+    """Let all ranks of a run meet; return the store, which rank 0 has to keep until its end.
+
+    `settings`: fingerprint of the configuration that this rank was started with. Raises InputError
+    on every rank if one does not see rank 0's `folder` or was started with other settings.
+    """
+    store, rank, size = next(rendezvous("env://", timeout=timedelta(minutes=MEET_MINUTES)))
+    board = PrefixStore("normbt", store)
+    if rank == 0:
+        token = secrets.token_hex(8)
+        (folder / FOLDER / f".{token}").touch()
+        board.set("token", token)
+        board.set("settings", settings)
+    problem = _problem(folder, board, settings)
+    board.set(f"problem{rank}", problem)
+    problems = {board.get(f"problem{other}").decode() for other in range(size)} - {""}
+    board.add("read", 1)
+    while rank == 0 and board.add("read", 0) < size:  # the store may end with this process
+        time.sleep(0.05)
+    if problems:
+        raise InputError("; ".join(sorted(problems)))
+    return store
+
+
+def _problem(folder: Path, board: Store, settings: str) -> str:
+    """Why this rank cannot take part; empty if it can."""
+    host, token = socket.gethostname(), board.get("token").decode()
+    if not _is_seen(folder / FOLDER / f".{token}"):
+        return (
+            f"{host} does not see the files of rank 0 in {folder}: give a run_dir on a file "
+            "system that all machines share"
+        )
+    if settings != board.get("settings").decode():
+        return f"the command on {host} has other settings than that of machine 0: make them equal"
+    return ""
+
+
+def _is_seen(path: Path) -> bool:
+    """Whether a new file is there, or comes to be seen within SEE_SECONDS."""
+    end = time.monotonic() + SEE_SECONDS
+    while not path.exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def clear(folder: Path) -> None:
+    """Remove the records and logs of the ranks."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Records of the ranks, the earliest written first; [] where none is."""
+    found = []
+    for path in (folder / FOLDER).glob("rank*.json"):
+        with contextlib.suppress(FileNotFoundError):  # cleared by machine 0 in this moment
+            found.append((path.stat().st_mtime_ns, path.name, path.read_text()))
+    return [json.loads(text) for _, _, text in sorted(found)]
+
+
+def any_failed(folder: Path) -> bool:
+    """Whether a rank is known to have failed."""
+    return any(record["state"] in ("failed", "killed") for record in records(folder))
+
+
+def note_killed(folder: Path, ended: Callable[[int], bool]) -> None:
+    """Mark the ranks that ended without a word on machines where all ranks have ended."""
+    for record in records(folder):
+        if record["state"] == "running" and ended(record["node"]):
+            atomic_write_json(_record(folder, record["rank"]), {**record, "state": "killed"})
+
+
+def failure(folder: Path, status: int) -> Exception:
+    """What to raise after a launcher ended with `status`: it names the rank that failed first.
+
+    A rank that was killed comes before those that failed, which may have done so for want of it.
+    """
+    found = records(folder)
+    killed = [record for record in found if record["state"] == "killed"]
+    failed = [record for record in found if record["state"] == "failed"]
+    wrong = [record["error"] for record in failed if record["error"].startswith("InputError: ")]
+    if wrong:
+        return InputError(wrong[0].removeprefix("InputError: "))
+    if not killed and not failed:
+        return RuntimeError(f"{folder}: the ranks ended with status {status}: see above")
+    first = (killed + failed)[0]
+    what = first["error"] or "was killed (out of memory, or a signal from outside)"
+    log = _log(folder, first["rank"])
+    where = f"see {log}" if log.is_file() else "see above"
+    return RuntimeError(f"{folder}: rank {first['rank']} on {first['host']}: {what}; {where}")
