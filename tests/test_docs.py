@@ -167,6 +167,7 @@ def leaves(content: dict[Any, Any], prefix: str = "") -> Iterator[str]:
 FLOW = (
     "run",
     "sweep",
+    "hydra.sweep",
     "job",
     "settings.zero_optimization.offload_param",
     "settings.zero_optimization.offload_optimizer",
