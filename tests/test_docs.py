@@ -168,6 +168,7 @@ FLOW = (
     "run",
     "sweep",
     "hydra.sweep",
+    "plan.training_rows",
     "job",
     "settings.zero_optimization.offload_param",
     "settings.zero_optimization.offload_optimizer",
