@@ -11,18 +11,22 @@ from pathlib import Path
 
 import torch
 
+from scripts.ranks import watched
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def start_ranks(launcher: Sequence[str], module: str, folder: Path, devices: int) -> int:
-    """Run `python -m <launcher> … <module> <folder>` on `devices` ranks; return its exit status.
+def start_ranks(launcher: Sequence[str], module: str, folder: Path, devices: int) -> None:
+    """Run `python -m <launcher> … <module> <folder>` on `devices` ranks to their end.
 
     `launcher`: the launcher's module and its own options, up to the one that takes a module. Each
     rank reads the configuration that was saved in `folder`: it is composed once (pitfall 18).
+    Raises InterruptedRunError, naming the rank, if one fails or is killed.
     """
     command = [sys.executable, "-m", launcher[0], "--master_addr", "127.0.0.1"]
     command += ["--master_port", str(_free_port()), *launcher[1:], module, str(folder.resolve())]
-    return subprocess.run(command, env=_variables(devices)).returncode
+    with watched(folder, devices):
+        subprocess.run(command, env=_variables(devices))
 
 
 def _variables(devices: int) -> dict[str, str]:

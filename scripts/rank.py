@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
-from scripts.train import fit
+from scripts.ranks import one_of
+from scripts.train import fit, read_config
 
 
 def main(run_dir: str) -> None:
     """Train on this rank by the configuration that scripts.train saved in `run_dir`."""
-    cfg = OmegaConf.load(Path(run_dir) / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    fit(cfg)
+    with one_of(Path(run_dir), int(os.environ["RANK"])):
+        fit(read_config(Path(run_dir) / "config.yaml"))
 
 
 if __name__ == "__main__":

@@ -17,15 +17,17 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from transformers import PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from yaml import YAMLError
 
 from rm.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
 from rm.batches import PairCollator, PairStream, batch_tokens, rows_of, training_order
 from rm.capability import can_share
 from rm.distances import PairDistance, Representation
 from rm.errors import InputError
-from rm.files import atomic_write_json, atomic_write_text
+from rm.files import atomic_write_json, atomic_write_text, damage, is_sealed, read_json
 from rm.models import (
     DTYPES,
     RewardModel,
@@ -34,13 +36,14 @@ from rm.models import (
     set_head,
     train_part,
 )
-from rm.provenance import environment, fingerprint_of
+from rm.provenance import environment, file_fingerprint, fingerprint_of
 from rm.tokens import ChatTemplate, TokenPair, tokenize_pairs
 from rm.trainer import (
     MetricsFile,
     PairTrainer,
     TrainingSettings,
     accumulation_steps,
+    drop_damaged_checkpoints,
     last_checkpoint,
     load_mu,
     training_arguments,
@@ -57,6 +60,8 @@ from scripts.lock import only_one
 NEUTRAL = ("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment")
 MODEL_FILE = "reward_model.json"
 INPUTS_FILE = "inputs.json"
+RECORDS = ("metrics.jsonl", "split.json")
+"""Files of a run that its manifest holds the checksums of."""
 VERSION = 1
 """Raised when the same configuration and data would train another model: older runs go stale."""
 
@@ -83,19 +88,22 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         if finished is not None:
             print(f"{run_dir}: already trained")
             return finished
+        for line in drop_damaged_checkpoints(run_dir):
+            print(line, flush=True)
         if cfg.devices > 1:
             prepare(cfg)  # downloads, data and trunk once, before the ranks start
             launch(run_dir, cfg.devices)
         else:
             fit(cfg)
-    return json.loads((run_dir / "manifest.json").read_text())
+    return read_json(run_dir / "manifest.json")
 
 
 def claim_run_dir(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
     """Save the configuration in `run_dir`; return the manifest if the run is finished.
 
-    Raises InputError, naming the difference, if the folder holds a run of another configuration,
-    of other data, or of an earlier training code.
+    Raises InputError, naming the difference, if the folder holds a run of another configuration
+    (number of ranks included), of other data, or of an earlier training code; and if what a
+    finished run wrote is damaged.
     """
     different = stale_because(cfg, run_dir)
     if different:
@@ -105,10 +113,31 @@ def claim_run_dir(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
         )
     saved, manifest = run_dir / "config.yaml", run_dir / "manifest.json"
     if saved.is_file() and manifest.is_file():
-        return json.loads(manifest.read_text())
+        finished = read_json(manifest)
+        require_records(run_dir, finished)
+        return finished
     atomic_write_json(run_dir / INPUTS_FILE, inputs_of(cfg))
     atomic_write_text(saved, OmegaConf.to_yaml(cfg, resolve=True))
     return None
+
+
+def require_records(run_dir: Path, manifest: dict[str, Any]) -> None:
+    """Raise InputError if a finished run's metrics, split or checkpoint are not as it wrote them.
+
+    A checkpoint that was dropped to save room is no damage.
+    """
+    noted, checkpoint = manifest.get("records", {}), run_dir / "checkpoint"
+    wrong = [
+        f"{name} is damaged or missing"
+        for name, checksum in noted.items()
+        if not (run_dir / name).is_file() or file_fingerprint(run_dir / name) != checksum
+    ]
+    found = damage(checkpoint) if is_sealed(checkpoint) else None
+    wrong += [f"checkpoint: {found}"] if found else []
+    if wrong:
+        raise InputError(
+            f"{run_dir}: {wrong[0]}: delete {run_dir}, and the same command makes it anew"
+        )
 
 
 def stale_because(cfg: DictConfig, run_dir: Path) -> list[str]:
@@ -116,9 +145,19 @@ def stale_because(cfg: DictConfig, run_dir: Path) -> list[str]:
     saved, noted = run_dir / "config.yaml", run_dir / INPUTS_FILE
     if not saved.is_file():
         return []
-    different = differences(comparable(cfg), comparable(OmegaConf.load(saved)))
-    inputs = json.loads(noted.read_text()) if noted.is_file() else {}
+    different = differences(comparable(cfg), comparable(read_config(saved)))
+    inputs = read_json(noted) if noted.is_file() else {}
     return different + differences(inputs_of(cfg), inputs)
+
+
+def read_config(path: Path) -> DictConfig:
+    """Read a run's saved configuration. Raises InputError if it is damaged."""
+    try:
+        return OmegaConf.load(path)  # type: ignore[return-value]
+    except (YAMLError, UnicodeError, OmegaConfBaseException, OSError) as error:
+        raise InputError(
+            f"{path} is damaged: delete {path.parent}, and the same command makes it anew"
+        ) from error
 
 
 def inputs_of(cfg: DictConfig) -> dict[str, Any]:
@@ -344,6 +383,7 @@ def write_manifest(
             "data_fingerprint": data.fingerprint,
             "seed": cfg.seed,
             "seconds": round(seconds, 1),
+            "records": {name: file_fingerprint(run_dir / name) for name in RECORDS},
             **facts,
             "environment": environment(),
         },
@@ -351,11 +391,12 @@ def write_manifest(
 
 
 def launch(run_dir: Path, devices: int) -> None:
-    """Train on one rank a device, started by DeepSpeed's launcher. RuntimeError if a rank fails."""
+    """Train on one rank a device, started by DeepSpeed's launcher.
+
+    Raises InterruptedRunError, naming the rank, if one fails or is killed.
+    """
     launcher = ["deepspeed.launcher.runner", "--num_gpus", str(devices), "--no_local_rank"]
-    status = start_ranks([*launcher, "--module"], "scripts.rank", run_dir, devices)
-    if status or not (run_dir / "manifest.json").is_file():
-        raise RuntimeError(f"a rank of {run_dir} failed with status {status}: see above")
+    start_ranks([*launcher, "--module"], "scripts.rank", run_dir, devices)
 
 
 @configuration.main("train")
