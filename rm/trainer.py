@@ -444,7 +444,10 @@ class MetricsFile(TrainerCallback):
 
 
 def _metrics_line(entry: Mapping[str, float]) -> str:
-    return json.dumps({"step": entry["step"], **entry}, allow_nan=False) + "\n"
+    # In order, as in a checkpoint's log: a line is the same whichever of the two it comes from.
+    return (
+        json.dumps({"step": entry["step"], **dict(sorted(entry.items()))}, allow_nan=False) + "\n"
+    )
 
 
 def last_checkpoint(run_dir: Path) -> Path | None:

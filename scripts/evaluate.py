@@ -36,6 +36,7 @@ from rm.models import DTYPES, RewardModel, load_reward_model
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 from scripts import config as configuration
 from scripts.launch import start_ranks
+from scripts.lock import only_one
 from scripts.train import MODEL_FILE, require_sharing
 
 DEFAULT_MAX_LENGTH = 2048
@@ -99,7 +100,16 @@ def benchmark_of(name: str) -> Benchmark:
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Score one checkpoint and return its summary; finished work is not repeated."""
+    """Score one checkpoint and return its summary; finished work is not repeated.
+
+    Raises InputError for what cannot work, and where another process scores into the same folder.
+    """
+    benchmark_of(cfg.benchmark)
+    with only_one(Path(cfg.output)):
+        return _evaluate(cfg)
+
+
+def _evaluate(cfg: DictConfig) -> dict[str, Any]:
     benchmark, output = benchmark_of(cfg.benchmark), Path(cfg.output)
     devices = check_devices(cfg.get("devices", 1))
     set_threads(cfg)

@@ -34,3 +34,12 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def only_one_draws(results: Path) -> Iterator[None]:
+    """Hold a results folder as `only_one` does, with its data, figures and tables."""
+    with only_one(results):
+        for name in ("data", "figures", "tables"):
+            remove_unfinished(results / name)
+        yield

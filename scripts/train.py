@@ -109,7 +109,7 @@ def claim_run_dir(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
     if different:
         raise InputError(
             f"{run_dir} holds a run with other settings ({'; '.join(different[:3])}): "
-            "choose another run_dir or delete it"
+            f"choose another run_dir or delete {run_dir}"
         )
     saved, manifest = run_dir / "config.yaml", run_dir / "manifest.json"
     if saved.is_file() and manifest.is_file():
