@@ -206,7 +206,8 @@ def _check_room(path: Path, needed: int) -> None:
     if needed - written > free:
         raise InputError(
             f"the frozen trunk's states need {(needed - written) / 1e9:.1f} GB and {path.parent} "
-            f"has {free / 1e9:.1f} GB free: choose another cache_dir or set reuse_trunk=false"
+            f"has {free / 1e9:.1f} GB free: free some, choose another cache_dir or set "
+            "reuse_trunk=false"
         )
 
 

@@ -104,12 +104,6 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
     Raises InputError for what cannot work, and where another process scores into the same folder.
     """
-    benchmark_of(cfg.benchmark)
-    with only_one(Path(cfg.output)):
-        return _evaluate(cfg)
-
-
-def _evaluate(cfg: DictConfig) -> dict[str, Any]:
     benchmark, output = benchmark_of(cfg.benchmark), Path(cfg.output)
     devices = check_devices(cfg.get("devices", 1))
     set_threads(cfg)
@@ -118,10 +112,21 @@ def _evaluate(cfg: DictConfig) -> dict[str, Any]:
         damaged = damaged_outputs(output)
         if not damaged:
             print(f"{output}: already scored")
+            PartialScores(output, "").remove()  # left there by a kill in the last moment
             return read_json(output / "summary.json")
         print(f"{output}: {', '.join(damaged)} is damaged or missing, scored again", flush=True)
     rows = benchmark.load(cfg.data)
     scorer = open_scorer(cfg, inputs, cpu=devices > 1)
+    with only_one(output):
+        return _score(cfg, benchmark, rows, scorer, inputs)
+
+
+def _score(
+    cfg: DictConfig, benchmark: Benchmark, rows: list[Any], scorer: Scorer, inputs: dict[str, Any]
+) -> dict[str, Any]:
+    """Score `rows` and write all of the output folder, its manifest last."""
+    output, devices = Path(cfg.output), cfg.get("devices", 1)
+    manifest = output / "manifest.json"
     manifest.unlink(missing_ok=True)
     atomic_write_text(output / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     if devices > 1:

@@ -87,6 +87,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         finished = claim_run_dir(cfg, run_dir)
         if finished is not None:
             print(f"{run_dir}: already trained")
+            complete(run_dir)
             return finished
         for line in drop_damaged_checkpoints(run_dir):
             print(line, flush=True)
@@ -325,8 +326,18 @@ def fit(cfg: DictConfig) -> None:
             ),
         }
         write_manifest(cfg, run_dir, ready.data, facts, time.time() - started)
+        complete(run_dir)
+
+
+def complete(run_dir: Path) -> None:
+    """Give a run's checkpoint its card, and delete what is only of use to resume.
+
+    Comes after the manifest, so a kill can come between: a finished run is completed again.
+    """
+    checkpoint = run_dir / "checkpoint"
+    if checkpoint.is_dir() and not (checkpoint / "README.md").is_file():
         write_card(run_dir)
-        shutil.rmtree(run_dir / "trainer", ignore_errors=True)  # only of use to resume
+    shutil.rmtree(run_dir / "trainer", ignore_errors=True)
 
 
 def build_trainer(
