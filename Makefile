@@ -62,7 +62,7 @@ test: lint ## lint, types and the whole test suite
 bench: $(VENV)/.ready ## run the benchmarks; results/benchmarks/*.csv
 	for file in benchmarks/[a-z]*.py; do $(RUN) -m benchmarks.$$(basename $$file .py) || exit 1; done
 
-faults: $(VENV)/.ready-dev ## kill training runs at random moments and compare; results/benchmarks/faults.csv
+faults: $(VENV)/.ready-dev ## kill, fill the disk, damage files, take permissions, drop ranks; results/benchmarks/faults.csv
 	$(RUN) -m tests.faults.harness $(ARGS)
 
 clean: ## remove runs/ and caches (not results/, not .venv)

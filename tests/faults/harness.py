@@ -68,6 +68,7 @@ def dropped_ranks(place: Workplace, hundred: int, short: bool) -> list[Row]:
     return [ranks.drop_rank(place, number), ranks.drop_command(place, number)]
 
 
+# Another kind is a function of (place, hundred, short) that returns rows: fuzzing goes in here.
 KINDS: dict[str, Callable[[Workplace, int, bool], list[Row]]] = {
     "kills": all_kills,
     "disk": disk,

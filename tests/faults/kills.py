@@ -11,7 +11,7 @@ from tests.faults.workplace import Row, Workplace
 
 SHARES = {TRAINING: 40, TRUNK_CACHE: 20, EVALUATION: 15, FIGURES: 10, PIPELINE_RUN: 15}
 """How many of a hundred kills hit what."""
-SHORT = {TRAINING: 5, TRUNK_CACHE: 3, EVALUATION: 2}
+SHORT = {TRAINING: 3, TRUNK_CACHE: 2, EVALUATION: 1}
 
 
 def kill(place: Workplace, target: Target, kills: int) -> Row:
