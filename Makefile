@@ -76,9 +76,8 @@ test: lint ## lint, types and the whole test suite
 bench: $(VENV)/.ready ## run the benchmarks; results/benchmarks/*.csv
 	for file in benchmarks/[a-z]*.py; do $(RUN) -m benchmarks.$$(basename $$file .py) || exit 1; done
 
-faults: $(VENV)/.ready-dev ## kill training runs at random moments and compare; results/benchmarks/faults.csv
-	@# Not -m: a package that peers bring has a module of that name too.
-	PYTHONPATH=. $(RUN) tests/faults/harness.py $(ARGS)
+faults: $(VENV)/.ready-dev ## kill, fill the disk, damage files, take permissions, drop ranks; results/benchmarks/faults.csv
+	$(RUN) -m tests.faults.harness $(ARGS)
 
 clean: ## remove runs/ and caches (not results/, not .venv)
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

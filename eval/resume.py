@@ -21,6 +21,7 @@ from typing import BinaryIO
 import numpy as np
 
 from rm.errors import InputError
+from rm.files import writing
 
 MAGIC = b"normbt-scores-1"
 HEADER = struct.Struct("<IIII")
@@ -82,11 +83,15 @@ class PartialScores:
         return file
 
     def append(self, file: BinaryIO, rows: Sequence[bytes], values: np.ndarray) -> None:
-        """Write one finished batch: row fingerprints and values (rows, columns), a float type."""
+        """Write one finished batch: row fingerprints and values (rows, columns), a float type.
+
+        Raises InterruptedRunError if the disk is full.
+        """
         payload = b"".join(rows) + np.ascontiguousarray(values).tobytes()
         header = HEADER.pack(*values.shape, values.dtype.itemsize, zlib.crc32(payload))
-        file.write(header + payload)
-        file.flush()
+        with writing(self.path):
+            file.write(header + payload)
+            file.flush()
 
     def remove(self) -> None:
         """Delete the partial files of all ranks."""

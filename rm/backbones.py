@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from rm.errors import InputError
-from rm.files import atomic_folder, atomic_write_json
+from rm.files import atomic_folder, atomic_write_json, require_undamaged
 from rm.pretraining import LanguageSettings, train_language_model
 from rm.tokens import ChatTemplate, Row
 
@@ -63,6 +63,7 @@ def prepare_backbone(settings: BackboneSettings, folder: Path) -> Path:
         return path
     target = folder / settings.name
     if (target / SOURCE_FILE).is_file():
+        require_undamaged(target)
         return target
     if settings.tiny is not None:
         return _build_tiny(target, **settings.tiny)

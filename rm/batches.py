@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,7 +57,16 @@ class PairStream(Dataset[TokenPair]):
     """The training pairs in the order in which they are visited: read it sequentially."""
 
     def __init__(self, pairs: Sequence[TokenPair], order: Sequence[int]) -> None:
-        """`order`: indices into `pairs`, from `training_order`."""
+        """`order`: indices into `pairs`, from `training_order`.
+
+        Raises InputError for a margin that is not finite: −inf would silently train on nothing.
+        """
+        bad = [p.pair_id for p in pairs if p.margin is not None and not math.isfinite(p.margin)]
+        if bad:
+            raise InputError(
+                f"the margins of {len(bad)} pairs are not finite, first {bad[0]}: give numbers or "
+                "leave these pairs out"
+            )
         self.pairs, self.order = pairs, order
 
     def __len__(self) -> int:

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from rm.errors import InputError
-from rm.files import atomic_folder
+from rm.files import atomic_folder, require_undamaged
 from rm.likelihood import head_of, log_likelihood
 from rm.prefix import SharedBatch, shared_hidden
 from rm.tokens import ChatTemplate, choose_pad_token
@@ -263,11 +263,12 @@ def load_reward_model(
     """Load a trained reward model: any one-label sequence-classification folder (or Hub name).
 
     Weights of matrix products take `compute_dtype`, everything else float32. Raises InputError if
-    there is no such checkpoint, or if it is not a reward model.
+    there is no such checkpoint, if it is damaged, or if it is not a reward model.
     """
     source = Path(checkpoint)
     if source.exists() or source.is_absolute() or str(checkpoint).count("/") != 1:
         _check_folder(source)
+        require_undamaged(source)
     try:
         config = AutoConfig.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import (
     ProgressCallback,
     Trainer,
@@ -28,14 +32,21 @@ from transformers import (
 from rm.batches import PairCollator, PairStream, model_inputs
 from rm.distances import PairDistance, Representation
 from rm.errors import InputError
-from rm.files import atomic_write_json, atomic_write_text
+from rm.files import atomic_write_json, atomic_write_text, damage, is_sealed, seal, writing
 from rm.losses import PairLoss, Regularizer, TextGeneration
 from rm.models import RewardModel, RewardOutput
 from rm.weights import PairWeight, is_due, representation_distance
 
+Item = TypeVar("Item")
 TRAINABLE_FILE = "trainable.safetensors"
 WEIGHT_STATE_FILE = "pair_weight.json"
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+SPIKE_FACTOR = 5.0
+"""A step's loss is a spike if it is above this many times the running median."""
+SPIKE_WINDOW = 100
+"""Steps before it whose losses the running median is of."""
+SPIKE_START = 20
+"""Steps that must lie before it: the first ones have no median to speak of."""
 
 
 @dataclass
@@ -162,6 +173,7 @@ class PairTrainer(Trainer):
         self.step_pairs: Tensor | None = None
         self._pieces: list[Tensor] = []
         self._pair_ids: list[str] = []
+        self._shares: dict[str, float] = {}
         self.add_callback(FinishStep(self))
         self.remove_callback(ProgressCallback)
         self.add_callback(CompactProgress())
@@ -229,14 +241,22 @@ class PairTrainer(Trainer):
         pieces, ids = torch.cat(self._pieces), self._pair_ids
         self._pieces, self._pair_ids = [], []
         pairs = self.accelerator.gather(pieces) if self.args.world_size > 1 else pieces
+        if not torch.isfinite(pairs).all():
+            good = torch.isfinite(pairs).all(dim=1).tolist()
+            wrong = [
+                pair for pair, is_good in zip(self._all(ids), good, strict=False) if not is_good
+            ]
+            raise self._not_finite(f"a reward, distance, weight or loss of {_some(wrong)}")
         *recorded, weighed = pairs.double().cpu().T
         self.step_pairs = torch.stack(recorded).T
         self.step_record = step_record(self.step_pairs, self.mu)
-        finite = torch.isfinite(pieces).all(dim=1).tolist()
-        if not torch.isfinite(pairs).all():
-            wrong = [pair for pair, good in zip(ids, finite, strict=False) if not good]
-            raise self._not_finite(f"a reward, distance, weight or loss of {_some(wrong)}")
+        # What each pair adds to the loss, to name the largest after a spike.
+        self._shares = dict(zip(ids, (pieces[:, 2] * pieces[:, 3]).tolist(), strict=False))
         self.mu = self.pair_weight.update(self.mu, weighed.mean().item())
+
+    def _all(self, own: list[Item]) -> list[Item]:
+        """Facts about the pairs of all ranks, in the order of gathered tensors. All must ask."""
+        return gather_object(own) if self.args.world_size > 1 else own
 
     def _not_finite(self, what: str) -> FloatingPointError:
         """Say what went wrong, when, and from where the run can go on."""
@@ -256,7 +276,38 @@ class PairTrainer(Trainer):
                 if not math.isfinite(logs["gradient_norm"]):
                     raise self._not_finite("the gradient")
             logs.update(self.step_record)
+            logs["loss_spike"] = float(self._is_spike(logs["loss"]))
         super().log(logs, start_time)
+
+    def _is_spike(self, loss: float) -> bool:
+        """Whether the step's loss is a spike; says so, and which pairs have the most of it."""
+        # From the log, which is in the checkpoint: a resumed run finds the same spikes.
+        recent = self.state.log_history[-SPIKE_WINDOW:]
+        before = [entry["loss"] for entry in recent if "learning_rate" in entry]
+        median = running_median(before)
+        if median is None or loss <= SPIKE_FACTOR * median:
+            return False
+        shares = self._all(list(self._shares.items()))
+        if self.is_world_process_zero():
+            tqdm.write(spike_line(self.state.global_step, loss, median, dict(shares)))
+        return True
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint of all ranks; the seal comes last, so without one it is not whole.
+
+        Raises InterruptedRunError if the disk is full; what was written is deleted then, and the
+        checkpoint before it is still there: it is only dropped for a whole one.
+        """
+        folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
+        try:
+            with writing(folder):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    seal(folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
@@ -291,7 +342,22 @@ class PairTrainer(Trainer):
 def _some(ids: Sequence[str], shown: int = 5) -> str:
     """Name pairs: all of a few, the first of many."""
     more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
-    return f"pairs {', '.join(ids[:shown])}{more}" if ids else "another rank's pairs"
+    return f"pairs {', '.join(ids[:shown])}{more}"
+
+
+def running_median(losses: Sequence[float]) -> float | None:
+    """Median of the losses of the last SPIKE_WINDOW steps; None if there are not SPIKE_START."""
+    return statistics.median(losses) if len(losses) >= SPIKE_START else None
+
+
+def spike_line(step: int, loss: float, median: float, shares: Mapping[str, float]) -> str:
+    """One line about a loss spike. `shares`: pair id -> what it adds to the batch's loss."""
+    largest = sorted(shares, key=lambda pair: shares[pair], reverse=True)[:3]
+    named = ", ".join(f"{pair} ({shares[pair]:.3g})" for pair in largest)
+    return (
+        f"step {step}: loss spike: {loss:.3g} is {loss / median:.1f} times the median of the steps "
+        f"before ({median:.3g}); the pairs with the largest weight × loss: {named}"
+    )
 
 
 def trained_names(model: nn.Module) -> list[str]:
@@ -303,7 +369,7 @@ def step_record(pairs: Tensor, mu: float | None) -> dict[str, float]:
     """Facts of one step from (global batch, 4) float64: difference, distance, weight, loss.
 
     `pair_loss` is the unweighted mean; `weight_share_q1` … `q4` the share of the total weight that
-    the pairs of each distance quartile hold (q1 the closest quarter).
+    the pairs of each distance quartile hold (q1 the closest quarter), 0 where all weights are.
     """
     difference, distance, weight, loss = pairs.T
     levels = torch.tensor(QUANTILES, dtype=pairs.dtype)
@@ -320,9 +386,9 @@ def step_record(pairs: Tensor, mu: float | None) -> dict[str, float]:
     for name, values in (("distance", distance), ("weight", weight)):
         for level, value in zip(QUANTILES, values.quantile(levels).tolist(), strict=True):
             record[f"{name}_q{round(100 * level)}"] = value
-    quarters = weight[distance.argsort()].tensor_split(4)
+    quarters, total = weight[distance.argsort()].tensor_split(4), weight.sum().item()
     for number, quarter in enumerate(quarters, start=1):
-        record[f"weight_share_q{number}"] = (quarter.sum() / weight.sum()).item()
+        record[f"weight_share_q{number}"] = quarter.sum().item() / total if total else 0.0
     return record
 
 
@@ -366,12 +432,10 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Keep the lines up to the step that the run starts from, drop later ones."""
-        if not state.is_world_process_zero:
-            return
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= state.global_step]
-        atomic_write_text(self.path, "".join(f"{line}\n" for line in kept))
+        """Write the steps of the checkpoint that the run starts from: no gap, none twice."""
+        if state.is_world_process_zero:
+            steps = [entry for entry in state.log_history if "learning_rate" in entry]
+            atomic_write_text(self.path, "".join(map(_metrics_line, steps)))
 
     def on_log(
         self,
@@ -383,23 +447,39 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         """Append one step."""
         if state.is_world_process_zero and logs and "learning_rate" in logs:
-            line = json.dumps({"step": state.global_step, **logs})
-            with self.path.open("a") as file:
-                file.write(line + "\n")
+            with writing(self.path), self.path.open("a") as file:
+                file.write(_metrics_line({**logs, "step": state.global_step}))
 
 
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return float("inf")  # a line cut short by a kill is dropped
+def _metrics_line(entry: Mapping[str, float]) -> str:
+    # In order, as in a checkpoint's log: a line is the same whichever of the two it comes from.
+    return (
+        json.dumps({"step": entry["step"], **dict(sorted(entry.items()))}, allow_nan=False) + "\n"
+    )
 
 
 def last_checkpoint(run_dir: Path) -> Path | None:
     """Return the newest checkpoint of the run from which training can go on, or None."""
     folders = (run_dir / "trainer").glob("checkpoint-*")
-    whole = [folder for folder in folders if (folder / "trainer_state.json").is_file()]
-    return max(whole, key=lambda folder: int(folder.name.split("-")[1]), default=None)
+    return max(filter(is_sealed, folders), key=_step_of, default=None)
+
+
+def drop_damaged_checkpoints(run_dir: Path) -> list[str]:
+    """Delete a run's checkpoints that are not whole; return a line about each.
+
+    Training then goes on from the last good one, or from the start.
+    """
+    lines = []
+    for folder in sorted((run_dir / "trainer").glob("checkpoint-*"), key=_step_of):
+        found = damage(folder)
+        if found is not None:
+            shutil.rmtree(folder)
+            lines.append(f"{folder}: {found}; deleted")
+    return lines
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
 
 
 def load_mu(checkpoint: Path) -> float | None:

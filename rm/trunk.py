@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rm.errors import InputError
-from rm.files import atomic_write_json
+from rm.files import atomic_write_json, writing
 from rm.models import RewardModel, miniature
 from rm.prefix import batches_by_shared_tokens, row_states, shared_batch, shared_states
 from rm.tokens import Row, pad
@@ -110,14 +111,24 @@ class TrunkCache:
         """Map the complete file at `path`; `rows` in the order in which they were written."""
         self.path, self.dtype = path, dtype
         self.starts, total = _starts(rows)
+        checksums = json.loads(path.with_suffix(".json").read_text())["checksums"]
+        self._checksums = dict(zip(rows, checksums, strict=True))
         self._map = torch.from_file(str(path), shared=False, size=total * width, dtype=dtype).view(
             total, width
         )
 
     def states(self, row: Row) -> Tensor:
-        """Trunk states (length, hidden) of a row; KeyError for a row that was not cached."""
+        """Trunk states (length, hidden) of a row; KeyError for a row that was not cached.
+
+        Raises InputError if the file is damaged there.
+        """
         start = self.starts[row]
-        return self._map[start : start + len(row)]
+        states = self._map[start : start + len(row)]
+        if zlib.crc32(_bytes_of(states)) != self._checksums[row]:
+            raise InputError(
+                f"{self.path} is damaged: delete it, and the same command computes it anew"
+            )
+        return states
 
     def batch(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """Right-padded states (rows, longest, hidden) and attention mask (rows, longest)."""
@@ -142,7 +153,8 @@ def open_cache(
 
     Splits the backbone of `model`. The file's name holds the fingerprints of the trunk's weights
     and of the rows; its header is written last, so a file without a matching header is computed
-    again, from where it was interrupted if it was. With `share`, tokens that rows share are
+    again, from where it was interrupted if it was. A row's checksum is compared whenever its states
+    are read. With `share`, tokens that rows share are
     computed once (`rm.prefix`); the states are the same up to rounding, in a file of their own.
     Raises InputError if the disk has too little room.
     """
@@ -162,9 +174,10 @@ def open_cache(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # a second process waits and finds it done
         if not _is_complete(path, header):
-            _check_room(folder, header["tokens"] * width * dtype.itemsize)
-            _fill(model, lower, unique, path, header, tokens_per_batch, label)
-            atomic_write_json(path.with_suffix(".json"), header)
+            _check_room(path, header["tokens"] * width * dtype.itemsize)
+            with writing(path):
+                checksums = _fill(model, lower, unique, path, header, tokens_per_batch, label)
+            atomic_write_json(path.with_suffix(".json"), {**header, "checksums": checksums})
     return TrunkCache(path, unique, width, dtype)
 
 
@@ -179,17 +192,22 @@ def _is_complete(path: Path, header: dict[str, Any]) -> bool:
     try:
         written = json.loads(path.with_suffix(".json").read_text())
         size = header["tokens"] * header["width"] * getattr(torch, header["dtype"][6:]).itemsize
-        return written == header and path.stat().st_size == size
-    except (OSError, ValueError):
+        checksums = written.pop("checksums")
+        whole = isinstance(checksums, list) and path.stat().st_size == size
+        return whole and written == header
+    except (OSError, ValueError, KeyError, AttributeError):
         return False
 
 
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+def _check_room(path: Path, needed: int) -> None:
+    partial = path.with_suffix(".partial")
+    written = partial.stat().st_size if partial.is_file() else 0
+    free = shutil.disk_usage(path.parent).free
+    if needed - written > free:
         raise InputError(
-            f"the frozen trunk's states need {needed / 1e9:.1f} GB and {folder} has "
-            f"{free / 1e9:.1f} GB free: choose another cache_dir or set reuse_trunk=false"
+            f"the frozen trunk's states need {(needed - written) / 1e9:.1f} GB and {path.parent} "
+            f"has {free / 1e9:.1f} GB free: free some, choose another cache_dir or set "
+            "reuse_trunk=false"
         )
 
 
@@ -208,42 +226,66 @@ def _fill(
     header: dict[str, Any],
     tokens: int,
     label: str,
-) -> None:
-    """Write all rows' states to `path`. A killed computation goes on after its last noted batch."""
+) -> list[int]:
+    """Write all rows' states to `path`; return their CRC-32, in the order of `rows`.
+
+    A killed computation goes on after its last noted batch.
+    """
     share = "shared" in header
     batches = list((batches_by_shared_tokens if share else batches_by_tokens)(rows, tokens))
     partial, noted = path.with_suffix(".partial"), path.with_suffix(".progress")
-    done = _batches_done(partial, noted, header, tokens)
     starts, _ = _starts(rows)
     width = header["width"] * model.compute_dtype.itemsize
+    done, checksums = _already_written(path, rows, header, tokens, width)
     was_training = model.training
     model.eval()
     last = time.monotonic()
     with partial.open("r+b" if done else "wb") as file, _progress(rows, label) as bar:
-        bar.update(sum(len(row) for batch in batches[:done] for row in batch))
+        bar.update(sum(map(len, checksums)))
         for number, batch in enumerate(batches[done:], start=done + 1):
             for row, state in _states(model, lower, batch, share):
                 file.seek(starts[row] * width)
-                file.write(state.contiguous().view(torch.uint8).numpy().data)
+                file.write(_bytes_of(state))
+                checksums[row] = zlib.crc32(_bytes_of(state))
                 bar.update(len(row))
             if time.monotonic() - last > NOTE_SECONDS or number == len(batches):
                 file.flush()
                 os.fsync(file.fileno())
-                atomic_write_json(noted, {"header": header, "tokens": tokens, "batches": number})
+                known = [checksums.get(row) for row in rows]
+                note = {"header": header, "tokens": tokens, "batches": number, "checksums": known}
+                atomic_write_json(noted, note)
                 last = time.monotonic()
     model.train(was_training)
     os.replace(partial, path)
     noted.unlink()
+    return [checksums[row] for row in rows]
 
 
-def _batches_done(partial: Path, noted: Path, header: dict[str, Any], tokens: int) -> int:
-    """How many batches an earlier, killed computation of the same states has written."""
+def _already_written(
+    path: Path, rows: Sequence[Row], header: dict[str, Any], tokens: int, width: int
+) -> tuple[int, dict[Row, int]]:
+    """How many batches a killed computation of the same states has noted, and their checksums.
+
+    `width`: bytes a token. Nothing of it is used if a row in the file lacks its checksum.
+    """
     try:
-        found = json.loads(noted.read_text())
-    except (OSError, ValueError):
-        return 0
-    same = found.get("header") == header and found.get("tokens") == tokens
-    return int(found["batches"]) if same and partial.is_file() else 0
+        found = json.loads(path.with_suffix(".progress").read_text())
+        if found["header"] != header or found["tokens"] != tokens:
+            return 0, {}
+        known = {r: c for r, c in zip(rows, found["checksums"], strict=True) if c is not None}
+        starts, _ = _starts(rows)
+        with path.with_suffix(".partial").open("rb") as file:
+            for row, checksum in known.items():
+                file.seek(starts[row] * width)
+                if zlib.crc32(file.read(len(row) * width)) != checksum:
+                    return 0, {}
+        return int(found["batches"]), known
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, {}
+
+
+def _bytes_of(states: Tensor) -> memoryview:
+    return states.contiguous().view(torch.uint8).numpy().data
 
 
 def _states(

@@ -53,7 +53,7 @@ from eval.best_of_n.vllm_engine import is_installed, vllm_sampler
 from eval.scoring import Scorer, grouped_rewards
 from rm.backbones import BackboneSettings, prepare_backbone
 from rm.errors import InputError
-from rm.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from rm.files import atomic_write_json, atomic_write_text, is_intact, write_checked
 from rm.generated import SUBSETS, GeneratedPair, generate
 from rm.generated.core import Split
 from rm.models import DTYPES
@@ -401,11 +401,11 @@ def open_scorer(cfg: DictConfig, checkpoint: str, name: str) -> Scorer:
 
 
 def kept_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return the array in `path`, made and written first where it is not there."""
-    if not path.is_file():
+    """Return the array in `path`, made and written first where it is not there or damaged."""
+    if not is_intact(path):
         buffer = io.BytesIO()
         np.save(buffer, make())
-        atomic_write_bytes(path, buffer.getvalue())
+        write_checked(path, buffer.getvalue())
     return np.load(path)
 
 

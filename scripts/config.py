@@ -19,7 +19,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from rm.errors import InputError
+from rm.errors import InputError, InterruptedRunError
+from rm.files import storage_error
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PLUGIN, SEARCH = "hydra/sweeper=optuna", "hydra/sweeper=search"
@@ -57,7 +58,9 @@ def without_keys(overrides: Sequence[str], keys: Sequence[str]) -> list[str]:
 def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Decorate an entry point: Hydra's command line, our exit codes (0, 1, 2).
 
-    2: wrong input or configuration, one line on standard error; 1: anything else, with traceback.
+    2: wrong input or configuration; 1: a run that was stopped (no space, a killed rank, numbers
+    that are not finite); both with one line on standard error. 1 also for anything else, with
+    traceback.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -67,8 +70,8 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
             try:
                 _check_sweeper(name)
                 app(function)()
-            except (InputError, HydraException, OmegaConfBaseException) as error:
-                _refuse(error, name)
+            except Exception as error:
+                _end(error, name)
             except KeyboardInterrupt:
                 sys.exit("interrupted: the same command goes on from the last checkpoint")
 
@@ -90,11 +93,20 @@ def _check_sweeper(name: str) -> None:
         raise InputError(f"{SEARCH} needs Optuna: pip install -r requirements-extras.txt")
 
 
-def _refuse(error: Exception, name: str) -> NoReturn:
+def _end(error: Exception, name: str) -> NoReturn:
+    """Exit with one line and the status that `main` promises; raise what it promises nothing of."""
+    known = storage_error(error) or error
     if "debug=true" in sys.argv:
         traceback.print_exc()
-    message = str(error) if isinstance(error, InputError) else explain(error, name)
-    print(f"error: {message}", file=sys.stderr)
+    if isinstance(known, InterruptedRunError | FloatingPointError):
+        print(f"error: {known}", file=sys.stderr)
+        sys.exit(1)
+    if not isinstance(known, InputError | HydraException | OmegaConfBaseException):
+        raise error
+    print(
+        f"error: {known if isinstance(known, InputError) else explain(known, name)}",
+        file=sys.stderr,
+    )
     sys.exit(2)
 
 

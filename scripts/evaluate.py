@@ -31,15 +31,17 @@ from eval.statistics import section_intervals
 from eval.tables import evaluation_tables
 from rm.capability import can_share
 from rm.errors import InputError
-from rm.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from rm.files import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json
 from rm.models import DTYPES, RewardModel, load_reward_model
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 from scripts import config as configuration
 from scripts import tracking
 from scripts.launch import Local, start_ranks
+from scripts.lock import only_one
 from scripts.train import MODEL_FILE, require_sharing
 
 DEFAULT_MAX_LENGTH = 2048
+OUTPUTS = ("scores.parquet", "summary.json", "table.md")
 # Settings that change rewards by floating point at most, so that scores need no second run.
 NEUTRAL_SETTINGS = ("padding_side",)
 # What of a checkpoint folder the scores depend on besides the weights.
@@ -99,16 +101,33 @@ def benchmark_of(name: str) -> Benchmark:
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Score one checkpoint and return its summary; finished work is not repeated."""
+    """Score one checkpoint and return its summary; finished work is not repeated.
+
+    Raises InputError for what cannot work, and where another process scores into the same folder.
+    """
     benchmark, output = benchmark_of(cfg.benchmark), Path(cfg.output)
     devices = check_devices(cfg.get("devices", 1))
     set_threads(cfg)
     inputs, manifest = describe_inputs(cfg), output / "manifest.json"
     if is_finished(manifest, inputs):
-        print(f"{output}: already scored")
-        return json.loads((output / "summary.json").read_text())
+        damaged = damaged_outputs(output)
+        if not damaged:
+            print(f"{output}: already scored")
+            PartialScores(output, "").remove()  # left there by a kill in the last moment
+            return read_json(output / "summary.json")
+        print(f"{output}: {', '.join(damaged)} is damaged or missing, scored again", flush=True)
     rows = benchmark.load(cfg.data)
     scorer = open_scorer(cfg, inputs, cpu=devices > 1)
+    with only_one(output):
+        return _score(cfg, benchmark, rows, scorer, inputs)
+
+
+def _score(
+    cfg: DictConfig, benchmark: Benchmark, rows: list[Any], scorer: Scorer, inputs: dict[str, Any]
+) -> dict[str, Any]:
+    """Score `rows` and write all of the output folder, its manifest last."""
+    output, devices = Path(cfg.output), cfg.get("devices", 1)
+    manifest = output / "manifest.json"
     manifest.unlink(missing_ok=True)
     atomic_write_text(output / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     if devices > 1:
@@ -118,7 +137,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     summary = summarize(benchmark, scores, cfg.eval.resamples)
     write_outputs(benchmark, output, scores, summary)
     facts = {"scoring": scoring_facts(scorer, devices), "environment": environment()}
-    atomic_write_json(manifest, {**inputs, **facts})
+    written = {name: file_fingerprint(output / name) for name in OUTPUTS}
+    atomic_write_json(manifest, {**inputs, "outputs": written, **facts})
     if scorer.partial is not None:
         scorer.partial.remove()
     tracking.log_evaluation(cfg, rows if benchmark.in_pairs else [], scores, summary)
@@ -141,11 +161,23 @@ def set_threads(cfg: DictConfig) -> None:
 
 
 def is_finished(manifest: Path, inputs: dict[str, Any]) -> bool:
-    """Whether `manifest` is that of a finished run on these inputs."""
-    if not manifest.is_file():
+    """Whether `manifest` is that of a finished run on these inputs; a damaged one is not."""
+    try:
+        written = json.loads(manifest.read_bytes())
+        return all(written.get(key, value) == value for key, value in inputs.items())
+    except (FileNotFoundError, ValueError, AttributeError):
         return False
-    written = json.loads(manifest.read_text())
-    return all(written.get(key, value) == value for key, value in inputs.items())
+
+
+def damaged_outputs(output: Path) -> list[str]:
+    """Names of a finished evaluation's files that are not there or not as they were written."""
+    noted = read_json(output / "manifest.json").get("outputs", {})
+    paths = {name: output / name for name in OUTPUTS}
+    return [
+        name
+        for name, path in paths.items()
+        if not path.is_file() or noted.get(name, file_fingerprint(path)) != file_fingerprint(path)
+    ]
 
 
 def describe_inputs(cfg: DictConfig) -> dict[str, Any]:

@@ -6,18 +6,16 @@ import os
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
 from eval.scoring import fill_rank
 from scripts import ranks
 from scripts.evaluate import benchmark_of, describe_inputs, open_scorer, set_threads
+from scripts.train import read_config
 
 
 def main(output: str) -> None:
     """Score this rank's share by the configuration that scripts.evaluate saved in `output`."""
     with ranks.noted(Path(output)):
-        cfg = OmegaConf.load(Path(output) / "config.yaml")
-        assert isinstance(cfg, DictConfig)
+        cfg = read_config(Path(output) / "config.yaml")
         set_threads(cfg)
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         rows = benchmark_of(cfg.benchmark).load(cfg.data)

@@ -11,13 +11,16 @@ from omegaconf import DictConfig
 
 from analysis.gallery import draw_all
 from scripts import config as configuration
+from scripts.lock import only_one_draws
 
 
 @configuration.main("reproduce")
 def main(cfg: DictConfig) -> None:
     """Draw, and print a line a figure or table."""
-    for item in draw_all(Path(cfg.results_dir)):
-        print(item.line())
+    results = Path(cfg.results_dir)
+    with only_one_draws(results):
+        for item in draw_all(results):
+            print(item.line())
 
 
 if __name__ == "__main__":

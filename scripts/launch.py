@@ -264,15 +264,15 @@ def _take_free(folder: Path, wanted: int, stack: contextlib.ExitStack) -> list[s
 def start_ranks(launch: Launch, module: str, folder: Path, devices: int, *arguments: str) -> None:
     """Run `python -m <module> <folder> <arguments>` on all ranks and wait for them.
 
-    If a rank fails, the others are ended; then raises InputError if it failed by one, RuntimeError
-    otherwise, with the rank's name, host, error and log.
+    If a rank fails, the others are ended; then raises InputError if it failed by one,
+    InterruptedRunError otherwise, with the rank's name, host, error and log.
     """
-    with launch.hold(devices) as own:
+    with launch.hold(devices) as own, ranks.lifeline() as line:
         if launch.node == 0:
             ranks.clear(folder)
         words = [*launch.command(devices), module, str(folder.resolve()), *arguments]
         process = subprocess.Popen(
-            [sys.executable, "-m", *words], env={**_variables(devices), **own}
+            [sys.executable, "-m", *words], env={**_variables(devices), **own, **line}
         )
         try:
             status = _wait(process, folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from rm.errors import InputError
+from rm.files import remove_unfinished
 
 LOCK_FILE = ".lock"
 
@@ -17,7 +18,8 @@ LOCK_FILE = ".lock"
 def only_one(folder: Path) -> Iterator[None]:
     """Hold `folder` for the block. The lock ends with its process, however that ends.
 
-    Raises InputError if another process holds it.
+    What a killed writer left unfinished in the folder is deleted. Raises InputError if another
+    process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_FILE)
@@ -28,6 +30,16 @@ def only_one(folder: Path) -> Iterator[None]:
             f"another process works in {folder}: wait until it has ended, or choose another folder"
         ) from error
     try:
+        remove_unfinished(folder)
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def only_one_draws(results: Path) -> Iterator[None]:
+    """Hold a results folder as `only_one` does, with its data, figures and tables."""
+    with only_one(results):
+        for name in ("data", "figures", "tables"):
+            remove_unfinished(results / name)
+        yield

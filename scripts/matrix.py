@@ -23,7 +23,7 @@ from rm.generated import generate
 from rm.preferences import PreferencePair
 from scripts import config as configuration
 from scripts.data import load_data
-from scripts.evaluate import BENCHMARKS, evaluate
+from scripts.evaluate import BENCHMARKS, damaged_outputs, evaluate
 from scripts.measure import Run
 from scripts.train import needs_every_token, stale_because, train
 
@@ -102,6 +102,12 @@ def train_and_score(cfg: DictConfig, one: DictConfig, run: Run, test: str) -> No
     train(one)
     gc.collect()
     if dropped:
+        damaged = damaged_outputs(run.scores)
+        if damaged:
+            raise InputError(
+                f"{run.scores}: {damaged[0]} is damaged or missing and the checkpoint is gone: "
+                f"delete {run.folder}, and the same command makes it anew"
+            )
         print(f"{run.scores}: already scored, the checkpoint is gone")
     else:
         evaluate_run(cfg, run, test)

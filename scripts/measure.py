@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from analysis.texts import prompt_text, text_features
 from eval.rows import EvaluationRow
 from rm.batches import PairCollator, rows_of
-from rm.files import atomic_write_bytes
+from rm.files import atomic_write_bytes, is_intact, write_checked
 from rm.gradients import Projection, cosines, pair_gradients
 from rm.layers import layer_distances
 from rm.models import DTYPES, RewardModel, load_reward_model, train_part
@@ -59,18 +59,26 @@ class Run:
 
 
 def kept(stem: Path, depends_on: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """Return the table at `stem`-<fingerprint of `depends_on`>.parquet, made first if absent."""
+    """Return the table at `stem`-<fingerprint of `depends_on`>.parquet.
+
+    Made first if it is not there, and made anew if it is damaged.
+    """
     path = stem.with_name(f"{stem.name}-{fingerprint_of([VERSION, depends_on])}.parquet")
-    if not path.is_file():
-        write_parquet(make(), path)
+    if not is_intact(path):
+        write_checked(path, parquet_bytes(make()))
     return pd.read_parquet(path)
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:
     """Write a compressed parquet file, whole or not at all."""
+    atomic_write_bytes(path, parquet_bytes(frame))
+
+
+def parquet_bytes(frame: pd.DataFrame) -> bytes:
+    """Return the content of a compressed parquet file."""
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False, compression="zstd")
-    atomic_write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def texts(folder: Path, rows: Sequence[EvaluationRow]) -> pd.DataFrame:

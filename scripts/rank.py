@@ -6,11 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
 from rm.errors import InputError
 from scripts import ranks
-from scripts.train import fit
+from scripts.train import fit, read_config
 
 
 def main(run_dir: str, settings: str) -> None:
@@ -21,8 +19,7 @@ def main(run_dir: str, settings: str) -> None:
     folder = Path(run_dir)
     with ranks.noted(folder):
         store = ranks.meet(folder, settings)
-        cfg = OmegaConf.load(folder / "config.yaml")
-        assert isinstance(cfg, DictConfig)
+        cfg = read_config(folder / "config.yaml")
         size = int(os.environ["WORLD_SIZE"])
         if size != cfg.devices:
             raise InputError(f"devices={cfg.devices}, but {size} ranks were started")

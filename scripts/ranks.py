@@ -1,7 +1,9 @@
 """What a rank tells the other ranks and its launcher: how it ended, and that all see one folder.
 
 Records lie in <run>/ranks while the ranks run: rank<k>.json (rank, node, host, state, error) and,
-for all but rank 0, rank<k>.log with what it printed.
+for all but rank 0, rank<k>.log with what it printed. The ranks of a machine wait on a named pipe
+that their command holds open: when the command is gone, however it ended, they end too, and no
+orphan goes on writing into a folder that a new command has taken.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import secrets
 import shutil
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,10 +25,12 @@ from typing import Any
 
 from torch.distributed import PrefixStore, Store, rendezvous
 
-from rm.errors import InputError
+from rm.errors import InputError, InterruptedRunError
 from rm.files import atomic_write_json
 
 FOLDER = "ranks"
+LIFELINE = "NORMBT_LIFELINE"
+"""Environment variable: the pipe that ends when the command does."""
 MEET_MINUTES = 15
 """How long ranks wait for one another at their start."""
 SEE_SECONDS = 20
@@ -33,9 +38,38 @@ SEE_SECONDS = 20
 
 
 @contextlib.contextmanager
+def lifeline() -> Iterator[dict[str, str]]:
+    """In the command: environment that lets the ranks of this machine live as long as the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        pipe = Path(folder) / "alive"
+        os.mkfifo(pipe)
+        handle = os.open(pipe, os.O_RDWR)  # for reading too, or it would wait for a reader
+        try:
+            yield {LIFELINE: str(pipe)}
+        finally:
+            os.close(handle)
+
+
+def _end_with_the_command() -> None:
+    """In a rank: wait in a thread for the command's end, and end then. Not on other machines."""
+    pipe = os.environ.get(LIFELINE)
+    if pipe is None or not Path(pipe).exists():
+        return
+    handle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(handle, True)
+
+    def wait() -> None:
+        os.read(handle, 1)  # nothing is ever written: this returns when the command is gone
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextlib.contextmanager
 def noted(folder: Path) -> Iterator[None]:
     """Note in `folder` how this rank ends; all but rank 0 write their output there too."""
     rank = int(os.environ["RANK"])
+    _end_with_the_command()
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     if rank > 0:
         _print_to(_log(folder, rank))
@@ -177,9 +211,12 @@ def failure(folder: Path, status: int) -> Exception:
     if wrong:
         return InputError(wrong[0].removeprefix("InputError: "))
     if not killed and not failed:
-        return RuntimeError(f"{folder}: the ranks ended with status {status}: see above")
+        return InterruptedRunError(f"{folder}: the ranks ended with status {status}: see above")
     first = (killed + failed)[0]
     what = first["error"] or "was killed (out of memory, or a signal from outside)"
     log = _log(folder, first["rank"])
     where = f"see {log}" if log.is_file() else "see above"
-    return RuntimeError(f"{folder}: rank {first['rank']} on {first['host']}: {what}; {where}")
+    after = "; the same command goes on from what is finished" if killed else ""
+    return InterruptedRunError(
+        f"{folder}: rank {first['rank']} on {first['host']}: {what}; {where}{after}"
+    )

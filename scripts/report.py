@@ -12,12 +12,15 @@ from omegaconf import DictConfig
 
 from analysis import report
 from scripts import config as configuration
+from scripts.lock import only_one_draws
 
 
 @configuration.main("reproduce")
 def main(cfg: DictConfig) -> None:
     """Write the report and print where it is."""
-    print(report.write(Path(cfg.results_dir)))
+    results = Path(cfg.results_dir)
+    with only_one_draws(results):
+        print(report.write(results))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from rm.provenance import environment, file_fingerprint
 from scripts import best_of_n, measure
 from scripts import config as configuration
 from scripts.evaluate import BENCHMARKS
-from scripts.lock import only_one
+from scripts.lock import LOCK_FILE, only_one, only_one_draws
 from scripts.matrix import (
     benchmark_data,
     choose_rates,
@@ -50,7 +50,7 @@ def reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
 
     Raises InputError for what cannot work, and where another process works in the runs' folder.
     """
-    with only_one(Path(cfg.runs_dir)):
+    with only_one(Path(cfg.runs_dir)), only_one_draws(Path(cfg.results_dir)):
         return _reproduce(cfg, overrides)
 
 
@@ -234,7 +234,7 @@ def main(cfg: DictConfig) -> None:
     results = reproduce(cfg, HydraConfig.get().overrides.task)
     print((results / "tables" / "table1.md").read_text())
     for path in sorted(results.rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.name != LOCK_FILE:
             print(path)
 
 

@@ -17,16 +17,18 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from transformers import PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from yaml import YAMLError
 
 from rm.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
 from rm.batches import PairCollator, PairStream, batch_tokens, rows_of, training_order
 from rm.capability import can_share
 from rm.collector import settled
 from rm.distances import PairDistance, Representation
-from rm.errors import InputError
-from rm.files import atomic_write_json, atomic_write_text
+from rm.errors import InputError, InterruptedRunError
+from rm.files import atomic_write_json, atomic_write_text, damage, is_sealed, read_json
 from rm.likelihood import head_of
 from rm.models import (
     DTYPES,
@@ -36,13 +38,14 @@ from rm.models import (
     set_head,
     train_part,
 )
-from rm.provenance import environment, fingerprint_of
+from rm.provenance import environment, file_fingerprint, fingerprint_of
 from rm.tokens import ChatTemplate, TokenPair, tokenize_pairs
 from rm.trainer import (
     MetricsFile,
     PairTrainer,
     TrainingSettings,
     accumulation_steps,
+    drop_damaged_checkpoints,
     last_checkpoint,
     load_mu,
     training_arguments,
@@ -60,6 +63,8 @@ from scripts.lock import only_one
 NEUTRAL = ("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment", "launch")
 MODEL_FILE = "reward_model.json"
 INPUTS_FILE = "inputs.json"
+RECORDS = ("metrics.jsonl", "split.json")
+"""Files of a run that its manifest holds the checksums of."""
 VERSION = 1
 """Raised when the same configuration and data would train another model: older runs go stale."""
 
@@ -91,13 +96,16 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         finished = claim_run_dir(cfg, run_dir)
         if finished is not None:
             print(f"{run_dir}: already trained")
+            complete(run_dir)
             return finished
+        for line in drop_damaged_checkpoints(run_dir):
+            print(line, flush=True)
         if launcher.in_process(cfg.devices):
             fit(cfg)
         else:
             prepare(cfg)  # downloads, data and trunk once, before the ranks start
             launch(cfg, launcher)
-    return json.loads((run_dir / "manifest.json").read_text())
+    return read_json(run_dir / "manifest.json")
 
 
 def launch_of(cfg: DictConfig) -> Launch:
@@ -133,19 +141,41 @@ def claim_run_dir(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
 def finished_manifest(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
     """Return the manifest of the run in `run_dir`, None if it is not finished.
 
-    Raises InputError, naming the difference, if the folder holds a run of another configuration,
-    of other data, or of an earlier training code.
+    Raises InputError, naming the difference, if the folder holds a run of another configuration
+    (number of ranks included), of other data, or of an earlier training code; and if what a
+    finished run wrote is damaged.
     """
     different = stale_because(cfg, run_dir)
     if different:
         raise InputError(
             f"{run_dir} holds a run with other settings ({'; '.join(different[:3])}): "
-            "choose another run_dir or delete it"
+            f"choose another run_dir or delete {run_dir}"
         )
     saved, manifest = run_dir / "config.yaml", run_dir / "manifest.json"
     if saved.is_file() and manifest.is_file():
-        return json.loads(manifest.read_text())
+        finished = read_json(manifest)
+        require_records(run_dir, finished)
+        return finished
     return None
+
+
+def require_records(run_dir: Path, manifest: dict[str, Any]) -> None:
+    """Raise InputError if a finished run's metrics, split or checkpoint are not as it wrote them.
+
+    A checkpoint that was dropped to save room is no damage.
+    """
+    noted, checkpoint = manifest.get("records", {}), run_dir / "checkpoint"
+    wrong = [
+        f"{name} is damaged or missing"
+        for name, checksum in noted.items()
+        if not (run_dir / name).is_file() or file_fingerprint(run_dir / name) != checksum
+    ]
+    found = damage(checkpoint) if is_sealed(checkpoint) else None
+    wrong += [f"checkpoint: {found}"] if found else []
+    if wrong:
+        raise InputError(
+            f"{run_dir}: {wrong[0]}: delete {run_dir}, and the same command makes it anew"
+        )
 
 
 def stale_because(cfg: DictConfig, run_dir: Path) -> list[str]:
@@ -153,9 +183,19 @@ def stale_because(cfg: DictConfig, run_dir: Path) -> list[str]:
     saved, noted = run_dir / "config.yaml", run_dir / INPUTS_FILE
     if not saved.is_file():
         return []
-    different = differences(comparable(cfg), comparable(OmegaConf.load(saved)))
-    inputs = json.loads(noted.read_text()) if noted.is_file() else {}
+    different = differences(comparable(cfg), comparable(read_config(saved)))
+    inputs = read_json(noted) if noted.is_file() else {}
     return different + differences(inputs_of(cfg), inputs)
+
+
+def read_config(path: Path) -> DictConfig:
+    """Read a run's saved configuration. Raises InputError if it is damaged."""
+    try:
+        return OmegaConf.load(path)  # type: ignore[return-value]
+    except (YAMLError, UnicodeError, OmegaConfBaseException, OSError) as error:
+        raise InputError(
+            f"{path} is damaged: delete {path.parent}, and the same command makes it anew"
+        ) from error
 
 
 def inputs_of(cfg: DictConfig) -> dict[str, Any]:
@@ -319,7 +359,6 @@ def fit(cfg: DictConfig) -> None:
         if trainer.is_world_process_zero():
             write_run(cfg, ready, trainer, state, order, started)
             tracking.log_artifacts(cfg, run_dir)
-            shutil.rmtree(run_dir / "trainer", ignore_errors=True)  # only of use to resume
 
 
 def write_run(
@@ -360,7 +399,18 @@ def write_run(
         "batches": batch_tokens(ready.pairs, order, settings.micro_batch, settings.share_prefix),
     }
     write_manifest(cfg, run_dir, ready.data, facts, time.time() - started)
-    write_card(run_dir)
+    complete(run_dir)
+
+
+def complete(run_dir: Path) -> None:
+    """Give a run's checkpoint its card, and delete what is only of use to resume.
+
+    Comes after the manifest, so a kill can come between: a finished run is completed again.
+    """
+    checkpoint = run_dir / "checkpoint"
+    if checkpoint.is_dir() and not (checkpoint / "README.md").is_file():
+        write_card(run_dir)
+    shutil.rmtree(run_dir / "trainer", ignore_errors=True)
 
 
 def build_trainer(
@@ -420,6 +470,7 @@ def write_manifest(
             "data_fingerprint": data.fingerprint,
             "seed": cfg.seed,
             "seconds": round(seconds, 1),
+            "records": {name: file_fingerprint(run_dir / name) for name in RECORDS},
             **facts,
             "environment": environment(),
         },
@@ -431,7 +482,7 @@ def launch(cfg: DictConfig, launcher: Launch) -> None:
     run_dir, settings = Path(cfg.run_dir), fingerprint_of(comparable(cfg))
     start_ranks(launcher, "scripts.rank", run_dir, cfg.devices, settings)
     if launcher.node == 0 and not (run_dir / "manifest.json").is_file():
-        raise RuntimeError(f"the ranks of {run_dir} ended without a manifest: see above")
+        raise InterruptedRunError(f"the ranks of {run_dir} ended without a manifest: see above")
 
 
 @configuration.main("train")

@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 from eval.best_of_n.decoding import Decoding, PolicyText, decode, encode_prompt
 from eval.best_of_n.prompts import Prompt, as_json
 from rm.errors import InputError
-from rm.files import atomic_write_text
+from rm.files import atomic_write_bytes, writing
+from rm.provenance import fingerprint_of
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,9 @@ def _append(path: Path, sampled: Sampled) -> None:
         "responses": [asdict(response) for response in sampled.responses],
         "skipped": sampled.skipped,
     }
+    record["checksum"] = fingerprint_of(record)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -172,16 +174,15 @@ def _append(path: Path, sampled: Sampled) -> None:
 def read_samples(path: Path) -> dict[str, Sampled]:
     """Read the prompts that a samples file holds, by content; a cut last line is taken away.
 
-    Raises InputError where another line is broken.
+    Raises InputError where another line is broken or not as it was written.
     """
     if not path.is_file():
         return {}
-    text = path.read_text(encoding="utf-8")
-    whole, _, cut = text.rpartition("\n")
+    whole, _, cut = path.read_bytes().rpartition(b"\n")
     if cut:
-        atomic_write_text(path, whole + "\n" if whole else "")
+        atomic_write_bytes(path, whole + b"\n" if whole else b"")
     known = {}
-    for number, line in enumerate(whole.split("\n") if whole else [], start=1):
+    for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
         try:
             sampled = _parse(json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
@@ -193,6 +194,9 @@ def read_samples(path: Path) -> dict[str, Sampled]:
 
 
 def _parse(record: dict[str, Any]) -> Sampled:
+    checksum = record.pop("checksum", None)
+    if checksum not in (None, fingerprint_of(record)):
+        raise ValueError("not as it was written")
     prompt = Prompt(record["prompt_id"], tuple(record["turns"]), record["subset"])
     responses = tuple(Response(**response) for response in record["responses"])
     return Sampled(prompt, responses, record["skipped"])

@@ -1,139 +1,113 @@
-"""Kill a training run at random moments, again and again, until it is through.
+"""Disturb the project's commands in every way that a machine does, and count what survives.
 
-    make faults [ARGS='--kills 100 --seed 0']
+    make faults [ARGS='--seed 1 --only kills']      all kinds; about an hour on two cores
+    python -m tests.faults.harness --short          a few of the quick kinds, for `make test`
 
-The smoke profile's run is started, killed with SIGKILL after a random time, and started again by
-the same command until it ends. Then its weights, its μ and its metrics must be those of a run that
-nobody disturbed, byte for byte. Prints and writes results/benchmarks/faults.csv: fault, tried,
-survived.
+Kinds: kills (SIGKILL of training, cache, evaluation, figures and report, whole pipeline, at random
+moments and just before random changes of files), disk (full tmpfs, quota), damage (files cut short,
+bits flipped), permissions, ranks (one of two ranks killed, the command over two ranks killed). A
+run has survived if it ends, after the same command again, with the very bytes of a run that nobody
+disturbed, or if it refuses in one line and does so after what the line says to delete is deleted.
+
+Each kind's lines are written to results/benchmarks/faults.csv (fault, tried, runs, survived, seed)
+as soon as it is done, in the place of its older ones: an interrupted call goes on with --only.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import random
-import signal
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from rm.files import atomic_write_text
+from tests.faults import commands, damage, hindrances, kills, ranks
+from tests.faults.workplace import Row, Workplace
 
-ROOT = Path(__file__).resolve().parents[2]
-OUTPUT = ROOT / "results/benchmarks/faults.csv"
-SETTINGS = ("profile=smoke", "loss=normbt", "training.save_steps=3", "data.train_pairs=320")
-TIMES = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
-
-
-@dataclass
-class Tally:
-    """How many kills hit a run, and how many runs ended as they should."""
-
-    kills: int = 0
-    runs: int = 0
-    equal: int = 0
+OUTPUT = commands.ROOT / "results/benchmarks/faults.csv"
+COLUMNS = ["fault", "tried", "runs", "survived", "seed"]
 
 
-def start(run_dir: Path, cache: Path) -> subprocess.Popen[bytes]:
-    """Start the run's command in a process group of its own."""
-    words = [*SETTINGS, f"run_dir={run_dir}", f"cache_dir={cache}"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "scripts.train", *words],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
+def all_kills(place: Workplace, hundred: int, short: bool) -> list[Row]:
+    """Kill every target, `hundred` kills in all; in short the quick ones."""
+    if short:
+        return [kills.kill(place, target, number) for target, number in kills.SHORT.items()]
+    return [
+        kills.kill(place, target, round(hundred * share / 100))
+        for target, share in kills.SHARES.items()
+    ]
 
 
-def finish(run_dir: Path, cache: Path) -> float:
-    """Run the command to its end; return its seconds. RuntimeError if it fails."""
-    began = time.monotonic()
-    status = start(run_dir, cache).wait()
-    if status:
-        raise RuntimeError(f"the command ended with status {status} in {run_dir}")
-    return time.monotonic() - began
+def disk(place: Workplace, hundred: int, short: bool) -> list[Row]:
+    """Fill the disk and reach the quota."""
+    number = 1 if short else max(1, hundred // 5)
+    full = hindrances.full_disk(place, number)
+    if full is None:
+        print("disk full: left out, no file system can be mounted here (the quota takes its place)")
+    return [*([full] if full else []), hindrances.quota(place, number)]
 
 
-def killed_or_done(run_dir: Path, cache: Path, seconds: float) -> bool:
-    """Start the command and kill it after `seconds`; return whether it ended before that."""
-    process = start(run_dir, cache)
-    try:
-        status = process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return False
-    if status:
-        raise RuntimeError(f"the command ended with status {status} after a kill in {run_dir}")
-    return True
+def damaged(place: Workplace, hundred: int, short: bool) -> list[Row]:
+    """Cut files short and flip bits."""
+    return damage.damage(place, 1 if short else max(1, hundred // 2))
 
 
-def outcome(run_dir: Path) -> tuple[bytes, str, list[dict[str, float]]]:
-    """What must not depend on kills: weights, the weight's state, metrics without wall times."""
-    checkpoint = run_dir / "checkpoint"
-    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-    metrics = [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
-    return (
-        (checkpoint / "model.safetensors").read_bytes(),
-        (checkpoint / "reward_model.json").read_text(),
-        metrics,
-    )
+def permissions(place: Workplace, hundred: int, short: bool) -> list[Row]:
+    """Take the right to write."""
+    return [hindrances.permissions(place, 1 if short else max(1, hundred // 10))]
 
 
-def trial(
-    folder: Path, cache: Path, expected: object, seconds: float, draw: random.Random, tally: Tally
-) -> None:
-    """One run, killed at random moments until it is through."""
-    while not killed_or_done(folder, cache, draw.uniform(0.3, 1.1) * seconds):
-        tally.kills += 1
-    tally.runs += 1
-    tally.equal += outcome(folder) == expected
+def dropped_ranks(place: Workplace, hundred: int, short: bool) -> list[Row]:
+    """Kill one of two ranks, and the command over them; not in short, where pytest does."""
+    if short:
+        return []
+    number = max(1, hundred // 20)
+    return [ranks.drop_rank(place, number), ranks.drop_command(place, number)]
 
 
-def kill_runs(kills: int, seed: int, folder: Path) -> Tally:
-    """Kill runs `kills` times or a little more; every run is carried to its end."""
-    cache, draw, tally = folder / "cache", random.Random(seed), Tally()
-    finish(folder / "warm-up", cache)  # makes the backbone
-    seconds = finish(folder / "reference", cache)
-    expected = outcome(folder / "reference")
-    with tqdm(total=kills, desc="kills", unit="kill") as bar:
-        while tally.kills < kills:
-            trial(folder / f"run{tally.runs}", cache, expected, seconds, draw, tally)
-            bar.update(min(tally.kills, kills) - bar.n)
-    return tally
+# Another kind is a function of (place, hundred, short) that returns rows: fuzzing goes in here.
+KINDS: dict[str, Callable[[Workplace, int, bool], list[Row]]] = {
+    "kills": all_kills,
+    "disk": disk,
+    "damage": damaged,
+    "permissions": permissions,
+    "ranks": dropped_ranks,
+}
+
+
+def write(rows: Sequence[Row], output: Path) -> pd.DataFrame:
+    """Put the rows into the table at `output`, in place of those of the same faults."""
+    made = pd.DataFrame([row.as_dict() for row in rows], columns=COLUMNS)
+    if output.is_file():
+        older = pd.read_csv(output)
+        made = pd.concat([older[~older["fault"].isin(made["fault"])], made])
+    atomic_write_text(output, made.to_csv(index=False))
+    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Kill, count, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100)
+    """Disturb, count, write; exit with 1 if anything did not survive."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100, help="number of kills; the rest by it")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--short", action="store_true")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     given = parser.parse_args(arguments)
+    commands.load()
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
-        tally = kill_runs(given.kills, given.seed, Path(name))
-    row = {
-        "fault": "SIGKILL at a random moment of a training run",
-        "tried": tally.kills,
-        "runs": tally.runs,
-        "survived": tally.equal,
-        "seed": given.seed,
-    }
-    table = pd.DataFrame([row])
-    print(table.to_string(index=False))
-    atomic_write_text(given.output, table.to_csv(index=False))
-    if tally.equal < tally.runs:
+        place = Workplace(Path(name), given.seed)
+        for kind in given.only:
+            found = KINDS[kind](place, given.kills, given.short)
+            print("\n".join(f"{row}" for row in found), flush=True)
+            rows += found
+            write(rows, given.output)
+    print(pd.read_csv(given.output).to_string(index=False))
+    if any(row.survived < row.runs for row in rows):
         sys.exit(1)
 
 

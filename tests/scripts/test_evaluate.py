@@ -188,11 +188,27 @@ def test_finished_work_is_not_repeated_until_an_input_changes(
     assert capsys.readouterr().out.count("already scored") == 2
     template = own / "chat_template.jinja"
     template.write_text(template.read_text().replace("assistant", "helper"))
+    with pytest.raises(InputError, match=r"jinja is damaged .* if you changed it yourself"):
+        score(*words, model=own)
+    (own / "checksums.json").unlink()
     score(*words, model=own)
     score(*words, "eval.max_length=16", model=own)
     many_pairs(data, 6)
     score(*words, "eval.max_length=16", model=own)
     assert "already scored" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "summary.json", "manifest.json"])
+def test_damaged_scores_are_made_anew(score: Evaluate, tmp_path: Path, name: str) -> None:
+    words = ("benchmark=pairs", f"data={many_pairs(tmp_path / 'pairs.jsonl', 5)}")
+    score(*words)
+    path = tmp_path / "out" / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    score(*words)
+    if name != "manifest.json":
+        assert path.read_bytes() == content
+    assert json.loads((tmp_path / "out/manifest.json").read_bytes())["outputs"]
 
 
 def start(*words: str) -> subprocess.Popen[str]:
@@ -324,6 +340,7 @@ def test_a_nan_reward_is_an_error_that_writes_no_scores(
     weights = load_file(broken / "model.safetensors")
     weights["score.weight"][0, 0] = float("nan")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    (broken / "checksums.json").unlink()
     data = many_pairs(tmp_path / "pairs.jsonl", 4)
     with pytest.raises(InputError, match="4 of 4 have a reward that is NaN"):
         score("benchmark=pairs", f"data={data}", model=broken)

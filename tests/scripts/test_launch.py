@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch.distributed import HashStore
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rm.errors import InputError
+from rm.errors import InputError, InterruptedRunError
 from rm.models import load_reward_model
 from scripts import launch, ranks
 from scripts.config import CONF, compose_config
@@ -210,7 +210,7 @@ def test_the_rank_that_failed_first_is_named(tmp_path: Path) -> None:
     record(tmp_path, 1, "failed", "RuntimeError: connection closed by peer")
     (tmp_path / "ranks/rank3.log").touch()
     found = ranks.failure(tmp_path, 1)
-    assert isinstance(found, RuntimeError)
+    assert isinstance(found, InterruptedRunError)
     assert "rank 3 on host0: FloatingPointError: step 7" in str(found)
     assert str(found).endswith("rank3.log")
 
@@ -247,7 +247,7 @@ def test_a_job_whose_ranks_were_stopped_waits_for_slurm(
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         began = time.monotonic()
-        with pytest.raises(RuntimeError, match="ended with status 1"):
+        with pytest.raises(InterruptedRunError, match="ended with status 1"):
             start_ranks(NoLauncher(), "small_rank", tmp_path, 2, "end")
         seconds.append(time.monotonic() - began)
     assert seconds[1] > seconds[0] and seconds[1] > 1.5
@@ -261,7 +261,7 @@ def test_a_killed_rank_ends_the_others_and_is_named(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     group = GpuGroup("gpu_group", str(tmp_path / "locks"))
     began = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"rank 1 on \S+: was killed .*rank1\.log"):
+    with pytest.raises(InterruptedRunError, match=r"rank 1 on \S+: was killed .*rank1\.log"):
         start_ranks(group, "small_rank", tmp_path, 2, "die")
     assert time.monotonic() - began < 250
     seen = [json.loads((tmp_path / f"seen{rank}.json").read_text()) for rank in (0, 1)]

@@ -1,0 +1,44 @@
+"""SIGKILL at random: after some seconds, or just before some change of a file."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.faults import commands
+from tests.faults.targets import EVALUATION, FIGURES, PIPELINE_RUN, TRAINING, TRUNK_CACHE, Target
+from tests.faults.workplace import Row, Workplace
+
+SHARES = {TRAINING: 40, TRUNK_CACHE: 20, EVALUATION: 15, FIGURES: 10, PIPELINE_RUN: 15}
+"""How many of a hundred kills hit what."""
+SHORT = {TRAINING: 3, TRUNK_CACHE: 2, EVALUATION: 1}
+
+
+def kill(place: Workplace, target: Target, kills: int) -> Row:
+    """Kill runs of `target` until `kills` have hit; carry every run to its end."""
+    row = Row(f"SIGKILL of {target.name}", seed=place.seed)
+    if target is FIGURES:
+        place.add_results()
+    while row.tried < kills:
+        folder = place.trial(target)
+        hits = 0
+        while (ended := killed_or_ended(place, target, folder)).killed:
+            hits += 1
+        if ended.status:
+            print(f"{target.name} in {folder} ended with {ended.status}: {ended.errors[-2000:]}")
+        survived = ended.status == 0 and place.is_equal(target, folder)
+        row.count(survived, hits)
+        if survived:
+            shutil.rmtree(folder)
+    return row
+
+
+def killed_or_ended(place: Workplace, target: Target, folder: Path) -> commands.Ended:
+    """Start the command and kill it at a random moment, if it has not ended by then."""
+    reference = place.reference(target)
+    words, log = target.commands(folder), place.log
+    if place.draw.random() < 0.5:
+        seconds = place.draw.uniform(0, 1.1) * reference.seconds
+        return commands.run(words, log, kill_after=seconds)
+    number = place.draw.randint(1, round(1.1 * reference.writes))
+    return commands.run(words, log, before=commands.kill_at_write(number, folder))

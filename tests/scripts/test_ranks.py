@@ -1,0 +1,69 @@
+"""No rank outlives the command that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from scripts.config import CONF
+from scripts.ranks import lifeline
+
+RANK = """
+import time
+from pathlib import Path
+from scripts.ranks import noted
+with noted(Path(".")):
+    time.sleep(600)
+"""
+COMMAND = """
+import os, subprocess, sys
+from scripts.ranks import lifeline
+with lifeline() as line:
+    environment = {**os.environ, **line, "RANK": "0"}
+    rank = subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=environment)
+    print(rank.pid, flush=True)
+    rank.wait()
+"""
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def is_dead(process: int) -> bool:
+    """Gone, or waiting for someone to ask how it ended."""
+    stat = Path(f"/proc/{process}/stat")
+    return not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] in "ZX"
+
+
+def test_a_rank_ends_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(CONF.parent)}
+    command = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, RANK],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert command.stdout is not None
+    rank = int(command.stdout.readline())
+    wait_for(lambda: (tmp_path / "ranks/rank0.json").is_file())
+    assert not is_dead(rank)
+    os.kill(command.pid, signal.SIGKILL)
+    command.wait()
+    wait_for(lambda: is_dead(rank))
+
+
+def test_a_lifeline_leaves_nothing(tmp_path: Path) -> None:
+    with lifeline() as line:
+        (pipe,) = map(Path, line.values())
+        assert pipe.is_fifo()
+    assert not pipe.parent.exists()
