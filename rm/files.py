@@ -5,11 +5,30 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from rm.errors import InputError
+
+_NAME = re.compile(r"\w[\w.+-]*")
+
+
+def file_name(name: str, key: str) -> str:
+    """Return `name` if it names one file or folder and nothing above it.
+
+    Letters, digits, `_`, `.`, `+`, `-`, and no `.` or `-` first: so no path, no hidden file and no
+    command-line option. Raises InputError, which names the configuration's `key`.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{key}={name}: must be a plain name (letters, digits, _ . + -, no path), since a file "
+            "or folder is called so"
+        )
+    return name
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:

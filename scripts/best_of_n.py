@@ -59,6 +59,7 @@ from rm.generated.core import Split
 from rm.models import DTYPES
 from rm.preferences import PreferencePair, fingerprint, write_pairs
 from rm.provenance import environment, file_fingerprint, fingerprint_of
+from rm.untrusted import load_weights
 from scripts import config as configuration
 from scripts.data import load_data
 from scripts.evaluate import load_scorer
@@ -244,7 +245,7 @@ def open_sampler(bon: BonSettings, folder: Path, engine: str) -> Sampler:
     policy = PolicyText.of_folder(folder)
     if engine == "vllm":
         return vllm_sampler(folder, policy, bon.policy.decoding, bon.policy.dtype)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[bon.policy.dtype]).eval()
+    model = load_weights(AutoModelForCausalLM, folder, dtype=DTYPES[bon.policy.dtype]).eval()
     if torch.cuda.is_available():
         model.to("cuda")
     return transformers_sampler(model, policy, bon.policy.decoding)
