@@ -51,6 +51,7 @@ from eval.best_of_n.sampling import (
 from eval.best_of_n.settings import GOLDS, BonSettings
 from eval.best_of_n.vllm_engine import is_installed, vllm_sampler
 from eval.scoring import Scorer, grouped_rewards
+from eval.spreadsheet import csv_text
 from rm.backbones import BackboneSettings, prepare_backbone
 from rm.errors import InputError
 from rm.files import atomic_write_bytes, atomic_write_json, atomic_write_text
@@ -429,7 +430,7 @@ def write_data(
         falls.append(curves_.overoptimisation(curves, bon.resamples).assign(gold_kind=one.kind))
         facts[one.kind] = {**one.facts, "policy_gold": policy_gold(one.gold)}
     for name, frames in (("best_of_n", tables), ("best_of_n_overoptimisation", falls)):
-        text = pd.concat(frames).to_csv(index=False, float_format="%.6g")
+        text = csv_text(pd.concat(frames), float_format="%.6g")
         atomic_write_text(folder / f"{name}.csv", text)
     atomic_write_json(
         folder / "best_of_n.json",

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from analysis import report
 from analysis.gallery import draw_all
 from analysis.style import MODELS
+from eval.spreadsheet import csv_text
 from rm.backbones import BackboneSettings, prepare_backbone
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
@@ -138,7 +139,7 @@ def measure_all(cfg: DictConfig, runs: Sequence[Run], test: str, folder: Path) -
     ]
     found = [measure.gradients(cfg, run, sample) for run in shown]
     gradients, directions = (pd.concat(frames) for frames in zip(*found, strict=True))
-    atomic_write_text(folder / "gradients.csv", gradients.to_csv(index=False))
+    atomic_write_text(folder / "gradients.csv", csv_text(gradients))
     measure.write_parquet(directions, folder / "directions.parquet")
     measure.write_parquet(measure.layers(cfg, runs[0], sample), folder / "layers.parquet")
     measure.write_parquet(
