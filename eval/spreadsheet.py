@@ -12,7 +12,6 @@ import csv
 import io
 import re
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -35,19 +34,23 @@ def restored(cell: str) -> str:
     return cell[1:] if _MARKED.match(cell) else cell
 
 
-def csv_text(frame: pd.DataFrame, **options: Any) -> str:
-    """Return the frame as CSV without its index; `options` go to `DataFrame.to_csv`."""
+def csv_text(frame: pd.DataFrame, float_format: str | None = None) -> str:
+    """Return the frame as CSV without its index."""
     # Some readers end a row at a bare carriage return, which csv does not quote by itself.
-    quoting = csv.QUOTE_MINIMAL
+    bare = False
     safe = frame.rename(columns=lambda name: neutral(str(name)))
     for place in range(safe.shape[1]):
         column = safe.iloc[:, place]
         if not pd.api.types.is_numeric_dtype(column):
             cells = [neutral(value) if isinstance(value, str) else value for value in column]
-            if any("\r" in value for value in cells if isinstance(value, str)):
-                quoting = csv.QUOTE_NONNUMERIC
-            safe.isetitem(place, pd.Series(cells, index=safe.index, dtype=object))
-    return safe.to_csv(index=False, lineterminator="\n", quoting=quoting, **options)
+            bare = bare or any("\r" in value for value in cells if isinstance(value, str))
+            safe.isetitem(place, cells)
+    return safe.to_csv(
+        index=False,
+        lineterminator="\n",
+        quoting=csv.QUOTE_NONNUMERIC if bare else csv.QUOTE_MINIMAL,
+        float_format=float_format,
+    )
 
 
 def read_csv(source: Path | str) -> pd.DataFrame:
@@ -59,13 +62,13 @@ def read_csv(source: Path | str) -> pd.DataFrame:
     columns = pd.read_csv(io.BytesIO(content), nrows=0).columns
     frame = pd.read_csv(
         io.BytesIO(content),
-        dtype=dict.fromkeys(columns.intersection(NAMES), str),
-        na_values={name: EMPTY for name in columns.difference(NAMES)},
+        dtype=dict.fromkeys(columns.intersection(list(NAMES)), str),
+        na_values={name: EMPTY for name in columns.difference(list(NAMES))},
         keep_default_na=False,
     )
     for place in range(frame.shape[1]):
         column = frame.iloc[:, place]
         if not pd.api.types.is_numeric_dtype(column):
             cells = [restored(value) if isinstance(value, str) else value for value in column]
-            frame.isetitem(place, pd.Series(cells, index=frame.index, dtype=column.dtype))
+            frame.isetitem(place, pd.Series(cells, dtype=column.dtype).array)
     return frame.rename(columns=restored)

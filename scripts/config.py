@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import sys
@@ -12,16 +13,19 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import hydra
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from rm.errors import InputError
+from rm.errors import InputError, visible
+from scripts import private
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 Settings = TypeVar("Settings")
+private.protect()
 
 
 def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -47,6 +51,21 @@ def typed(kind: type[Settings], section: DictConfig) -> Settings:
         raise InputError(f"{_first_line(error)} (valid keys: {keys})") from error
 
 
+def load_saved(path: Path) -> DictConfig:
+    """Return the configuration that a run saved, resolved, as plain values.
+
+    The file may be anybody's: nothing in it reads our environment. Raises InputError if it is no
+    mapping in YAML or still holds an interpolation (`${…}`), which no run writes.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({_first_line(error)}): delete it") from error
+    if not isinstance(content, dict) or "${" in json.dumps(content, default=str):
+        raise InputError(f"{path} is not the configuration that a run saved: delete it")
+    return OmegaConf.create(content)
+
+
 def without_keys(overrides: Sequence[str], keys: Sequence[str]) -> list[str]:
     """Return the command line's words but those that set one of `keys` or something in it."""
     return [word for word in overrides if word.lstrip("+~").split("=")[0].split(".")[0] not in keys]
@@ -63,6 +82,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
             os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to us
             app = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
             try:
+                private.check_words(sys.argv[1:])
                 app(function)()
             except (InputError, HydraException, OmegaConfBaseException) as error:
                 _refuse(error, name)
@@ -78,13 +98,18 @@ def _refuse(error: Exception, name: str) -> NoReturn:
     if "debug=true" in sys.argv:
         traceback.print_exc()
     message = str(error) if isinstance(error, InputError) else explain(error, name)
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {visible(message)}", file=sys.stderr)
     sys.exit(2)
 
 
 def explain(error: Exception, name: str) -> str:
     """Say in one line what is wrong with a configuration and what would be valid."""
     text = str(error)
+    _, own, message = _first_line(error).partition(
+        "InputError raised while resolving interpolation: "
+    )
+    if own:
+        return message
     if isinstance(error, MissingMandatoryValue):
         return f"{_first_line(error)}: give it on the command line"
     unknown = re.search(r"Could not override '([\w./-]+)'", text)

@@ -6,16 +6,14 @@ import os
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
 from eval.scoring import fill_rank
+from scripts.config import load_saved
 from scripts.evaluate import benchmark_of, describe_inputs, open_scorer, set_threads
 
 
 def main(output: str) -> None:
     """Score this rank's share by the configuration that scripts.evaluate saved in `output`."""
-    cfg = OmegaConf.load(Path(output) / "config.yaml")
-    assert isinstance(cfg, DictConfig)
+    cfg = load_saved(Path(output) / "config.yaml")
     set_threads(cfg)
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     rows = benchmark_of(cfg.benchmark).load(cfg.data)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
+from scripts.config import load_saved
 from scripts.train import fit
 
 
 def main(run_dir: str) -> None:
     """Train on this rank by the configuration that scripts.train saved in `run_dir`."""
-    cfg = OmegaConf.load(Path(run_dir) / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    fit(cfg)
+    fit(load_saved(Path(run_dir) / "config.yaml"))
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def stale_because(cfg: DictConfig, run_dir: Path) -> list[str]:
     saved, noted = run_dir / "config.yaml", run_dir / INPUTS_FILE
     if not saved.is_file():
         return []
-    different = differences(comparable(cfg), comparable(OmegaConf.load(saved)))
+    different = differences(comparable(cfg), comparable(configuration.load_saved(saved)))
     inputs = json.loads(noted.read_text()) if noted.is_file() else {}
     return different + differences(inputs_of(cfg), inputs)
 
