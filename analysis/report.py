@@ -18,6 +18,7 @@ from analysis import claims, figure1
 from analysis.gallery import Item, read_index, read_manifest
 from analysis.style import method_label, model_label, plural, section_label, short
 from analysis.tables import display, header
+from eval.spreadsheet import read_csv
 from rm.errors import InputError
 from rm.files import atomic_write_text
 
@@ -211,7 +212,7 @@ def read_tables(results: Path, item: Item) -> list[Table]:
         path = results / name
         if path.suffix != ".csv":
             continue
-        frame = pd.read_csv(path)
+        frame = read_csv(path)
         words = {c: frame[c].map(method_label) for c in ("method", "minus") if c in frame}
         shown = display(frame.assign(**words), DIGITS.get(path.stem, 1))
         names = [

@@ -5,22 +5,23 @@ goes through pyplot, so figures never leak between callers and need no display.
 """
 
 import io
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec
 
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 
-from rm.errors import InputError
+from rm.errors import InputError, visible
 from rm.files import atomic_write_bytes
 
 P = ParamSpec("P")
-R = TypeVar("R")
 
 SECTIONS: Final = ("Chat", "Chat Hard", "Safety", "Reasoning")
 MODELS: Final = ("untrained", "bt", "normbt")
@@ -83,6 +84,14 @@ VARIANT_LABELS: Final = {
     **WEIGHT_FORMS,
 }
 
+FORMULAS: Final = frozenset(
+    {
+        *(r"$\Vert h_w - h_l\Vert_2$", r"$\Vert\nabla_\theta L_{BT}\Vert_2$", r"$\tilde{w}$"),
+        *(r"$\Vert p_w - p_l\Vert / \overline{\Vert p\Vert}$", "$r_w - r_l$", r"$\mu$"),
+        r"$\Vert\nabla_\theta(r_w - r_l)\Vert_2$",
+    }
+)
+"""The formulas that our figures' texts hold."""
 WIDTH: Final = 7.0
 """Inches: the text width of a two-column paper."""
 DPI: Final = 200
@@ -111,17 +120,35 @@ STYLE: Final[dict[str, Any]] = {
 }
 
 
-def styled(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a `draw` so that it runs under our style alone, whatever the user's matplotlibrc."""
+def styled(function: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Decorate a `draw`: it runs under our style alone, whatever the user's matplotlibrc.
 
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+    What the figure then says is taken literally (`literal_texts`).
+    """
+
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with matplotlib.style.context(["default", STYLE]):
-            return function(*args, **kwargs)
+            figure = function(*args, **kwargs)
+        literal_texts(figure)
+        return figure
 
     wrapper.__name__ = function.__name__
     wrapper.__doc__ = function.__doc__
     wrapper.__wrapped__ = function  # type: ignore[attr-defined]
     return wrapper
+
+
+def literal_texts(figure: Figure) -> None:
+    """Have every text of a figure drawn as it stands unless its formulas are our own (`FORMULAS`).
+
+    Names of others (sections, methods, data sets) may hold `$`, which matplotlib reads as a formula
+    and stops at if it is none. Control characters in them, but line breaks, are spelt.
+    """
+    for text in figure.findobj(Text):
+        words = text.get_text()
+        if not set(re.findall(r"\$[^$]*\$", words)) <= FORMULAS:
+            text.set_parse_math(False)
+        text.set_text("\n".join(map(visible, words.split("\n"))))
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:

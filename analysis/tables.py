@@ -11,7 +11,9 @@ from typing import Any, Final
 import pandas as pd
 
 from eval.protocol import check_finite
-from rm.errors import InputError
+from eval.spreadsheet import csv_text, read_csv
+from eval.tables import markdown_text
+from rm.errors import InputError, visible
 from rm.files import atomic_write_text
 
 GROUP: Final = ["backbone", "data", "benchmark"]
@@ -49,7 +51,7 @@ def read_tidy(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{path} is missing: run the evaluation that writes it (make reproduce)")
     try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        frame = pd.read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
     except Exception as error:  # pandas and pyarrow raise a dozen kinds
         raise InputError(f"{path} cannot be read as a table: {error}") from error
     return require(frame, columns, str(path))
@@ -145,7 +147,7 @@ def write_table(
         columns=lambda name: header(name, headers)
     )
     texts = {
-        "csv": frame.to_csv(index=False, float_format="%.4f", lineterminator="\n"),
+        "csv": csv_text(frame, float_format="%.4f"),
         "md": markdown(shown, caption, note),
         "tex": latex(shown, caption, note, label=stem.name),
     }
@@ -202,8 +204,8 @@ def header(name: str, headers: Mapping[str, str] | None) -> str:
 def markdown(shown: pd.DataFrame, caption: str, note: str) -> str:
     """Return a Markdown table of text cells under its caption and over its note."""
     rows = [list(shown.columns), ["---"] * shown.shape[1], *shown.values.tolist()]
-    lines = ["| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in rows]
-    parts = [caption, "\n".join(lines), f"*{note}*" if note else ""]
+    lines = ["| " + " | ".join(map(markdown_text, row)) + " |" for row in rows]
+    parts = [caption, "\n".join(lines), f"*{markdown_text(note)}*" if note else ""]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -230,5 +232,10 @@ def latex(shown: pd.DataFrame, caption: str, note: str, label: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Return `text` with LaTeX's special characters and our typographic ones made safe."""
-    return "".join(LATEX.get(character, character) for character in text)
+    r"""Return `text` with LaTeX's special characters and our typographic ones made safe.
+
+    Also a `[` or `*` at the start, which `\\\\` of the row before would take as its own, and line
+    breaks and other control characters, which are spelt.
+    """
+    safe = "".join(LATEX.get(character, character) for character in visible(text))
+    return f"{{}}{safe}" if safe.startswith(("[", "*")) else safe

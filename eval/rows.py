@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rm.errors import InputError
 from rm.preferences import Message
+from rm.sources import DropRow, Row, one_line, read_rows
 
 Record = dict[str, Any]
-Row = TypeVar("Row")
+Parsed = TypeVar("Parsed")
 
 ROLES = ("system", "user", "assistant")
-SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -64,91 +61,35 @@ def sample_rows(rows: Sequence[EvaluationRow], pairs_a_section: int) -> list[Eva
 
 
 def read_records(source: str, *, split: str) -> list[Record]:
-    """Read every record of a local json, jsonl, gz or parquet file, or of a Hub data set's `split`.
+    """Read every record of a local json, jsonl, gz or parquet file, or of a data set's `split`.
 
-    InputError when the source cannot be read, a line is not a JSON object, or nothing is in it.
+    InputError when the source cannot be read, a row of it cannot (it is named), or nothing is in
+    it. What counts as a row, and how large one may be, is as in `rm.sources`.
     """
-    path = Path(source)
-    if path.is_file():
-        records = _read_file(path)
-    elif path.name.endswith(SUFFIXES):
-        raise InputError(f"no such file: {source}")
-    else:
-        records = _read_hub(source, split)
+    records = []
+    for number, row in read_rows(source, split=split):
+        if isinstance(row, DropRow):
+            raise InputError(f"{source}: row {number} cannot be used: {row}")
+        _check_unicode(row, f"{source}: row {number}")
+        records.append(dict(row))
     if not records:
         raise InputError(f"{source}: holds no rows")
     return records
 
 
-def _read_file(path: Path) -> list[Record]:
-    if not path.name.endswith(SUFFIXES):
-        raise InputError(f"{path}: unknown file type; known: {', '.join(SUFFIXES)}")
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
-    return _parse_json(_read_text(path), path)
-
-
-def _read_parquet(path: Path) -> list[Record]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _check_unicode(row: Row, what: str) -> None:
+    r"""InputError where a text holds a lone surrogate (JSON's "\ud800"), which no UTF-8 can."""
     try:
-        return pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable parquet file ({_first_line(error)})") from error
-
-
-def _read_text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({_first_line(error)})") from error
-
-
-def _parse_json(text: str, path: Path) -> list[Record]:
-    """Parse a JSON array of objects, or one object a line; the content decides, not the suffix."""
-    if text.lstrip().startswith("["):
-        try:
-            values = list(enumerate(json.loads(text), start=1))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: not valid JSON ({error})") from error
-    else:
-        # split on "\n" alone: U+2028 and its like are legal inside a JSON string
-        lines = enumerate(text.split("\n"), start=1)
-        values = [(n, _parse_line(line, n, path)) for n, line in lines if line.strip()]
-    for number, value in values:
-        if not isinstance(value, dict):
-            raise InputError(f"{path}: row {number} is not a JSON object")
-    return [value for _, value in values]
-
-
-def _parse_line(line: str, number: int, path: Path) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: row {number} is not valid JSON ({error.msg})") from error
-
-
-def _read_hub(name: str, split: str) -> list[Record]:
-    import datasets
-
-    try:
-        return list(datasets.load_dataset(name, split=split))
-    except Exception as error:  # the Hub client raises dozens of types; all mean "not had"
-        raise InputError(
-            f"cannot load {name!r} (split {split!r}) from the Hub: {_first_line(error)}; "
-            "check the name, or give a local file"
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        json.dumps(row, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what} holds text that is not valid Unicode") from error
+    except (RecursionError, ValueError, TypeError) as error:
+        raise InputError(f"{what} holds a value that is no JSON ({one_line(error)})") from error
 
 
 def parse_rows(
-    records: Sequence[Record], parse: Callable[[Record, int], Row], source: str
-) -> list[Row]:
+    records: Sequence[Record], parse: Callable[[Record, int], Parsed], source: str
+) -> list[Parsed]:
     """Apply `parse(record, row number from 1)` to all records.
 
     InputError names the source and the row, whatever went wrong in it.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from eval.protocol import Protocol, Summary
+from rm.errors import visible
 
+_MARKUP = re.compile(r"[\\`*|<>~$&]|(?<!\w)_|_(?!\w)")
 NO_INTERVAL = "none"
 ABSENT = "—"
 PARTIAL = " (partial)"
@@ -17,7 +20,7 @@ Intervals = dict[tuple[str, str], tuple[float, float]]
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Render one Markdown table; a `|` within a cell is escaped.
+    """Render one Markdown table, its cells as `markdown_text`.
 
     >>> print(markdown(["name", "n"], [["a", 1]]))
     | name | n |
@@ -25,8 +28,17 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     | a | 1 |
     """
     lines = [list(header), *rows]
-    text = ["| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in lines]
+    text = ["| " + " | ".join(markdown_text(str(c)) for c in line) + " |" for line in lines]
     return "\n".join([text[0], "|" + "---|" * len(header), *text[1:]])
+
+
+def markdown_text(text: str) -> str:
+    r"""Return `text` so that Markdown shows it as it stands, in one table cell.
+
+    Escaped are what would be markup: `\ ` * | < > ~ $ &`, `_` at the edge of a word, `](` of a link
+    or picture. Line breaks and other control characters are spelt.
+    """
+    return _MARKUP.sub(lambda found: f"\\{found[0]}", visible(text)).replace("](", "]\\(")
 
 
 def percent(value: float | None) -> str:

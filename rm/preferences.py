@@ -17,10 +17,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rm.errors import InputError
+from rm.errors import InputError, visible
 from rm.files import atomic_write_bytes
 from rm.schemas import Message, detect_schema, identifier, optional_text, read_parts
-from rm.sources import DropRow, Row, Rows, read_rows, short_name
+from rm.sources import DropRow, Row, Rows, local_path, read_rows, short_name
 
 SCHEMA_ROWS = 100
 """Readable rows whose columns, taken together, decide the schema (JSON rows may lack some)."""
@@ -80,7 +80,8 @@ class LoadReport:
             f"  {count:,} dropped: {reason} (first: {self.first_problems[reason]})"
             for reason, count in self.dropped.items()
         ]
-        return [head, *drops, *(f"  {count:,} {text}" for count, text in notes if count)]
+        lines = [head, *drops, *(f"  {count:,} {text}" for count, text in notes if count)]
+        return [visible(line) for line in lines]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
@@ -172,7 +173,8 @@ def _finish(sample: _Sample, report: LoadReport) -> list[PreferencePair]:
 
 
 def _label(source: str | Path, split: str, name: str | None) -> str:
-    if Path(source).expanduser().is_file():
+    path = local_path(source)
+    if path is not None and path.is_file():
         return str(source)
     return f"{source} ({name + ', ' if name else ''}{split})"
 

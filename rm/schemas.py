@@ -56,7 +56,7 @@ def detect_schema(columns: Iterable[str]) -> str:
         if seen.issuperset(needed):
             return schema
     known = "; ".join(f"{schema}: {', '.join(needed)}" for schema, needed in SCHEMAS.items())
-    found = ", ".join(sorted(map(str, seen))) or "none"
+    found = ", ".join(sorted(str(name)[:40] for name in seen)[:20]) or "none"
     raise InputError(f"unknown schema with columns {found}; rename them to one of: {known}")
 
 

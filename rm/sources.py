@@ -3,27 +3,49 @@
 Every reader yields `(row number, row)`: numbers count from 1 and are line numbers in JSON-lines
 files; a row that cannot be read at all arrives as a `DropRow` in its place, so that the caller
 counts it and goes on. What spoils the whole source is an `InputError`.
+
+The source may be anybody's: memory is bounded (`LONGEST_ROW`, `UNPACKED_BYTES`), nothing outside a
+folder is read, and no code of a data set is run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import os
 import re
+import stat
+import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any, cast
+
+import yaml
 
 from rm.errors import InputError
 
-BATCH_ROWS = 1000
-"""Rows of a parquet file or Hub data set that are turned into Python objects at a time."""
+BATCH_ROWS = 100
+"""Rows of a parquet file or Hub data set that are decoded at a time."""
+BATCH_BYTES = 2**32
+"""Bytes that the rows of a parquet file decoded at a time can take at most (4 GiB)."""
+LONGEST_ROW = 2**25
+"""Bytes of a JSON line, or characters of another row's texts: a longer row (32 MiB) is dropped."""
+LARGEST_LIST = 2**31
+"""Bytes of a JSON list, which is read whole (2 GiB); JSON lines may be longer."""
+UNPACKED_BYTES, UNPACKED_RATIO = 2**28, 200
+"""A gzip file may unpack to 256 MiB, or to 200 times its size if that is more (text: about 10)."""
+PIECE = 2**20
+"""Bytes that are read at a time where they are not kept."""
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _BOM = b"\xef\xbb\xbf"
+_SPACE = " \t\n\r"
+_SPACES = re.compile(f"[{_SPACE}]*")
 
 
 class Reason(StrEnum):
@@ -40,6 +62,8 @@ class Reason(StrEnum):
     WRONG_TYPE = "wrong type"
     INVALID_JSON = "invalid JSON"
     UNDECODABLE = "undecodable text"
+    TOO_LONG = "row too long"
+    REPEATED_KEY = "repeated key"
 
 
 class DropRow(Exception):
@@ -61,25 +85,96 @@ def read_rows(source: str | Path, *, split: str = "train", name: str | None = No
     An existing path is local; any other string of the Hub's form (`owner/name`) is asked of the
     Hub. `split` and `name` (the Hub's config) apply to folders and the Hub; a file is one split.
 
-    Raises InputError: no such file, unknown extension, damaged file, or a data set that `datasets`
+    Raises InputError: no such file, unknown extension, damaged file, a path that is a pipe or
+    device, a folder with links that lead outside (`folder_files`), or a data set that `datasets`
     cannot give (offline, unknown name, config or split). Raised on call or while iterating.
     """
-    path = Path(source).expanduser()
     if not str(source).strip():
         raise InputError("the source is empty; give a file, a folder or a Hub name")
-    if path.is_file():
+    path = local_path(source)
+    if path is not None and path.is_dir():
+        return _read_folder(path, split, name)
+    if path is not None:
         return _reader(path)(path)
-    if path.is_dir():
-        return _read_dataset(str(path), split, name)
-    if isinstance(source, Path) or not _HUB_NAME.fullmatch(source) or _extension(path):
+    if isinstance(source, Path) or not is_hub_name(source) or _extension(Path(source)):
         raise InputError(f"{source}: no such file or folder; check the path")
-    return _read_dataset(source, split, name)
+    return _read_hub(source, split, name)
+
+
+def is_hub_name(text: str) -> bool:
+    """Return whether `text` has the form of a name on the Hub: `name` or `owner/name`, no path."""
+    return _HUB_NAME.fullmatch(text) is not None
+
+
+def local_path(source: str | Path) -> Path | None:
+    """Return the path of an existing file or folder, None where there is none.
+
+    Raises InputError for a pipe, socket or device (it may never end, and it could not be read
+    twice), for a loop of links and for what cannot be looked at.
+    """
+    try:
+        path = Path(source).expanduser()
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{source}: cannot be opened ({_reason(error)}); check the path"
+        ) from error
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return path
+    raise InputError(f"{source}: is a pipe, socket or device; write its content to a file first")
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """Return the files of a data folder and the folders in it, sorted; hidden files are no data.
+
+    A link in the folder may lead to another file of it; in the Hub's own cache (snapshots/…), to a
+    file of the same repository. Raises InputError for every other link, for a link to a folder (it
+    may lead in a circle) and for a pipe or device.
+    """
+    root = folder.resolve()
+    cached = root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir()
+    files = []
+    for place, folders, names in os.walk(root, onerror=_unreadable):
+        links = [name for name in folders if Path(place, name).is_symlink()]
+        if links:
+            raise InputError(
+                f"{Path(place, links[0])}: is a link to a folder; copy the folder there"
+            )
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    for path in files:
+        _check_inside(path, root.parents[1] if cached else root)
+    return sorted(files)
+
+
+def _unreadable(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be opened ({_reason(error)})") from error
+
+
+def _check_inside(path: Path, root: Path) -> None:
+    """Raise InputError unless the path is, or leads to, a regular file below `root`."""
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: is a link that leads nowhere; remove it") from error
+    if not target.is_relative_to(root):
+        raise InputError(
+            f"{path}: is a link out of the folder, to {target}; copy the file there, or give the "
+            "file itself"
+        )
+    local_path(path)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the system's word for an error (no path: the message has it), else its own line."""
+    return getattr(error, "strerror", None) or one_line(error)
 
 
 def short_name(source: str | Path) -> str:
     """Return what pairs of `source` are called where they name no source: its name, no suffix."""
-    path = Path(source).expanduser()
-    if not path.exists():
+    path = local_path(source)
+    if path is None:
         return str(source)
     return path.name.removesuffix(_extension(path)) or path.resolve().name
 
@@ -105,37 +200,111 @@ def _reader(path: Path) -> Callable[[Path], Rows]:
     return _READERS[extension]
 
 
-def _open(path: Path) -> IO[bytes]:
-    """Open for reading, unpacking gzip by the file's suffix."""
-    if path.suffix.lower() == ".gz":
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    return path.open("rb")
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+    """Open for reading, unpacking gzip by the file's suffix; yield also how many bytes may come.
 
-
-def _read_jsonl(path: Path) -> Rows:
-    """Yield one row a line; blank lines are no rows. InputError where the file is damaged."""
+    Raises InputError where the file is damaged or cannot be read.
+    """
     try:
-        with _open(path) as file:
-            yield from _parse_lines(file)
+        size = path.stat().st_size
+        if path.suffix.lower() == ".gz":
+            with gzip.open(path, "rb") as unpacked:
+                yield cast(IO[bytes], unpacked), max(UNPACKED_BYTES, UNPACKED_RATIO * size)
+        else:
+            with path.open("rb") as file:
+                yield file, sys.maxsize
     except (EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)}); fetch it again") from error
 
 
-def _parse_lines(lines: Iterator[bytes] | IO[bytes]) -> Rows:
-    for number, line in enumerate(lines, start=1):
-        if number == 1:
-            line = line.removeprefix(_BOM)
-        if line.strip():
-            yield number, _parse_line(line)
+def _too_large(path: Path, limit: int) -> InputError:
+    return InputError(
+        f"{path}: unpacks to more than {limit:,} bytes, {UNPACKED_RATIO} times its size; unpack it "
+        "yourself if you trust it"
+    )
 
 
-def _parse_line(line: bytes) -> Row | DropRow:
-    try:
-        return _as_row(json.loads(line.decode("utf-8")))
-    except UnicodeDecodeError as error:
-        return DropRow(Reason.UNDECODABLE, f"not UTF-8 at byte {error.start}")
-    except (ValueError, RecursionError) as error:
-        return DropRow(Reason.INVALID_JSON, one_line(error))
+def _read_jsonl(path: Path) -> Rows:
+    """Yield one row a line; blank lines are no rows. InputError where the file is damaged."""
+    parser = _Parser()
+    with _open(path) as (file, limit):
+        for number, line in enumerate(_lines(file, limit, path), start=1):
+            if number == 1 and line is not None:
+                line = line.removeprefix(_BOM)
+            if line is None:
+                yield number, DropRow(Reason.TOO_LONG, f"more than {LONGEST_ROW:,} bytes")
+            elif line.strip():
+                yield number, parser.line(line)
+
+
+def _lines(file: IO[bytes], limit: int, path: Path) -> Iterator[bytes | None]:
+    """Yield the file's lines; None in place of one longer than LONGEST_ROW, which is not kept.
+
+    Raises InputError if more than `limit` bytes come.
+    """
+    total = 0
+    while piece := file.readline(LONGEST_ROW + 1):
+        total += len(piece)
+        cut = len(piece) > LONGEST_ROW and not piece.endswith(b"\n")
+        line = None if cut else piece
+        while cut and (piece := file.readline(PIECE)):
+            total += len(piece)
+            if total > limit:
+                raise _too_large(path, limit)
+            cut = not piece.endswith(b"\n")
+        if total > limit:
+            raise _too_large(path, limit)
+        yield line
+
+
+class _Parser:
+    """JSON to Python for rows that must be kept exactly or not at all.
+
+    Python's own reader keeps the last of two equal keys of an object, and fails at a whole number
+    of more than 4,300 digits; here the first drops the row, and the second is infinite.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_int=_whole_number)
+        self._repeated: list[str] = []
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = Counter(name for name, _ in pairs)
+            self._repeated += [name for name, count in names.items() if count > 1]
+        return found
+
+    def line(self, line: bytes) -> Row | DropRow:
+        """Return the row that one line holds."""
+        try:
+            text = line.decode("utf-8").strip(_SPACE)
+            row, end = self.next(text, 0)
+            if end < len(text):
+                raise json.JSONDecodeError("Extra data", text, end)
+            return row
+        except UnicodeDecodeError as error:
+            return DropRow(Reason.UNDECODABLE, f"not UTF-8 at byte {error.start}")
+        except (ValueError, RecursionError) as error:
+            return DropRow(Reason.INVALID_JSON, one_line(error))
+
+    def next(self, text: str, start: int) -> tuple[Row | DropRow, int]:
+        """Return the row that begins at `start` and where it ends.
+
+        Raises ValueError or RecursionError where no JSON value begins there.
+        """
+        self._repeated.clear()
+        value, end = self._decoder.raw_decode(text, start)
+        if end - start > LONGEST_ROW:
+            return DropRow(Reason.TOO_LONG, f"more than {LONGEST_ROW:,} characters"), end
+        if self._repeated:
+            return DropRow(Reason.REPEATED_KEY, f"{self._repeated[0][:40]!r} is there twice"), end
+        return _as_row(value), end
+
+
+def _whole_number(digits: str) -> int | float:
+    return int(digits) if len(digits) < sys.int_info.default_max_str_digits else float(digits)
 
 
 def _as_row(value: object) -> Row | DropRow:
@@ -150,20 +319,54 @@ def _read_json(path: Path) -> Rows:
 
     Bytes that are not UTF-8 become lone surrogates here, for which the row alone is dropped later.
     """
-    try:
-        with _open(path) as file:
-            content = file.read().removeprefix(_BOM).lstrip()
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); fetch it again") from error
+    with _open(path) as (file, limit):
+        content = file.read(PIECE).removeprefix(_BOM).lstrip()
+        if content.startswith(b"["):
+            content += _read_up_to(file, min(limit, LARGEST_LIST) + 1)
     if not content.startswith(b"["):
         yield from _read_jsonl(path)
         return
+    if len(content) > limit:
+        raise _too_large(path, limit)
+    if len(content) > LARGEST_LIST:
+        raise InputError(f"{path}: a list of more than {LARGEST_LIST:,} bytes; give JSON lines")
     try:
-        items = json.loads(content.decode("utf-8", errors="surrogateescape"))
+        items = _list_items(content.decode("utf-8", errors="surrogateescape"))
+        yield from enumerate(items, start=1)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a JSON list ({one_line(error)}); correct it") from error
-    for number, item in enumerate(items, start=1):
-        yield number, _as_row(item)
+
+
+def _read_up_to(file: IO[bytes], limit: int) -> bytes:
+    """Read the rest of the file, or at least `limit` bytes of it, in pieces."""
+    pieces, total = [], 0
+    while total < limit and (piece := file.read(PIECE)):
+        pieces.append(piece)
+        total += len(piece)
+    return b"".join(pieces)
+
+
+def _list_items(text: str) -> Iterator[Row | DropRow]:
+    """Yield the items of a JSON list; ValueError or RecursionError if `text` is none."""
+    parser, place = _Parser(), _after_space(text, 1)
+    if text[place : place + 1] == "]":
+        place += 1
+    else:
+        separator = ","
+        while separator == ",":
+            item, place = parser.next(text, place)
+            yield item
+            place = _after_space(text, place)
+            separator = text[place : place + 1]
+            place = _after_space(text, place + 1)
+        if separator != "]":
+            raise json.JSONDecodeError("Expecting ',' or ']'", text, place)
+    if _after_space(text, place) < len(text):
+        raise json.JSONDecodeError("Extra data", text, place)
+
+
+def _after_space(text: str, place: int) -> int:
+    return _SPACES.match(text, place).end()  # type: ignore[union-attr]
 
 
 def _read_parquet(path: Path) -> Rows:
@@ -172,7 +375,11 @@ def _read_parquet(path: Path) -> Rows:
 
     try:
         with pq.ParquetFile(path) as file:
-            yield from _arrow_rows(file.iter_batches(BATCH_ROWS))
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            # A short file may repeat one huge text: no text is larger than its whole row group.
+            largest = max([1, *(group.total_byte_size for group in groups)])
+            at_once = min(max(BATCH_BYTES // largest, 1), BATCH_ROWS)
+            yield from _arrow_rows(file.iter_batches(at_once))
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a readable parquet file ({one_line(error)})") from error
 
@@ -183,31 +390,137 @@ def _arrow_rows(batches: Iterator[Any]) -> Rows:
     yield from enumerate(rows, start=1)
 
 
-def _batch_rows(batch: Any) -> list[Row | DropRow]:
-    """Return a batch's rows; one by one where a text is not UTF-8, so that only its row goes."""
+def _batch_rows(batch: Any) -> Iterator[Row | DropRow]:
+    """Yield a batch's rows; one by one where it is large or a row in it is bad."""
+    if batch.nbytes <= LONGEST_ROW:
+        with contextlib.suppress(ValueError, OverflowError):
+            yield from batch.to_pylist()
+            return
+    for index in range(batch.num_rows):
+        yield _single_row(batch.slice(index, 1))
+
+
+def _single_row(batch: Any) -> Row | DropRow:
     try:
-        return batch.to_pylist()
+        row = batch.to_pylist()[0]
     except UnicodeDecodeError as error:
-        if batch.num_rows == 1:
-            return [DropRow(Reason.UNDECODABLE, f"not UTF-8 at byte {error.start} of a text")]
-    single = (_batch_rows(batch.slice(index, 1)) for index in range(batch.num_rows))
-    return list(chain.from_iterable(single))
+        return DropRow(Reason.UNDECODABLE, f"not UTF-8 at byte {error.start} of a text")
+    except (ValueError, OverflowError) as error:
+        return DropRow(Reason.WRONG_TYPE, f"a value cannot be read ({one_line(error)})")
+    if _characters(row) > LONGEST_ROW:
+        return DropRow(Reason.TOO_LONG, f"more than {LONGEST_ROW:,} characters")
+    return row
 
 
-def _read_dataset(source: str, split: str, name: str | None) -> Rows:
-    """Yield the rows of a split that `datasets.load_dataset` gives, from a folder or the Hub."""
-    import datasets  # takes a second, and files do not need it
-    import httpx  # the Hub client's transport: its errors pass through
+def _characters(value: object) -> int:
+    """Return the number of characters of all texts in a row, at any depth."""
+    count, rest = 0, [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, str | bytes):
+            count += len(item)
+        elif isinstance(item, Mapping):
+            rest += item.values()
+        elif isinstance(item, list | tuple):
+            rest += item
+    return count
 
-    errors = (OSError, ValueError, datasets.exceptions.DatasetsError, httpx.HTTPError)
-    try:
+
+# --- Folders and the Hub -------------------------------------------------------------------------
+
+
+def _read_folder(folder: Path, split: str, name: str | None) -> Rows:
+    """Yield the rows of a split's files, in the Hub's layout, numbered through; by our own readers.
+
+    `datasets` says which files are whose split; they are not read by it, so that a bad row costs
+    that row alone.
+    """
+    files = set(folder_files(folder))
+    _check_card(folder)
+    with _explained(str(folder), split, name) as datasets:
+        found = datasets.load_dataset_builder(str(folder), name).config.data_files or {}
+        if split not in found:
+            raise ValueError(f"its splits are {', '.join(map(str, found)) or 'none'}")
+    before = 0
+    for path in map(Path, found[split]):
+        if path not in files:
+            raise InputError(f"{folder}: {path} is no file of the folder; give the file itself")
+        number = 0
+        for number, row in _reader(path)(path):
+            yield before + number, row
+        before += number
+
+
+def _check_card(folder: Path) -> None:
+    """Raise InputError if the folder's card names data files that are not below the folder."""
+    for name in ("README.md", ".huggingface.yaml"):
+        path = folder / name
+        try:
+            card = _card(path) if path.is_file() else None
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+            raise InputError(f"{path}: cannot be read ({one_line(error)}); correct it") from error
+        patterns = _strings(card.get("configs")) if isinstance(card, Mapping) else []
+        outside = [text for text in patterns if _leads_outside(text)]
+        if outside:
+            raise InputError(f"{path}: names data outside the folder ({outside[0]}); remove that")
+
+
+def _card(path: Path) -> object:
+    """Return what a data card says in YAML; ValueError for aliases, which may unfold endlessly."""
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        found = REGEX_YAML_BLOCK.search(text)
+        text = found[2] if found else ""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise ValueError("it has YAML aliases")
+    return yaml.safe_load(text)
+
+
+def _strings(value: object) -> list[str]:
+    """Return all strings in nested lists and mappings."""
+    found, rest = [], [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, str):
+            found.append(item)
+        elif isinstance(item, Mapping | list):
+            rest += item.values() if isinstance(item, Mapping) else item
+    return found
+
+
+def _leads_outside(pattern: str) -> bool:
+    path = PurePath(pattern)
+    return path.is_absolute() or ".." in path.parts or "::" in pattern or "://" in pattern
+
+
+def _read_hub(source: str, split: str, name: str | None) -> Rows:
+    """Yield the rows of a split of a data set on the Hub."""
+    with _explained(source, split, name) as datasets:
         data = datasets.load_dataset(source, name, split=split)
-    except errors as error:
-        raise InputError(_dataset_problem(source, split, name, error)) from error
     return _arrow_rows(data.with_format("arrow").iter(batch_size=BATCH_ROWS))
 
 
+@contextlib.contextmanager
+def _explained(source: str, split: str, name: str | None) -> Iterator[Any]:
+    """Give the `datasets` package, and turn what it raises into an InputError."""
+    import datasets  # takes a second, and files do not need it
+    import httpx  # the Hub client's transport: its errors pass through
+
+    errors = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, httpx.HTTPError)
+    try:
+        yield datasets
+    except errors as error:
+        raise InputError(_dataset_problem(source, split, name, error)) from error
+
+
 def _dataset_problem(source: str, split: str, name: str | None, error: Exception) -> str:
+    if "scripts are no longer supported" in str(error):
+        return (
+            f"{source}: has a script that makes its data, and no code of a data set is run here; "
+            "take its json, jsonl or parquet files (on the Hub: the revision refs/convert/parquet)"
+        )
     if isinstance(error.__cause__, Exception) and not isinstance(error, OSError):
         error = error.__cause__  # datasets wraps what spoilt a file in an error that says nothing
     asked = f"split {split!r}" + (f" of config {name!r}" if name else "")

@@ -51,6 +51,7 @@ from eval.best_of_n.sampling import (
 from eval.best_of_n.settings import GOLDS, BonSettings
 from eval.best_of_n.vllm_engine import is_installed, vllm_sampler
 from eval.scoring import Scorer, grouped_rewards
+from eval.spreadsheet import csv_text
 from rm.backbones import BackboneSettings, prepare_backbone
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text, is_intact, write_checked
@@ -59,6 +60,7 @@ from rm.generated.core import Split
 from rm.models import DTYPES
 from rm.preferences import PreferencePair, fingerprint, write_pairs
 from rm.provenance import environment, file_fingerprint, fingerprint_of
+from rm.untrusted import load_weights
 from scripts import config as configuration
 from scripts.data import load_data
 from scripts.evaluate import load_scorer
@@ -244,7 +246,7 @@ def open_sampler(bon: BonSettings, folder: Path, engine: str) -> Sampler:
     policy = PolicyText.of_folder(folder)
     if engine == "vllm":
         return vllm_sampler(folder, policy, bon.policy.decoding, bon.policy.dtype)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[bon.policy.dtype]).eval()
+    model = load_weights(AutoModelForCausalLM, folder, dtype=DTYPES[bon.policy.dtype]).eval()
     if torch.cuda.is_available():
         model.to("cuda")
     return transformers_sampler(model, policy, bon.policy.decoding)
@@ -428,7 +430,7 @@ def write_data(
         falls.append(curves_.overoptimisation(curves, bon.resamples).assign(gold_kind=one.kind))
         facts[one.kind] = {**one.facts, "policy_gold": policy_gold(one.gold)}
     for name, frames in (("best_of_n", tables), ("best_of_n_overoptimisation", falls)):
-        text = pd.concat(frames).to_csv(index=False, float_format="%.6g")
+        text = csv_text(pd.concat(frames), float_format="%.6g")
         atomic_write_text(folder / f"{name}.csv", text)
     atomic_write_json(
         folder / "best_of_n.json",

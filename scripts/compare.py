@@ -20,6 +20,7 @@ from omegaconf import DictConfig, ListConfig
 
 from eval import statistics
 from eval.protocol import Protocol, check_scores, outcomes
+from eval.spreadsheet import csv_text
 from eval.tables import average_note, markdown, percent, section_label
 from rm.errors import InputError
 from rm.files import atomic_write_text
@@ -67,7 +68,7 @@ def compare(cfg: DictConfig) -> str:
     else:
         table = _several_seeds(a, b, protocol, options)
     text = render(table, a, b, options)
-    atomic_write_text(Path(cfg.output) / "comparison.csv", table.to_csv(index=False))
+    atomic_write_text(Path(cfg.output) / "comparison.csv", csv_text(table))
     atomic_write_text(Path(cfg.output) / "comparison.md", text)
     return text
 

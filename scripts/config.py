@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import json
 import os
 import re
 import sys
@@ -13,18 +14,21 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import hydra
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from rm.errors import InputError, InterruptedRunError
+from rm.errors import InputError, InterruptedRunError, visible
 from rm.files import storage_error
+from scripts import private
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PLUGIN, SEARCH = "hydra/sweeper=optuna", "hydra/sweeper=search"
 Settings = TypeVar("Settings")
+private.protect()
 
 
 def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -50,6 +54,26 @@ def typed(kind: type[Settings], section: DictConfig) -> Settings:
         raise InputError(f"{_first_line(error)} (valid keys: {keys})") from error
 
 
+def load_saved(path: Path) -> DictConfig:
+    """Return the configuration that a run saved, resolved, as plain values.
+
+    The file may be anybody's: nothing in it reads our environment. Raises InputError if it is no
+    mapping in YAML or still holds an interpolation (`${…}`), which no run writes.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(
+            f"{path} is damaged: delete {path.parent}, and the same command makes it anew"
+        ) from error
+    if not isinstance(content, dict) or "${" in json.dumps(content, default=str):
+        raise InputError(
+            f"{path} is not the configuration that a run saved: delete {path.parent}, and the same "
+            "command makes it anew"
+        )
+    return OmegaConf.create(content)
+
+
 def without_keys(overrides: Sequence[str], keys: Sequence[str]) -> list[str]:
     """Return the command line's words but those that set one of `keys` or something in it."""
     return [word for word in overrides if word.lstrip("+~").split("=")[0].split(".")[0] not in keys]
@@ -68,6 +92,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
             os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to us
             app = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
             try:
+                private.check_words(sys.argv[1:])
                 _check_sweeper(name)
                 app(function)()
             except Exception as error:
@@ -99,20 +124,23 @@ def _end(error: Exception, name: str) -> NoReturn:
     if "debug=true" in sys.argv:
         traceback.print_exc()
     if isinstance(known, InterruptedRunError | FloatingPointError):
-        print(f"error: {known}", file=sys.stderr)
+        print(f"error: {visible(str(known))}", file=sys.stderr)
         sys.exit(1)
     if not isinstance(known, InputError | HydraException | OmegaConfBaseException):
         raise error
-    print(
-        f"error: {known if isinstance(known, InputError) else explain(known, name)}",
-        file=sys.stderr,
-    )
+    message = str(known) if isinstance(known, InputError) else explain(known, name)
+    print(f"error: {visible(message)}", file=sys.stderr)
     sys.exit(2)
 
 
 def explain(error: Exception, name: str) -> str:
     """Say in one line what is wrong with a configuration and what would be valid."""
     text = str(error)
+    _, own, message = _first_line(error).partition(
+        "InputError raised while resolving interpolation: "
+    )
+    if own:
+        return message
     if isinstance(error, MissingMandatoryValue):
         return f"{_first_line(error)}: give it on the command line"
     unknown = re.search(r"Could not override '([\w./-]+)'", text)

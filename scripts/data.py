@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -13,6 +12,7 @@ from rm.errors import InputError
 from rm.generated import SUBSETS, generate
 from rm.preferences import PreferencePair, fingerprint, load_preferences, split_pairs
 from rm.provenance import file_fingerprint, fingerprint_of
+from rm.sources import folder_files, local_path
 
 CLOSE = "Reasoning"
 """The section whose pairs are closest (paper, figure 2)."""
@@ -57,9 +57,10 @@ def source_fingerprint(data: DictConfig) -> str:
 def _bytes_of(source: str | None) -> list[str]:
     if source is None:
         return []
-    path = Path(source)
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [file_fingerprint(file) for file in files if file.is_file()]
+    path = local_path(source)
+    if path is None:
+        return []
+    return [file_fingerprint(file) for file in (folder_files(path) if path.is_dir() else [path])]
 
 
 def _generated(data: DictConfig) -> TrainingData:

@@ -34,6 +34,7 @@ from rm.errors import InputError
 from rm.files import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json
 from rm.models import DTYPES, RewardModel, load_reward_model
 from rm.provenance import environment, file_fingerprint, fingerprint_of
+from rm.sources import local_path
 from scripts import config as configuration
 from scripts import tracking
 from scripts.launch import Local, start_ranks
@@ -186,14 +187,14 @@ def describe_inputs(cfg: DictConfig) -> dict[str, Any]:
     inputs: weights (a Hub model's commit), data, benchmark, settings. files: the checkpoint's
     configuration, tokenizer and chat template, name → fingerprint.
     """
-    folder, data = Path(cfg.checkpoint), Path(cfg.data)
+    folder, data = Path(cfg.checkpoint), local_path(str(cfg.data))
     settings = OmegaConf.to_container(cfg.eval, resolve=True)
     assert isinstance(settings, dict)
     return {
         "inputs": {
             "checkpoint": [file_fingerprint(path) for path in _files(folder, WEIGHT_FILES)]
             or _hub_revision(str(cfg.checkpoint)),
-            "data": file_fingerprint(data) if data.is_file() else cfg.data,
+            "data": file_fingerprint(data) if data is not None and data.is_file() else cfg.data,
             "benchmark": cfg.benchmark,
             "settings": fingerprint_of(
                 {k: v for k, v in settings.items() if k not in NEUTRAL_SETTINGS}
@@ -246,8 +247,7 @@ def load_scorer(
 
     settings: conf/eval. Raises InputError for one that is not possible.
     """
-    noted = Path(checkpoint) / MODEL_FILE
-    own = json.loads(noted.read_text()) if noted.is_file() else {}
+    own = own_settings(Path(checkpoint))
     dtype = settings.compute_dtype or own.get("compute_dtype", "float32")
     if dtype not in DTYPES:
         raise InputError(f"eval.compute_dtype={dtype}: choose {', '.join(DTYPES)}")
@@ -272,6 +272,27 @@ def load_scorer(
         share_prefix=decide_sharing(model, settings),
         partial=partial,
     )
+
+
+def own_settings(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of its own training (reward_model.json); {} if nothing.
+
+    The checkpoint may be anybody's. Raises InputError if a setting that scoring reads is of
+    another type than ours.
+    """
+    path, kinds = folder / MODEL_FILE, {"compute_dtype": str, "max_length": int, "top_layers": int}
+    if not path.is_file():
+        return {}
+    try:
+        own = json.loads(path.read_text())
+        unlike = [key for key, kind in kinds.items() if not isinstance(own.get(key, kind()), kind)]
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path} is no JSON object: delete it, or fetch the model again"
+        ) from error
+    if unlike:
+        raise InputError(f"{path}: {unlike[0]} is of the wrong type: delete the file")
+    return own
 
 
 def decide_sharing(model: RewardModel, settings: DictConfig) -> bool:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from eval.scoring import fill_rank
 from scripts import ranks
+from scripts.config import load_saved
 from scripts.evaluate import benchmark_of, describe_inputs, open_scorer, set_threads
-from scripts.train import read_config
 
 
 def main(output: str) -> None:
     """Score this rank's share by the configuration that scripts.evaluate saved in `output`."""
     with ranks.noted(Path(output)):
-        cfg = read_config(Path(output) / "config.yaml")
+        cfg = load_saved(Path(output) / "config.yaml")
         set_threads(cfg)
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         rows = benchmark_of(cfg.benchmark).load(cfg.data)

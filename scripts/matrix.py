@@ -17,6 +17,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from eval.scoring import score_pairs
+from eval.spreadsheet import csv_text, read_csv
 from rm.errors import InputError
 from rm.files import atomic_write_text
 from rm.generated import generate
@@ -155,7 +156,7 @@ def choose_rates(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, list[st
     frame = pd.DataFrame(rows)
     best = frame.groupby("method")["accuracy"].idxmax()  # the smaller rate where two are equal
     frame["chosen"] = frame.index.isin(best)
-    atomic_write_text(grid_file(cfg), frame.to_csv(index=False))
+    atomic_write_text(grid_file(cfg), csv_text(frame))
     return known_rates(cfg)
 
 
@@ -185,7 +186,7 @@ def known_rates(cfg: DictConfig) -> dict[str, list[str]]:
     """The learning rates that were chosen, method → override; {} without a grid or its table."""
     if not cfg.grid or not grid_file(cfg).is_file():
         return {}
-    frame = pd.read_csv(grid_file(cfg))
+    frame = read_csv(grid_file(cfg))
     chosen = frame[frame["chosen"]].set_index("method")["learning_rate"]
     return {str(method): [f"training.learning_rate={rate}"] for method, rate in chosen.items()}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rm.errors import InputError
 from scripts import ranks
-from scripts.train import fit, read_config
+from scripts.config import load_saved
+from scripts.train import fit
 
 
 def main(run_dir: str, settings: str) -> None:
@@ -19,7 +20,7 @@ def main(run_dir: str, settings: str) -> None:
     folder = Path(run_dir)
     with ranks.noted(folder):
         store = ranks.meet(folder, settings)
-        cfg = read_config(folder / "config.yaml")
+        cfg = load_saved(folder / "config.yaml")
         size = int(os.environ["WORLD_SIZE"])
         if size != cfg.devices:
             raise InputError(f"devices={cfg.devices}, but {size} ranks were started")

@@ -23,6 +23,7 @@ from analysis import report
 from analysis.gallery import draw_all
 from analysis.style import MODELS
 from eval.rows import sample_rows
+from eval.spreadsheet import csv_text
 from rm.backbones import BackboneSettings, prepare_backbone
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
@@ -140,7 +141,7 @@ def measure_all(cfg: DictConfig, runs: Sequence[Run], test: str, folder: Path) -
     ]
     found = [measure.gradients(cfg, run, sample) for run in shown]
     gradients, directions = (pd.concat(frames) for frames in zip(*found, strict=True))
-    atomic_write_text(folder / "gradients.csv", gradients.to_csv(index=False))
+    atomic_write_text(folder / "gradients.csv", csv_text(gradients))
     measure.write_parquet(directions, folder / "directions.parquet")
     measure.write_parquet(measure.layers(cfg, runs[0], sample), folder / "layers.parquet")
     measure.write_parquet(

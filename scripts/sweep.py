@@ -17,6 +17,7 @@ import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from eval.spreadsheet import csv_text, read_csv
 from rm.files import atomic_write_text
 from scripts import config as configuration
 from scripts.lock import only_one
@@ -65,10 +66,10 @@ def rows_of(run: Run, parameter: str, value: float) -> list[dict[str, Any]]:
 def write(frame: pd.DataFrame, path: Path) -> None:
     """Write the sweep's rows; those of other parameters stay."""
     if path.is_file():
-        earlier = pd.read_csv(path)
+        earlier = read_csv(path)
         frame = pd.concat([earlier[~earlier["parameter"].isin(frame["parameter"])], frame])
     ordered = frame.sort_values(COLUMNS[:-1], kind="stable")
-    atomic_write_text(path, ordered.to_csv(index=False, float_format="%.6g"))
+    atomic_write_text(path, csv_text(ordered, float_format="%.6g"))
 
 
 @configuration.main("sweep")

@@ -17,10 +17,8 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from transformers import PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from yaml import YAMLError
 
 from rm.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
 from rm.batches import PairCollator, PairStream, batch_tokens, rows_of, training_order
@@ -183,19 +181,9 @@ def stale_because(cfg: DictConfig, run_dir: Path) -> list[str]:
     saved, noted = run_dir / "config.yaml", run_dir / INPUTS_FILE
     if not saved.is_file():
         return []
-    different = differences(comparable(cfg), comparable(read_config(saved)))
+    different = differences(comparable(cfg), comparable(configuration.load_saved(saved)))
     inputs = read_json(noted) if noted.is_file() else {}
     return different + differences(inputs_of(cfg), inputs)
-
-
-def read_config(path: Path) -> DictConfig:
-    """Read a run's saved configuration. Raises InputError if it is damaged."""
-    try:
-        return OmegaConf.load(path)  # type: ignore[return-value]
-    except (YAMLError, UnicodeError, OmegaConfBaseException, OSError) as error:
-        raise InputError(
-            f"{path} is damaged: delete {path.parent}, and the same command makes it anew"
-        ) from error
 
 
 def inputs_of(cfg: DictConfig) -> dict[str, Any]:

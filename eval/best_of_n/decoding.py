@@ -27,6 +27,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from rm.errors import InputError
 from rm.preferences import Message
 from rm.tokens import ChatTemplate, shorter_prompts
+from rm.untrusted import load
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,7 @@ class PolicyText:
     @classmethod
     def of_folder(cls, folder: Path) -> PolicyText:
         """Read it from a model folder; the weights are not loaded."""
-        tokenizer, config = (
-            AutoTokenizer.from_pretrained(folder),
-            AutoConfig.from_pretrained(folder),
-        )
+        tokenizer, config = load(AutoTokenizer, folder), load(AutoConfig, folder)
         declared = [config.eos_token_id]
         if (folder / "generation_config.json").is_file():
             declared.append(GenerationConfig.from_pretrained(folder).eos_token_id)

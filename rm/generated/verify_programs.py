@@ -277,7 +277,7 @@ def load(source: str, name: str) -> Callable[[Any], Any] | None:
     """Define the named function from Python source; None where it is missing or not allowed."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deep
         return None
     if not _harmless(tree):
         return None

@@ -154,3 +154,26 @@ def test_overoptimisation_is_found_where_gold_falls_and_not_in_noise() -> None:
     assert not row["overoptimised"] and row["peak_n"] > 8
     blind = curves_.curves_of(proxy, {"bt": {0: rng.normal(size=proxy.shape)}})
     assert not curves_.overoptimisation(blind, 300).iloc[0]["overoptimised"]
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 3), st.floats(-1e6, 1e6)), min_size=4, max_size=4),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_estimates_lie_among_the_values_and_ignore_the_order_and_a_monotone_change(
+    rows: list[list[tuple[int, float]]],
+) -> None:
+    proxy = np.array([[p for p, _ in row] for row in rows], dtype=float)
+    gold = np.array([[g for _, g in row] for row in rows])
+    found = best_of_n(proxy, gold)
+    slack = 1e-9 * (1 + np.abs(gold).max())
+    assert (found >= gold.min(axis=1, keepdims=True) - slack).all()
+    assert (found <= gold.max(axis=1, keepdims=True) + slack).all()
+    assert np.allclose(found[:, 0], gold.mean(axis=1), atol=slack)
+    assert np.allclose(best_of_n(proxy[:, ::-1], gold[:, ::-1]), found, atol=slack)
+    assert np.allclose(best_of_n(np.exp(3 * proxy), gold), found, atol=slack)
+    oracle = best_of_n(gold, gold)
+    assert (np.diff(oracle, axis=1) >= -slack).all() and (oracle >= found - slack).all()

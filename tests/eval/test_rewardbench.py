@@ -226,12 +226,12 @@ def test_broken_files_are_errors(tmp_path: Path) -> None:
     expected = {
         "cut.jsonl.gz": "cannot be read",
         "bad.parquet": "not a readable parquet",
-        "bad.json": "not valid JSON",
+        "bad.json": "not a JSON list",
         "empty.jsonl": "holds no rows",
-        "latin.jsonl": "cannot be read",
-        "half.jsonl": "row 2 is not valid JSON",
-        "list.jsonl": "row 2 is not a JSON object",
-        "a.csv": "unknown file type",
+        "latin.jsonl": "row 1 cannot be used: undecodable text: not UTF-8 at byte 8",
+        "half.jsonl": "row 2 cannot be used: invalid JSON",
+        "list.jsonl": "row 2 cannot be used: wrong type: the row is a int, not an object",
+        "a.csv": "unknown extension",
         "absent.jsonl": "no such file",
     }
     for name, message in expected.items():
@@ -246,7 +246,7 @@ def test_repeated_ids_are_errors(tmp_path: Path) -> None:
 
 
 def test_hub_without_network_says_what_to_do() -> None:
-    with pytest.raises(InputError, match=r"allenai/reward-bench.*give a local file"):
+    with pytest.raises(InputError, match=r"allenai/reward-bench.*give a local path"):
         rewardbench.load("hub")
 
 

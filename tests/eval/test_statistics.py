@@ -372,3 +372,28 @@ def test_compare_needs_the_same_pairs() -> None:
     moved = scores.assign(subset=["x", "x", "x", "y"])
     with pytest.raises(InputError, match="1 pairs are in different subsets, first 'x/3'"):
         statistics.compare(scores, moved, TWO)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=30))
+def test_paired_bootstrap_brackets_its_difference_and_turns_round_with_its_sides(
+    pairs: list[tuple[bool, bool]],
+) -> None:
+    a, b = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))
+    first, second = (
+        statistics.paired_bootstrap(*sides, resamples=200) for sides in ((a, b), (b, a))
+    )
+    assert first.value == pytest.approx(b.mean() - a.mean())
+    assert -1 <= first.low <= first.high <= 1
+    assert second.value == pytest.approx(-first.value)
+    assert (second.low, second.high) == pytest.approx((-first.high, -first.low), abs=1e-9)
+
+
+@given(st.integers(0, 40), st.integers(1, 40), st.floats(0.5, 0.99))
+def test_binomial_interval_holds_its_share_and_turns_round(
+    successes: int, trials: int, level: float
+) -> None:
+    wins = min(successes, trials)
+    low, high = statistics.binomial_interval(wins, trials, level)
+    assert 0 <= low <= wins / trials <= high <= 1
+    turned = statistics.binomial_interval(trials - wins, trials, level)
+    assert turned == pytest.approx((1 - high, 1 - low))

@@ -51,9 +51,18 @@ def test_gated_repository_names_the_licence(
 
 
 def test_reachable_hub_gives_its_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(origin, "snapshot_download", lambda name, **_: str(tmp_path / name))
+    (tmp_path / "owner/x").mkdir(parents=True)
+    (tmp_path / "owner/x/model.safetensors").touch()
+    asked: list[str] = []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(origin, "snapshot_download", download)
     settings = BackboneSettings("x", "MIT", hub="owner/x", wheel={"package": "unused"})
     assert prepare_backbone(settings, tmp_path) == tmp_path / "owner/x"
+    assert "*.safetensors" in asked and not {"*.bin", "*.py", "*"} & set(asked)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma"])

@@ -143,3 +143,46 @@ def test_sum_to_zero_sees_the_batch_alone_and_shifts_all_rewards_alike() -> None
     assert torch.allclose(slopes, torch.full_like(slopes, 2 * 2 * mean / 10), rtol=1e-12)
     balanced = losses.batch_sum_to_zero(DIFFERENCES, -DIFFERENCES, coefficient=2.0)
     assert balanced.abs().max() < 1e-30
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1e30, 1e30), st.floats(0, 1e6)), min_size=1, max_size=20),
+    st.floats(0, 0.5),
+)
+def test_losses_of_any_finite_differences_are_finite_not_negative_and_a_pairs_own(
+    rows: list[tuple[float, float]], smoothing: float
+) -> None:
+    difference = torch.tensor([d for d, _ in rows], dtype=torch.float64)
+    margin = torch.tensor([m for _, m in rows], dtype=torch.float64)
+    smooth = partial(losses.bt_label_smoothing, smoothing=smoothing)
+    hinge = partial(losses.hinge, width=1.0)
+    for loss in (losses.bt, losses.bt_margin, losses.bt_margin_out, smooth, hinge):
+        found = loss(difference, margin)
+        assert found.shape == difference.shape
+        assert found.isfinite().all() and (found >= 0).all()
+        alone = torch.cat(
+            [loss(difference[i : i + 1], margin[i : i + 1]) for i in range(len(rows))]
+        )
+        assert torch.allclose(found, alone, rtol=1e-12)  # no pair sees another
+        if loss is not smooth:  # label smoothing punishes certainty too
+            order = difference.argsort()
+            same_margin = loss(difference[order], torch.ones_like(margin))
+            assert (same_margin.diff() <= 0).all()
+
+
+@given(
+    st.lists(st.floats(0, 1e20), min_size=1, max_size=20),
+    st.floats(1e-6, 1e6),
+    st.floats(0, 1),
+)
+def test_normbt_of_any_distances_is_finite_positive_and_mu_stays_between_its_means(
+    values: list[float], mu: float, beta: float
+) -> None:
+    distance = torch.tensor(values, dtype=torch.float64)
+    weight = NormBT(beta=beta, epsilon=1e-6)
+    found = weight.weigh(distance, mu)
+    assert found.isfinite().all() and (found > 0).all()
+    assert torch.allclose(found * (distance + 1e-6), torch.full_like(distance, mu), rtol=1e-9)
+    mean = distance.mean().item()
+    after = weight.update(mu, mean)
+    assert min(mu, mean) * (1 - 1e-9) <= after <= max(mu, mean) * (1 + 1e-9)

@@ -185,6 +185,12 @@ EXPLICIT_DROPS: list[tuple[Reason, Any]] = [
     (Reason.UNDECODABLE, b'{"prompt": "caf\xe9", "chosen": "4", "rejected": "5"}'),
     (Reason.INVALID_JSON, b'{"prompt": "cut of'),
     (Reason.INVALID_JSON, b"[" * 100_000),
+    (Reason.REPEATED_KEY, b'{"prompt": "p", "chosen": "x", "chosen": "y", "rejected": "z"}'),
+    (
+        Reason.REPEATED_KEY,
+        b'{"prompt": [{"role": "user", "content": "a", "content": "b"}], "chosen": "x", '
+        b'"rejected": "y"}',
+    ),
 ]
 IMPLICIT_DROPS: list[tuple[Reason, Any]] = [
     (Reason.MALFORMED, {"chosen": "4", "rejected": "5"}),
@@ -238,7 +244,8 @@ def test_each_unusable_row_is_counted_under_its_reason(
 
 
 def test_every_reason_has_a_test() -> None:
-    assert {reason for _, reason, _ in ALL_DROPS} == set(Reason)
+    elsewhere = {Reason.TOO_LONG}  # test_hostile_rows.py
+    assert {reason for _, reason, _ in ALL_DROPS} | elsewhere == set(Reason)
 
 
 def test_report_reads_well_and_adds_up(write: Callable[..., Path]) -> None:

@@ -357,7 +357,7 @@ def test_a_nan_reward_is_an_error_that_writes_no_scores(
         ("eval.compute_dtype=int8", "eval.compute_dtype=int8: choose float32"),
         ("eval.padding_side=top", "padding_side=top: choose left or right"),
         ("checkpoint=nowhere", "no checkpoint at nowhere: give a folder or a Hub name"),
-        ("data=nowhere.jsonl", "no such file: nowhere.jsonl"),
+        ("data=nowhere.jsonl", "nowhere.jsonl: no such file or folder"),
     ],
 )
 def test_settings_that_cannot_work(

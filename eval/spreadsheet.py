@@ -1,0 +1,74 @@
+"""CSV files that hold words of others: no cell is a formula, and every cell is read back as it was.
+
+A spreadsheet computes a cell that begins with `=`, `+`, `-`, `@`, a tab or a line break, and what
+it computes may send the sheet's other cells away. Such a text is written with a `'` before it (a
+text that begins with `'` and so on gets one more), which is what spreadsheets take as "text".
+Numbers stay numbers, also where they stand as text. Every CSV file of the project is written here.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import pandas as pd
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+_MARKED = re.compile(r"''*[=+\-@\t\r\n＝＋－＠]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NAMES = ("pair_id", "pair_a", "pair_b", "section", "subset", "cluster")
+"""Columns of names: texts even where all of them look like numbers, or like an empty cell."""
+EMPTY = ("", "nan", "NaN")
+"""Cells of other columns that hold no value."""
+
+
+def neutral(text: str) -> str:
+    """Return a text cell that no spreadsheet computes; other texts and numbers as they are."""
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def restored(cell: str) -> str:
+    """Return the text that `neutral` made `cell` of."""
+    return cell[1:] if _MARKED.match(cell) else cell
+
+
+def csv_text(frame: pd.DataFrame, float_format: str | None = None) -> str:
+    """Return the frame as CSV without its index."""
+    # Some readers end a row at a bare carriage return, which csv does not quote by itself.
+    bare = False
+    safe = frame.rename(columns=lambda name: neutral(str(name)))
+    for place in range(safe.shape[1]):
+        column = safe.iloc[:, place]
+        if not pd.api.types.is_numeric_dtype(column):
+            cells = [neutral(value) if isinstance(value, str) else value for value in column]
+            bare = bare or any("\r" in value for value in cells if isinstance(value, str))
+            safe.isetitem(place, cells)
+    return safe.to_csv(
+        index=False,
+        lineterminator="\n",
+        quoting=csv.QUOTE_NONNUMERIC if bare else csv.QUOTE_MINIMAL,
+        float_format=float_format,
+    )
+
+
+def read_csv(source: Path | str) -> pd.DataFrame:
+    """Return the frame that a file of `csv_text`, or such a text itself, holds.
+
+    Columns of `NAMES` are texts. Raises what pandas raises.
+    """
+    content = source.read_bytes() if isinstance(source, Path) else source.encode()
+    columns = pd.read_csv(io.BytesIO(content), nrows=0).columns
+    frame = pd.read_csv(
+        io.BytesIO(content),
+        dtype=dict.fromkeys(columns.intersection(list(NAMES)), str),
+        na_values={name: EMPTY for name in columns.difference(list(NAMES))},
+        keep_default_na=False,
+    )
+    for place in range(frame.shape[1]):
+        column = frame.iloc[:, place]
+        if not pd.api.types.is_numeric_dtype(column):
+            cells = [restored(value) if isinstance(value, str) else value for value in column]
+            frame.isetitem(place, pd.Series(cells, dtype=column.dtype).array)
+    return frame.rename(columns=restored)

@@ -1,0 +1,92 @@
+"""Models of others: their numbers are read, no code of theirs is run.
+
+Weights come from safetensors alone (a pickle runs code when it is loaded), `trust_remote_code` is
+off, and a folder that would have transformers fetch another model is refused. A training run's own
+files to resume from (optimiser and random states under `run_dir/trainer`) are pickles that
+transformers and DeepSpeed wrote on this machine: don't resume in a run folder of somebody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rm.errors import InputError
+
+MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+"""What is fetched of a model on the Hub: no pickles, no code."""
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+INDEX = "model.safetensors.index.json"
+
+
+def load(kind: Any, folder: Path, **options: Any) -> Any:
+    """Return `kind.from_pretrained(folder, …)`: a tokenizer or a configuration, without its code.
+
+    Raises InputError if the folder asks for code of its own; else what transformers raises.
+    """
+    with explained(folder):
+        return kind.from_pretrained(folder, trust_remote_code=False, **options)
+
+
+def load_weights(kind: Any, folder: Path, **options: Any) -> Any:
+    """Return `load` of a model, from safetensors alone. Raises InputError as `check_model`."""
+    check_model(folder)
+    return load(kind, folder, use_safetensors=True, **options)
+
+
+@contextlib.contextmanager
+def explained(source: Path | str) -> Iterator[None]:
+    """Turn transformers' wish to run a model's own code into an InputError that explains it."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise InputError(
+            f"{source} asks to run code of its own (auto_map in a configuration file), which is "
+            "never done here (trust_remote_code is off): take a model whose class is part of "
+            "transformers"
+        ) from error
+
+
+def check_model(folder: Path) -> None:
+    """Raise InputError unless the weights in `folder` are safetensors, all in the folder itself."""
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{folder} is an adapter (adapter_config.json) that names another model to load: merge "
+            "it first (peft: merge_and_unload().save_pretrained(FOLDER))"
+        )
+    names = sorted(path.name for path in folder.iterdir())
+    if not any(name.endswith(".safetensors") for name in names):
+        raise InputError(_without_safetensors(folder, names))
+    for name in _shards(folder / INDEX):
+        if name not in names or not name.endswith(".safetensors"):
+            raise InputError(
+                f"{folder / INDEX} names {name}, which is no safetensors file of this folder: "
+                "fetch the model again"
+            )
+
+
+def _without_safetensors(folder: Path, names: list[str]) -> str:
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    if not pickles:
+        return f"{folder} holds no weights (*.safetensors): fetch the model again"
+    return (
+        f"{folder} holds its weights as pickles only ({pickles[0]}), which can run code when they "
+        "are loaded: where you trust them, convert them by "
+        "AutoModelForSequenceClassification (a backbone: AutoModelForCausalLM)"
+        ".from_pretrained(FOLDER).save_pretrained(NEW_FOLDER), and give the new folder"
+    )
+
+
+def _shards(index: Path) -> list[str]:
+    """Return the weight files that an index names; none where there is no index."""
+    if not index.is_file():
+        return []
+    try:
+        return sorted(set(map(str, json.loads(index.read_text())["weight_map"].values())))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{index} is not an index of weights: fetch the model again") from error

@@ -1,0 +1,45 @@
+"""Secrets of the environment stay there: what is configured is written to files and trackers."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from omegaconf import OmegaConf
+from omegaconf.resolvers import oc
+
+from rm.errors import InputError
+
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+SHORTEST = 8
+"""Characters of a value that is looked for in command lines: shorter ones are ordinary words."""
+
+
+def is_secret(name: str) -> bool:
+    """Return whether an environment variable is, by its name, for nobody else to read."""
+    return _SECRET.search(name) is not None
+
+
+def protect() -> None:
+    """Have `${oc.env:…}` in any configuration refuse secret variables; the others it reads."""
+    OmegaConf.register_new_resolver("oc.env", _variable, replace=True)
+
+
+def _variable(name: str, *default: str | None) -> str | None:
+    if is_secret(name):
+        raise InputError(
+            f"${{oc.env:{name}}} is a secret by its name, and configurations are written to files: "
+            "leave it in the environment, where its library reads it"
+        )
+    return oc.env(name, *default)
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise InputError, without the value, if the command line holds that of a secret variable."""
+    for name, value in os.environ.items():
+        if is_secret(name) and len(value) >= SHORTEST and any(value in word for word in words):
+            raise InputError(
+                f"the command line holds the value of the environment variable {name}, and "
+                "configurations are written to files: leave it out"
+            )
