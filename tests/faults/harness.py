@@ -5,8 +5,8 @@
 
 Kinds: kills (SIGKILL of training, cache, evaluation, figures and report, whole pipeline, at random
 moments and just before random changes of files), disk (full tmpfs, quota), damage (files cut short,
-bits flipped), permissions, ranks (one of two ranks killed, the command over two ranks killed). A
-run has survived if it ends, after the same command again, with the very bytes of a run that nobody
+bits flipped), permissions, ranks (one of two ranks killed, the command over two ranks killed), fuzz
+(the loaders, by damaged files). A run has survived if it ends, after the same command again, with the very bytes of a run that nobody
 disturbed, or if it refuses in one line and does so after what the line says to delete is deleted.
 
 Each kind's lines are written to results/benchmarks/faults.csv (fault, tried, runs, survived, seed)
@@ -24,7 +24,7 @@ from pathlib import Path
 import pandas as pd
 
 from rm.files import atomic_write_text
-from tests.faults import commands, damage, hindrances, kills, ranks
+from tests.faults import commands, damage, fuzz, hindrances, kills, ranks
 from tests.faults.workplace import Row, Workplace
 
 OUTPUT = commands.ROOT / "results/benchmarks/faults.csv"
@@ -68,13 +68,24 @@ def dropped_ranks(place: Workplace, hundred: int, short: bool) -> list[Row]:
     return [ranks.drop_rank(place, number), ranks.drop_command(place, number)]
 
 
-# Another kind is a function of (place, hundred, short) that returns rows: fuzzing goes in here.
+def fuzzed(place: Workplace, hundred: int, short: bool) -> list[Row]:
+    """Damaged data files for the loaders, five minutes of them; not in short, where pytest does."""
+    if short:
+        return []
+    ends, failures = fuzz.fuzz(hundred / 20, place.seed, commands.ROOT / "runs/fuzz")
+    for seed, trace in failures[:10]:
+        print(f"--- {seed}\n{trace}")
+    return [Row(**fuzz.row(ends, place.seed))]
+
+
+# Another kind is a function of (place, hundred, short) that returns rows.
 KINDS: dict[str, Callable[[Workplace, int, bool], list[Row]]] = {
     "kills": all_kills,
     "disk": disk,
     "damage": damaged,
     "permissions": permissions,
     "ranks": dropped_ranks,
+    "fuzz": fuzzed,
 }
 
 
