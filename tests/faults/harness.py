@@ -6,8 +6,9 @@
 Kinds: kills (SIGKILL of training, cache, evaluation, figures and report, whole pipeline, at random
 moments and just before random changes of files), disk (full tmpfs, quota), damage (files cut short,
 bits flipped), permissions, ranks (one of two ranks killed, the command over two ranks killed), fuzz
-(the loaders, by damaged files). A run has survived if it ends, after the same command again, with the very bytes of a run that nobody
-disturbed, or if it refuses in one line and does so after what the line says to delete is deleted.
+(damaged files for the loaders). A run has survived if it ends, after the same command again, with
+the very bytes of a run that nobody disturbed, or if it refuses in one line and does so after what
+the line says to delete is deleted.
 
 Each kind's lines are written to results/benchmarks/faults.csv (fault, tried, runs, survived, seed)
 as soon as it is done, in the place of its older ones: an interrupted call goes on with --only.
