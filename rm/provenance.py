@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 PACKAGES = (
     "torch",
     "transformers",
@@ -60,6 +58,8 @@ def code_revision() -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Package versions, Python, processor, threads: nothing of the user, no variables, no paths."""
+    import torch  # takes seconds, and fingerprints do not need it
+
     versions = {}
     for package in PACKAGES:
         try:

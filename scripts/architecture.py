@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Pretrai
 from rm.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
 from rm.errors import InputError
 from rm.models import DTYPES, RewardModel, set_head, train_part
+from rm.untrusted import load
 from scripts.config import CONF, typed
 from scripts.train import check
 
@@ -96,7 +97,7 @@ def _find(name: str, folder: Path | None, hub: str | None) -> Architecture:
 
 def _read(folder: Path) -> PretrainedConfig:
     try:
-        return AutoConfig.from_pretrained(folder)
+        return load(AutoConfig, folder)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: no readable config.json; give a model folder") from error
 

@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 
 from analysis import sweep_jobs
 from analysis.style import write_figure
+from eval.spreadsheet import csv_text
 from eval.tables import markdown
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
@@ -130,7 +131,7 @@ def rerun(jobs: Sequence[dict[str, Any]]) -> int:
 def write(frame: pd.DataFrame, folder: Path) -> list[Path]:
     """Write jobs.csv, jobs.md and, where two jobs can be compared, the figure; return the paths."""
     paths = [folder / "jobs.csv", folder / "jobs.md"]
-    atomic_write_text(paths[0], frame.to_csv(index=False))
+    atomic_write_text(paths[0], csv_text(frame))
     cells = frame.astype(object).where(frame.notna(), "")
     atomic_write_text(paths[1], markdown(list(frame.columns), cells.values.tolist()) + "\n")
     if sweep_jobs.can_draw(frame):

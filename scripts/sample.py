@@ -17,6 +17,7 @@ from rm.preferences import PreferencePair, load_preferences
 from rm.prefix import share as share_tokens
 from rm.tokens import ChatTemplate, TokenPair, TokenReport, tokenize_pairs
 from rm.trainer import TrainingSettings
+from rm.untrusted import load
 from scripts.data import load_data
 
 
@@ -93,7 +94,7 @@ def tokenized(
     pairs: Sequence[PreferencePair], folder: Path, max_length: int, *, drop: bool
 ) -> tuple[list[TokenPair], TokenReport, ChatTemplate]:
     """Tokenise pairs with the tokenizer in `folder`. Raises InputError as `tokenize_pairs`."""
-    template = ChatTemplate(AutoTokenizer.from_pretrained(folder))
+    template = ChatTemplate(load(AutoTokenizer, folder))
     return (*tokenize_pairs(pairs, template, max_length, drop=drop), template)
 
 

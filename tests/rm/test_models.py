@@ -18,6 +18,7 @@ from transformers import (
 
 from rm.batches import PairCollator, model_inputs
 from rm.errors import InputError
+from rm.files import CHECKSUMS_FILE
 from rm.models import (
     RewardModel,
     last_real_token,
@@ -298,5 +299,6 @@ def test_a_head_that_is_none_is_refused_and_one_without_weights_too(
     save_reward_model(model, tokenizer, tmp_path / "saved")
     config = tmp_path / "saved/config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "reward_head": "mlp"}))
+    (tmp_path / "saved" / CHECKSUMS_FILE).unlink()
     with pytest.raises(InputError, match=r"lacks weights: score\.0\.bias"):
         load_reward_model(tmp_path / "saved", torch.float32)

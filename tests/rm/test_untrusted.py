@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from eval.best_of_n.decoding import PolicyText
 from rm.backbones import BackboneSettings, prepare_backbone
 from rm.errors import InputError, visible
-from rm.files import file_name
+from rm.files import CHECKSUMS_FILE, file_name
 from rm.generated import verify_programs
 from rm.models import load_reward_model, new_reward_model, save_reward_model
 
@@ -45,8 +45,9 @@ def backbone(backbones: dict[str, Path], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkpoint(backbones: dict[str, Path], tmp_path: Path) -> Path:
-    """A tiny reward model that a test may spoil."""
+    """A tiny reward model that a test may spoil; as those of others, without our checksums."""
     save_reward_model(*new_reward_model(backbones["llama"], torch.float32, 0), tmp_path / "rm")
+    (tmp_path / "rm" / CHECKSUMS_FILE).unlink()
     return tmp_path / "rm"
 
 

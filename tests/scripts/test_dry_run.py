@@ -24,7 +24,7 @@ from scripts.dry_run import FAILED, OK, SKIPPED, Check, access, checks, existing
 from tests.scripts.hub_layout import skywork, unified_feedback
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("[gl]*.yaml"))
 
 
 def made(tmp_path: Path, *words: str) -> list[Check]:

@@ -28,6 +28,7 @@ from rm.models import new_reward_model, save_reward_model
 from scripts import evaluate as command
 from scripts.config import compose_config
 from scripts.evaluate import evaluate, hydra_words
+from scripts.lock import LOCK_FILE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAIR = {"prompt": "Say hi.", "chosen": "Hi.", "rejected": "No.", "category": "greeting"}
@@ -256,7 +257,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_identical_file(
     assert 60 < done < 800
     for name in ("scores.parquet", "summary.json", "table.md"):
         assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert not list(output.glob(".*"))
+    assert [path.name for path in output.glob(".*")] == [LOCK_FILE]
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from scripts.plan import Plan, Speed, Stage, as_json, duration, make_plan, repor
 from tests.scripts.hub_layout import skywork, unified_feedback
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("[gl]*.yaml"))
 GIVEN = "throughput=100"
 Train = Callable[..., Path]
 
