@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def architecture_of(model: DictConfig, cache: Path, scratch: Path) -> Architectu
     """Find the architecture of a file of conf/model.
 
     In this order: the model's folder on this machine, its config.json on the Hub, its public
-    configuration in conf/architecture. A tiny random model is built in `scratch`. Raises InputError
+    configuration in conf/architecture. A tiny model is built in `scratch`, untrained. Raises InputError
     where none has it.
     """
     settings = typed(BackboneSettings, model)
@@ -63,7 +63,8 @@ def local_backbone(settings: BackboneSettings, cache: Path, scratch: Path) -> Pa
     if (fetched / SOURCE_FILE).is_file():
         return fetched
     if settings.tiny is not None:
-        return prepare_backbone(settings, scratch)
+        untrained = {**settings.tiny, "language": None}  # the shape is the same, and is all we ask
+        return prepare_backbone(replace(settings, tiny=untrained), scratch)
     return _snapshot(settings.hub) if settings.hub else None
 
 

@@ -12,6 +12,7 @@ import pytest
 from omegaconf import DictConfig
 
 from rm.errors import InputError
+from scripts.architecture import architecture_of
 from scripts.config import compose_config
 from scripts.matrix import kept_words, run_configs
 from scripts.plan import Plan, Speed, Stage, as_json, duration, make_plan, report, speed_of
@@ -180,3 +181,15 @@ def test_the_entry_point_prints_and_writes_only_what_is_asked(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "Plan: profile smoke" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_a_backbone_that_is_trained_here_is_not_trained_for_a_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> float:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr("rm.backbones.train_language_model", refuse)
+    model = compose_config("train", ["model=small-gemma"]).model
+    found = architecture_of(model, tmp_path / "cache", tmp_path / "scratch")
+    assert (found.config.hidden_size, found.config.num_hidden_layers) == (256, 6)
