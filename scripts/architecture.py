@@ -36,8 +36,8 @@ def architecture_of(model: DictConfig, cache: Path, scratch: Path) -> Architectu
     """Find the architecture of a file of conf/model.
 
     In this order: the model's folder on this machine, its config.json on the Hub, its public
-    configuration in conf/architecture. A tiny model is built in `scratch`, untrained. Raises InputError
-    where none has it.
+    configuration in conf/architecture. A tiny model is built in `scratch`, untrained. Raises
+    InputError where none has it.
     """
     settings = typed(BackboneSettings, model)
     folder = local_backbone(settings, cache, scratch)
