@@ -252,7 +252,9 @@ def _errno_of(error: Exception) -> int | None:
     if rust:
         return int(rust[1])
     # torch.save says only that its writer failed: a disk that is full, as a rule.
-    torch_writer = re.search(r"PytorchStreamWriter failed|unexpected pos \d+ vs \d+", str(error))
+    torch_writer = re.search(
+        r"PytorchStreamWriter failed|unexpected pos \d+ vs \d+|iostream error", str(error)
+    )
     return errno.ENOSPC if torch_writer else None
 
 

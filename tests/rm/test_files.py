@@ -125,6 +125,7 @@ def test_damaged_json_says_what_to_delete(tmp_path: Path, content: bytes) -> Non
         (OSError(errno.EDQUOT, "quota"), InterruptedRunError),
         (SafetensorError("I/O error: File too large (os error 27)"), InterruptedRunError),
         (RuntimeError("inline_container.cc:672] . unexpected pos 576 vs 534"), InterruptedRunError),
+        (RuntimeError("basic_ios::clear: iostream error"), InterruptedRunError),
         (OSError(errno.EROFS, "read only"), InputError),
         (PermissionError(errno.EACCES, "no"), InputError),
         (Exception("Permission denied (os error 13)"), InputError),
