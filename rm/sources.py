@@ -506,9 +506,10 @@ def _read_hub(source: str, split: str, name: str | None) -> Rows:
 def _explained(source: str, split: str, name: str | None) -> Iterator[Any]:
     """Give the `datasets` package, and turn what it raises into an InputError."""
     import datasets  # takes a second, and files do not need it
-    import httpx  # the Hub client's transport: its errors pass through
+    import httpx2  # the Hub client's transport: its errors pass through
 
-    errors = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, httpx.HTTPError)
+    known = (datasets.exceptions.DatasetsError, httpx2.HTTPError)
+    errors = (OSError, ValueError, RuntimeError, *known)
     try:
         yield datasets
     except errors as error:

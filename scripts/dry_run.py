@@ -17,7 +17,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-import httpx
+import httpx2
 import torch
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -402,7 +402,7 @@ def access(repo: str, kind: str, local: str, licence: str | None = None) -> str:
         raise InputError(
             f"the Hub has no {kind} {repo} that you can see: check the name, or `hf auth login`"
         ) from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise InputError(
             f"{repo}: the Hub is out of reach ({type(error).__name__}): check the connection, or "
             f"give {local}"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import torch
 from huggingface_hub import HfApi, constants
@@ -150,10 +150,10 @@ def test_paper_without_anything_local_and_the_hub_offline(
 
 def answer(error: type[Exception] | None) -> Callable[..., None]:
     def check(self: HfApi, repo: str, *, repo_type: str) -> None:
-        if error is httpx.ConnectError:
+        if error is httpx2.ConnectError:
             raise error("no route")
         if error is not None:
-            response = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co"))
+            response = httpx2.Response(403, request=httpx2.Request("GET", "https://huggingface.co"))
             raise error("refused", response=response)  # type: ignore[call-arg]
 
     return check
@@ -164,7 +164,7 @@ def answer(error: type[Exception] | None) -> Callable[..., None]:
     [
         (GatedRepoError, r"is gated: accept its licence \(ours\) on https://huggingface.co/a/b"),
         (RepositoryNotFoundError, "the Hub has no model a/b that you can see"),
-        (httpx.ConnectError, "the Hub is out of reach"),
+        (httpx2.ConnectError, "the Hub is out of reach"),
     ],
 )
 def test_what_the_hub_says(
