@@ -281,8 +281,7 @@ def _responses(row: EvaluationRow | EvaluationItem) -> tuple[str, ...]:
 
 
 def _names_special(scorer: Scorer, row: EvaluationRow | EvaluationItem) -> bool:
-    texts = [turn["content"] for turn in row.prompt]
-    return scorer.template.names_special([*texts, *_responses(row)])
+    return scorer.template.names_special(row.prompt, _responses(row))
 
 
 def _content(row: EvaluationRow | EvaluationItem) -> str:

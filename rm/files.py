@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -169,14 +169,19 @@ def damage(folder: Path) -> str | None:
         return "it is not finished"
     try:
         expected = json.loads((folder / CHECKSUMS_FILE).read_bytes())
-        wrong = [
-            name
-            for name, checksum in expected.items()
-            if not (folder / name).is_file() or file_fingerprint(folder / name) != checksum
-        ]
+        wrong = changed(folder, expected)
     except (ValueError, AttributeError):
         wrong = [CHECKSUMS_FILE]
     return f"{', '.join(wrong[:3])} is damaged or missing" if wrong else None
+
+
+def changed(folder: Path, checksums: Mapping[str, str]) -> list[str]:
+    """Names of `checksums` that are not files of `folder`, or not as they were noted."""
+    return [
+        name
+        for name, checksum in checksums.items()
+        if not (folder / name).is_file() or file_fingerprint(folder / name) != checksum
+    ]
 
 
 def write_checked(path: Path, data: bytes) -> None:

@@ -124,8 +124,9 @@ class ChatTemplate:
         """Return the number of tokens of the prompt with an empty response."""
         return len(self.encode(prompt, ""))
 
-    def names_special(self, texts: Iterable[str]) -> bool:
-        """Whether one of the texts holds the name of a special token."""
+    def names_special(self, turns: Sequence[Message], responses: Sequence[str] = ()) -> bool:
+        """Whether a turn's text or a response holds the name of a special token."""
+        texts = [*(turn["content"] for turn in turns), *responses]
         return any(self.special.search(text) for text in texts)
 
     def render(self, turns: Sequence[Message], **options: Any) -> list[int]:
@@ -135,9 +136,8 @@ class ChatTemplate:
         the template refuses the roles.
         """
         turns = turns if self.takes_system else merge_system(turns)
-        typed = self.names_special(turn["content"] for turn in turns)
         try:
-            if typed and not self.parse_special_text:
+            if not self.parse_special_text and self.names_special(turns):
                 return self._render_as_text(turns, options)
             encoded: Any = self._apply(turns, tokenize=True, return_dict=True, **options)
         except TemplateError as error:
@@ -283,7 +283,7 @@ def tokenize_pairs(
             continue
         if cut:
             report.truncated[cut] += 1
-        report.special_text += template.names_special([*_texts(pair.prompt), *sides])
+        report.special_text += template.names_special(pair.prompt, sides)
         report.pairs += 1
         report.tokens += len(chosen) + len(rejected)
         marked = response_start(template, used, pair.chosen, len(chosen)) if mark_response else None
@@ -301,10 +301,6 @@ def tokenize_pairs(
     if not kept:
         raise InputError(f"no pair is left after tokenisation: {'; '.join(report.lines())}")
     return kept, report
-
-
-def _texts(prompt: Sequence[Message]) -> list[str]:
-    return [turn["content"] for turn in prompt]
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") -> tuple[Tensor, Tensor]:

@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Pretrai
 
 from rm.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
 from rm.errors import InputError
-from rm.models import DTYPES, RewardModel, set_head, train_part
+from rm.models import DTYPES, RewardModel, set_head
 from rm.untrusted import load
 from scripts.config import CONF, typed
-from scripts.train import check
+from scripts.train import check, choose_part
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,7 @@ def meta_model(architecture: Architecture, cfg: DictConfig) -> RewardModel:
     with torch.device("meta"):
         model = RewardModel(_classifier(architecture), dtype)
         set_head(model, cfg.loss.get("head", "linear"), cfg.seed)
-        train_part(
-            model,
-            settings.part,  # type: ignore[arg-type]
-            top_layers=settings.top_layers,
-            lora=settings.lora,
-            frozen_dtype=dtype if cfg.deepspeed.settings is None else None,
-        )
-    if settings.gradient_checkpointing:
-        model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
+        choose_part(model, cfg, settings)
     return model
 
 

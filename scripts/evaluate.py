@@ -31,7 +31,7 @@ from eval.statistics import section_intervals
 from eval.tables import evaluation_tables
 from rm.capability import can_share
 from rm.errors import InputError
-from rm.files import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json
+from rm.files import atomic_write_bytes, atomic_write_json, atomic_write_text, changed, read_json
 from rm.models import DTYPES, RewardModel, load_reward_model
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 from rm.sources import local_path
@@ -173,12 +173,8 @@ def is_finished(manifest: Path, inputs: dict[str, Any]) -> bool:
 def damaged_outputs(output: Path) -> list[str]:
     """Names of a finished evaluation's files that are not there or not as they were written."""
     noted = read_json(output / "manifest.json").get("outputs", {})
-    paths = {name: output / name for name in OUTPUTS}
-    return [
-        name
-        for name, path in paths.items()
-        if not path.is_file() or noted.get(name, file_fingerprint(path)) != file_fingerprint(path)
-    ]
+    missing = [name for name in OUTPUTS if name not in noted and not (output / name).is_file()]
+    return [*missing, *changed(output, noted)]
 
 
 def describe_inputs(cfg: DictConfig) -> dict[str, Any]:

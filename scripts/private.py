@@ -35,11 +35,19 @@ def _variable(name: str, *default: str | None) -> str | None:
     return oc.env(name, *default)
 
 
+def secret_in(texts: Sequence[str], shortest: int) -> str | None:
+    """Name of a secret variable whose value, of `shortest` characters or more, a text holds."""
+    for name, value in os.environ.items():
+        if is_secret(name) and len(value) >= shortest and any(value in text for text in texts):
+            return name
+    return None
+
+
 def check_words(words: Sequence[str]) -> None:
     """Raise InputError, without the value, if the command line holds that of a secret variable."""
-    for name, value in os.environ.items():
-        if is_secret(name) and len(value) >= SHORTEST and any(value in word for word in words):
-            raise InputError(
-                f"the command line holds the value of the environment variable {name}, and "
-                "configurations are written to files: leave it out"
-            )
+    name = secret_in(words, SHORTEST)
+    if name is not None:
+        raise InputError(
+            f"the command line holds the value of the environment variable {name}, and "
+            "configurations are written to files: leave it out"
+        )

@@ -27,12 +27,13 @@ from rm.errors import InputError
 from rm.files import atomic_write_text
 from rm.provenance import code_revision, environment
 from rm.trainer import PairTrainer
+from scripts import private
+from scripts.config import load_saved
 
 PACKAGES = {"wandb": "requirements.txt", "tensorboard": "requirements-extras.txt"}
 ID_FILE = "wandb_id"
 NAMED = ("experiment", "profile", "model", "data", "loss")
 """Sections of a configuration whose names make a run's group and tags."""
-SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|API_?KEY)$", re.IGNORECASE)
 SECRET_KEY = re.compile(r"^\s*(\w*(token|secret|password|api_key)): (?!null|'')", re.MULTILINE)
 SHORTEST_SECRET = 16
 RUN_FILES = ("config.yaml", "metrics.jsonl", "split.json", "manifest.json")
@@ -52,14 +53,14 @@ def check(cfg: DictConfig) -> None:
 def refuse_secrets(text: str) -> None:
     """Raise InputError if a configuration, as YAML, holds a secret: it is saved, logged and shared.
 
-    A secret is the value of an environment variable that is named as one (…TOKEN, …API_KEY,
-    …SECRET, …PASSWORD), or of a key that is. The message names it and does not show it.
+    A secret is the value of an environment variable that is named as one (`scripts.private`), or
+    of a key that is. The message names it and does not show it.
     """
-    for name, value in os.environ.items():
-        if SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET and value in text:
-            raise InputError(
-                f"the configuration holds the value of ${name}: take it out, the variable is enough"
-            )
+    name = private.secret_in([text], SHORTEST_SECRET)
+    if name is not None:
+        raise InputError(
+            f"the configuration holds the value of ${name}: take it out, the variable is enough"
+        )
     found = SECRET_KEY.search(text)
     if found:
         raise InputError(
@@ -246,7 +247,7 @@ def training_config(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "config.yaml"
     if not path.is_file():
         return {}
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=True)  # type: ignore[return-value]
+    return OmegaConf.to_container(load_saved(path))  # type: ignore[return-value]
 
 
 def evaluation_metrics(summary: Mapping[str, Any]) -> dict[str, float]:

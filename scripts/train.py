@@ -26,7 +26,14 @@ from rm.capability import can_share
 from rm.collector import settled
 from rm.distances import PairDistance, Representation
 from rm.errors import InputError, InterruptedRunError
-from rm.files import atomic_write_json, atomic_write_text, damage, is_sealed, read_json
+from rm.files import (
+    atomic_write_json,
+    atomic_write_text,
+    changed,
+    damage,
+    is_sealed,
+    read_json,
+)
 from rm.likelihood import head_of
 from rm.models import (
     DTYPES,
@@ -163,11 +170,7 @@ def require_records(run_dir: Path, manifest: dict[str, Any]) -> None:
     A checkpoint that was dropped to save room is no damage.
     """
     noted, checkpoint = manifest.get("records", {}), run_dir / "checkpoint"
-    wrong = [
-        f"{name} is damaged or missing"
-        for name, checksum in noted.items()
-        if not (run_dir / name).is_file() or file_fingerprint(run_dir / name) != checksum
-    ]
+    wrong = [f"{name} is damaged or missing" for name in changed(run_dir, noted)]
     found = damage(checkpoint) if is_sealed(checkpoint) else None
     wrong += [f"checkpoint: {found}"] if found else []
     if wrong:
@@ -268,16 +271,7 @@ def prepare(cfg: DictConfig) -> Prepared:
         drop=True,
         mark_response=bool(cfg.loss.get("text")),
     )
-    train_part(
-        model,
-        settings.part,  # type: ignore[arg-type]
-        top_layers=settings.top_layers,
-        lora=settings.lora,
-        frozen_dtype=dtype if cfg.deepspeed.settings is None else None,
-        seed=cfg.seed,
-    )
-    if settings.gradient_checkpointing:
-        model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
+    choose_part(model, cfg, settings)
     if settings.share_prefix:
         require_sharing(model, "training.share_prefix")
     trunk = None
@@ -299,6 +293,21 @@ def prepare(cfg: DictConfig) -> Prepared:
         likelihood=bool(cfg.loss.get("text")),
     )
     return Prepared(settings, model, tokenizer, data, pairs, collator, facts)
+
+
+def choose_part(model: RewardModel, cfg: DictConfig, settings: TrainingSettings) -> None:
+    """Apply what the configuration says of the trained part and of gradient checkpointing."""
+    frozen_dtype = DTYPES[settings.compute_dtype] if cfg.deepspeed.settings is None else None
+    train_part(
+        model,
+        settings.part,  # type: ignore[arg-type]
+        top_layers=settings.top_layers,
+        lora=settings.lora,
+        frozen_dtype=frozen_dtype,
+        seed=cfg.seed,
+    )
+    if settings.gradient_checkpointing:
+        model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def distance_of(loss: DictConfig) -> PairDistance:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 
 from rm.backbones import BackboneSettings, prepare_backbone
 from scripts.config import compose_config
@@ -43,3 +46,19 @@ def backbone_folders(cache: Path) -> dict[str, Path]:
         content = yaml.safe_load((CONF / f"model/tiny-{name}.yaml").read_text())
         found[name] = prepare_backbone(BackboneSettings(**content), cache / "backbones")
     return found
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Call an entry point as its command line would; return the exit status."""
+
+    def call(module: str, *words: str) -> int:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [f"scripts.{module}", *words])
+        try:
+            importlib.import_module(f"scripts.{module}").main()
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else 1
+        return 0
+
+    return call

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
 from rm.backbones import BackboneSettings
@@ -24,22 +22,6 @@ from scripts.train import check
 
 def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Call an entry point as its command line would; return the exit status."""
-
-    def call(module: str, *words: str) -> int:
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", [f"scripts.{module}", *words])
-        try:
-            importlib.import_module(f"scripts.{module}").main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
-
-    return call
 
 
 @pytest.mark.parametrize("loss", choices("loss"))

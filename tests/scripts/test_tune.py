@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import pandas as pd
 import pytest
 import yaml
 from filelock import FileLock
-from hydra.core.global_hydra import GlobalHydra
 
 from rm.errors import InputError
 from scripts import data, jobs
@@ -22,25 +19,9 @@ Main = Callable[..., int]
 
 
 @pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch) -> Main:
-    """Call an entry point as its command line would; return the exit status."""
-
-    def call(module: str, *words: str) -> int:
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", [f"scripts.{module}", *words])
-        try:
-            importlib.import_module(f"scripts.{module}").main()
-        except SystemExit as stop:
-            return stop.code if isinstance(stop.code, int) else 1
-        return 0
-
-    return call
-
-
-@pytest.fixture
-def tune(main: Main, tmp_path: Path, cache: Path) -> Main:
+def tune(run: Main, tmp_path: Path, cache: Path) -> Main:
     """A sweep of scripts.tune on the smoke profile, its jobs below tmp_path."""
-    return lambda *words: main(
+    return lambda *words: run(
         "tune", "-m", "profile=smoke", f"cache_dir='{cache}'", f"runs_dir='{tmp_path}'", *words
     )
 
@@ -51,7 +32,7 @@ def write_pairs(path: Path) -> None:
 
 
 def test_a_grid_is_chosen_from_on_held_out_pairs_alone(
-    main: Main,
+    run: Main,
     tune: Main,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -67,7 +48,7 @@ def test_a_grid_is_chosen_from_on_held_out_pairs_alone(
     rates = "training.learning_rate=1e-4,1e-2"
     assert tune("loss=bt,normbt", rates, "data.train_pairs=16") == 0
     assert splits == {"train", "validation"}
-    assert main("jobs", f"folder='{tmp_path}'") == 0
+    assert run("jobs", f"folder='{tmp_path}'") == 0
     assert "4 done" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "jobs.csv")
     assert [*table.columns[:3]] == ["loss", "training.learning_rate", "status"]
@@ -83,21 +64,21 @@ def test_a_grid_is_chosen_from_on_held_out_pairs_alone(
 
 
 def test_failed_jobs_are_listed_and_run_again_alone(
-    main: Main, tune: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Main, tune: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
     write_pairs(one)
     assert tune("data=files", f"data.train={other},{one}") == 2
-    assert main("jobs", f"folder='{tmp_path}'") == 0
+    assert run("jobs", f"folder='{tmp_path}'") == 0
     assert "1 done, 1 failed" in capsys.readouterr().out
     assert not (tmp_path / "jobs.png").exists()
     table = pd.read_csv(tmp_path / "jobs.csv").set_index("status")
     assert "other.jsonl" in table.loc["failed", "error"] and pd.isna(table.loc["done", "error"])
     done = {job["status"]: job["path"] for job in jobs.read_jobs(tmp_path)}["done"]
     before = done.stat().st_mtime_ns
-    assert main("jobs", f"folder='{tmp_path}'", "rerun=true") == 1
+    assert run("jobs", f"folder='{tmp_path}'", "rerun=true") == 1
     write_pairs(other)
-    assert main("jobs", f"folder='{tmp_path}'", "rerun=true") == 0
+    assert run("jobs", f"folder='{tmp_path}'", "rerun=true") == 0
     assert "\n2 done\n" in capsys.readouterr().out
     assert done.stat().st_mtime_ns == before
 
@@ -114,12 +95,12 @@ def test_optuna_maximises_validation_accuracy(tune: Main, tmp_path: Path) -> Non
     assert table["accuracy"][(tried - rate).abs().idxmin()] == best["best_value"]
 
 
-def test_a_sweep_of_scripts_train_is_recorded_too(main: Main, tmp_path: Path, cache: Path) -> None:
+def test_a_sweep_of_scripts_train_is_recorded_too(run: Main, tmp_path: Path, cache: Path) -> None:
     folder = "'" + str(tmp_path) + "/${loss.name}'"
     words = ("profile=smoke", f"cache_dir='{cache}'", f"run_dir={folder}", "data.train_pairs=16")
-    assert main("train", *words) == 0
+    assert run("train", *words) == 0
     assert not (tmp_path / jobs.JOBS).exists()
-    assert main("train", "-m", *words, "loss=bt,normbt_random") == 0
+    assert run("train", "-m", *words, "loss=bt,normbt_random") == 0
     table = jobs.table(jobs.read_jobs(tmp_path))
     assert table["loss"].tolist() == ["bt", "normbt_random"]
     assert table["status"].tolist() == ["done", "done"] and table["accuracy"].isna().all()
@@ -149,10 +130,10 @@ def test_a_folder_without_jobs_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_search_is_refused_where_it_has_nothing_to_maximise(
-    main: Main, tune: Main, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Main, tune: Main, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusal = "a search maximises what scripts.tune returns"
-    assert main("train", "-m", "hydra/sweeper=search", "seed=0,1") == 2
+    assert run("train", "-m", "hydra/sweeper=search", "seed=0,1") == 2
     assert refusal in capsys.readouterr().err
     assert tune("hydra/sweeper=optuna", "seed=0,1") == 2  # the plugin's own: it minimises
     assert refusal in capsys.readouterr().err
