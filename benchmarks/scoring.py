@@ -29,6 +29,7 @@ from benchmarks.common import (
     machine,
     matrix_numbers,
     product_rate,
+    profiled,
     with_ratios,
     write,
 )
@@ -192,7 +193,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--output", type=Path, default=RESULTS / "scoring.csv")
+    parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     model, tokenizer = new_reward_model(BACKBONE, torch.bfloat16, seed=0)
@@ -206,7 +207,9 @@ def main() -> None:
             continue
         job = Job(scorer, checkpoint, rows_of(data, given.pairs, given.shared))
         found = measure(job, data, given.rounds)
-        write(found.assign(**machine()), given.output, ["data"])
+        write(found.assign(**machine()), given.output / "scoring.csv", ["data"])
+        by_operation = profiled(ours(job, share_prefix=True)).assign(data=data, **machine())
+        write(by_operation, given.output / "scoring_profile.csv", ["data"])
 
 
 if __name__ == "__main__":

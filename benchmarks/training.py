@@ -43,12 +43,13 @@ from benchmarks.common import (
     machine,
     matrix_numbers,
     product_rate,
+    profiled,
     timed,
     with_ratios,
     write,
 )
 from benchmarks.prefix import SKYWORK, SYNTHETIC, synthetic
-from rm.batches import PairCollator, PairStream, rows_of
+from rm.batches import PairCollator, PairStream, micro_batches, rows_of
 from rm.generated import generate
 from rm.losses import bt
 from rm.models import new_reward_model, train_part
@@ -184,25 +185,26 @@ def our_step(
     if cache is not None:
         trunk = open_cache(model, TOP_LAYERS, rows_of(task.pairs), cache, share=share_prefix)
     collator = PairCollator(int(tokenizer.pad_token_id), trunk, share=share_prefix)
+    parts = micro_batches(
+        task.pairs, range(len(task.pairs)), global_batch=len(task.pairs), micro_batch=micro_batch
+    )
+    stream = PairStream(task.pairs, parts)
     given = arguments(task.folder) | {
-        "per_device_train_batch_size": micro_batch,
-        "gradient_accumulation_steps": len(task.pairs) // micro_batch,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": len(stream),
     }
     trainer = PairTrainer(
         model,
         TrainingArguments(**given, remove_unused_columns=False),
-        stream=PairStream(task.pairs, list(range(len(task.pairs)))),
+        stream=stream,
         collator=collator,
         pair_loss=bt,
         pair_weight=weight,
     )
-    parts = [
-        task.pairs[start : start + micro_batch] for start in range(0, len(task.pairs), micro_batch)
-    ]
 
     def batches() -> list[Any]:
-        collated = iter([collator(part) for part in parts])
-        return trainer.get_batch_samples(collated, len(parts), torch.device("cpu"))[0]
+        collated = iter([collator(part) for part in stream])
+        return trainer.get_batch_samples(collated, len(stream), torch.device("cpu"))[0]
 
     return stepper(trainer, batches, trainer.finish_step)
 
@@ -288,21 +290,9 @@ def trunk_reuse(task: Task, cache: Path, rounds: int) -> pd.DataFrame:
 
 
 def profile(task: Task) -> pd.DataFrame:
-    """Where a shared full step's processor time goes: operations by their own time, largest first.
-
-    Columns: operation, self_s, share, calls.
-    """
+    """Where a shared full step's processor time goes, as `profiled` says."""
     step = our_step(task, share_prefix=True, weight=NormBT(0.9, 1e-6))
-    step()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
-        step()
-    rows = [
-        {"operation": event.key, "self_s": event.self_cpu_time_total / 1e6, "calls": event.count}
-        for event in found.key_averages()
-    ]
-    table = pd.DataFrame(rows).sort_values("self_s", ascending=False)
-    table["share"] = table.self_s / table.self_s.sum()
-    return table.head(15).assign(data=task.name)
+    return profiled(step).assign(data=task.name)
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 
 from rm.errors import InputError
 from rm.likelihood import IGNORED, next_tokens
-from rm.prefix import share, shared_batch
+from rm.prefix import common_prefix, share, shared_batch
 from rm.tokens import TokenPair, pad
 from rm.trunk import TrunkCache
 
@@ -53,11 +54,94 @@ def _longer(pair: TokenPair) -> int:
     return max(len(pair.chosen), len(pair.rejected))
 
 
-class PairStream(Dataset[TokenPair]):
-    """The training pairs in the order in which they are visited: read it sequentially."""
+def micro_batches(
+    pairs: Sequence[TokenPair],
+    order: Sequence[int],
+    *,
+    global_batch: int,
+    micro_batch: int,
+    tokens: int | None = None,
+    devices: int = 1,
+    share_prefix: bool = False,
+) -> list[list[int]]:
+    """Cut every global batch of `order` into micro-batches, equally many a step.
 
-    def __init__(self, pairs: Sequence[TokenPair], order: Sequence[int]) -> None:
-        """`order`: indices into `pairs`, from `training_order`.
+    Without `tokens`, every `micro_batch` pairs make one. With it, a micro-batch has at most so many
+    pairs and at most so many tokens (both sides, with padding; with `share_prefix` without padding
+    and what a pair's sides share once), except where one pair alone has more. Every step then has
+    as many micro-batches as the one that needs most, a multiple of `devices`, and its pairs are
+    dealt so that the largest is as small as can be: ranks and accumulation stay in step.
+    """
+    steps = [order[start : start + global_batch] for start in range(0, len(order), global_batch)]
+    if tokens is None:
+        return [list(part) for step in steps for part in _in_parts_of(step, micro_batch)]
+    size = _tree_size if share_prefix else _padded_size
+    sizes = [[size(pairs[index]) for index in step] for step in steps]
+
+    def cut(own: Sequence[int], limit: int) -> list[int]:
+        return _cut(own, limit, micro_batch, padded=not share_prefix)
+
+    most = max(len(cut(own, tokens)) for own in sizes)
+    parts = devices * math.ceil(most / devices)
+    made = []
+    for step, own in zip(steps, sizes, strict=True):
+        lengths = _even(own, parts, cut)
+        ends = list(accumulate(lengths))
+        made += [list(step[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+    return made
+
+
+def _in_parts_of(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _padded_size(pair: TokenPair) -> int:
+    return 2 * _longer(pair)
+
+
+def _tree_size(pair: TokenPair) -> int:
+    shared = common_prefix(pair.chosen, pair.rejected)
+    return len(pair.chosen) + len(pair.rejected) - shared
+
+
+def _cut(sizes: Sequence[int], limit: int, most: int, *, padded: bool) -> list[int]:
+    """Numbers of pairs of the fewest consecutive parts of at most `limit` tokens, `most` pairs."""
+    lengths = [0]
+    tokens = longest = 0
+    for size in sizes:
+        count, longest = lengths[-1] + 1, max(longest, size)
+        tokens = count * longest if padded else tokens + size
+        if count > 1 and (tokens > limit or count > most):
+            lengths.append(0)
+            count, tokens, longest = 1, size, size
+        lengths[-1] = count
+    return lengths
+
+
+def _even(
+    sizes: Sequence[int], parts: int, cut: Callable[[Sequence[int], int], list[int]]
+) -> list[int]:
+    """Numbers of pairs of exactly `parts` parts, the largest of them as small as can be."""
+    low, high = max(sizes), len(sizes) * max(sizes)
+    while low < high:
+        middle = (low + high) // 2
+        if len(cut(sizes, middle)) <= parts:
+            high = middle
+        else:
+            low = middle + 1
+    lengths = cut(sizes, low)
+    while len(lengths) < parts:  # halving one makes none larger
+        place = max(range(len(lengths)), key=lengths.__getitem__)
+        lengths[place : place + 1] = [lengths[place] // 2, lengths[place] - lengths[place] // 2]
+    return lengths
+
+
+class PairStream(Dataset[list[TokenPair]]):
+    """The micro-batches of pairs in the order in which they are visited: read it sequentially."""
+
+    def __init__(self, pairs: Sequence[TokenPair], batches: Sequence[Sequence[int]]) -> None:
+        """`batches`: indices into `pairs`, from `micro_batches`.
 
         Raises InputError for a margin that is not finite: −inf would silently train on nothing.
         """
@@ -67,13 +151,13 @@ class PairStream(Dataset[TokenPair]):
                 f"the margins of {len(bad)} pairs are not finite, first {bad[0]}: give numbers or "
                 "leave these pairs out"
             )
-        self.pairs, self.order = pairs, order
+        self.pairs, self.batches = pairs, batches
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.batches)
 
-    def __getitem__(self, index: int) -> TokenPair:
-        return self.pairs[self.order[index]]
+    def __getitem__(self, index: int) -> list[TokenPair]:
+        return [self.pairs[pair] for pair in self.batches[index]]
 
 
 class PairCollator:
@@ -142,23 +226,25 @@ class PairCollator:
 
 
 def batch_tokens(
-    pairs: Sequence[TokenPair], order: Sequence[int], micro_batch: int, share_prefix: bool
+    pairs: Sequence[TokenPair], batches: Sequence[Sequence[int]], share_prefix: bool
 ) -> dict[str, float]:
     """Count what a run's micro-batches hold.
 
     row_tokens: tokens of all rows. computed: places that are computed, with padding or with shared
-    tokens once. padding: fraction of the computed places that is padding (0 where prefixes are
-    shared).
+    tokens once. largest: those of the largest micro-batch. padding: fraction of the computed places
+    that is padding (0 where prefixes are shared).
     """
-    own = computed = 0
-    for start in range(0, len(order), micro_batch):
-        rows = rows_of([pairs[index] for index in order[start : start + micro_batch]])
+    own, computed = 0, []
+    for batch in batches:
+        rows = rows_of([pairs[index] for index in batch])
         own += sum(map(len, rows))
-        computed += len(share(rows)) if share_prefix else len(rows) * max(map(len, rows))
+        computed.append(len(share(rows)) if share_prefix else len(rows) * max(map(len, rows)))
+    total = sum(computed)
     return {
         "row_tokens": own,
-        "computed": computed,
-        "padding": 0.0 if share_prefix or not computed else 1 - own / computed,
+        "computed": total,
+        "largest": max(computed, default=0),
+        "padding": 0.0 if share_prefix or not total else 1 - own / total,
     }
 
 

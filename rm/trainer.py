@@ -58,6 +58,7 @@ class TrainingSettings:
     epochs: float
     global_batch: int
     micro_batch: int
+    micro_batch_tokens: int | None
     max_length: int
     parse_special_text: bool
     schedule: str
@@ -74,25 +75,25 @@ class TrainingSettings:
     lora: dict[str, Any] = field(default_factory=dict)
 
 
-def accumulation_steps(global_batch: int, micro_batch: int, devices: int) -> int:
-    """Return how many micro-batches each device adds up for one step.
-
-    Raises InputError unless micro_batch × devices divides global_batch.
-    """
-    steps, rest = divmod(global_batch, micro_batch * devices)
-    if rest or steps == 0:
+def check_batches(settings: TrainingSettings, devices: int) -> None:
+    """Raise InputError unless all devices can take equally many micro-batches a step."""
+    by_tokens = settings.micro_batch_tokens is not None
+    share = devices if by_tokens else settings.micro_batch * devices
+    if settings.global_batch % share or settings.global_batch < share:
+        factors = f"devices = {devices}"
+        if not by_tokens:
+            factors = f"micro_batch × devices = {settings.micro_batch} × {devices}"
         raise InputError(
-            f"training.global_batch={global_batch} is not a multiple of micro_batch × devices = "
-            f"{micro_batch} × {devices}: change one of them"
+            f"training.global_batch={settings.global_batch} is not a multiple of {factors}: "
+            "change one of them"
         )
-    return steps
 
 
 def training_arguments(
     settings: TrainingSettings,
     *,
     run_dir: Path,
-    devices: int,
+    accumulation: int,
     steps: int,
     seed: int,
     report_to: Sequence[str],
@@ -101,15 +102,14 @@ def training_arguments(
 ) -> TrainingArguments:
     """Translate our settings into transformers' arguments.
 
+    `accumulation`: micro-batches of a step on one device; what transformers calls a batch is one.
     `bf16` stays off there: `RewardModel` does its own autocast, so that the head and the master
     weights stay float32 under DeepSpeed too.
     """
     return TrainingArguments(
         output_dir=str(run_dir / "trainer"),
-        per_device_train_batch_size=settings.micro_batch,
-        gradient_accumulation_steps=accumulation_steps(
-            settings.global_batch, settings.micro_batch, devices
-        ),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=accumulation,
         num_train_epochs=1,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule,
@@ -159,16 +159,17 @@ class PairTrainer(Trainer):
         ‖h_w − h_l‖ whatever it is. `step_pairs` holds the last step's global batch as
         `step_record` takes it.
         """
-        super().__init__(model=model, args=args, train_dataset=stream, data_collator=collator)
+        super().__init__(
+            model=model, args=args, train_dataset=stream, data_collator=lambda one: collator(*one)
+        )
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the global batch itself
         self.reward_model = model
         self.pair_loss, self.pair_weight, self.mu = pair_loss, pair_weight, mu
         self.pair_distance, self.regularizer = pair_distance or Representation(), regularizer
         self.text = text
         model.keep_mean = self.pair_distance.by_mean
-        self.global_batch = (
-            args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        )
+        first = stream.batches[: args.gradient_accumulation_steps * args.world_size]
+        self.global_batch = sum(map(len, first))
         self.step_record: dict[str, float] = {}
         self.step_pairs: Tensor | None = None
         self._pieces: list[Tensor] = []
@@ -177,6 +178,10 @@ class PairTrainer(Trainer):
         self.add_callback(FinishStep(self))
         self.remove_callback(ProgressCallback)
         self.add_callback(CompactProgress())
+
+    def num_examples(self, dataloader: Any) -> int:
+        """Number of pairs, which transformers' rate is of; the stream's items are micro-batches."""
+        return sum(map(len, dataloader.dataset.batches))
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
@@ -197,7 +202,18 @@ class PairTrainer(Trainer):
                 output = self.reward_model(**model_inputs(inputs))
                 distances.append(self._distance(inputs, output).double())
         self.reward_model.train()
-        return self.accelerator.gather(torch.cat(distances))
+        return self._gather(torch.cat(distances))
+
+    def _gather(self, own: Tensor) -> Tensor:
+        """Facts about the pairs of all ranks, (global batch, …), in order. All must ask."""
+        if self.args.world_size == 1:
+            return own
+        # Micro-batches cut by tokens give ranks unlike numbers of pairs: all send a whole batch.
+        counts = self.accelerator.gather(torch.tensor([len(own)], device=own.device)).tolist()
+        most = max(counts)
+        sent = torch.cat([own, own.new_zeros(most - len(own), *own.shape[1:])])
+        parts = self.accelerator.gather(sent).split(most)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def _distance(self, inputs: dict[str, Any], output: RewardOutput) -> Tensor:
         """What the weight goes by, (pairs,)."""
@@ -240,7 +256,7 @@ class PairTrainer(Trainer):
         """Once an optimiser step: gather the global batch, record it, update μ."""
         pieces, ids = torch.cat(self._pieces), self._pair_ids
         self._pieces, self._pair_ids = [], []
-        pairs = self.accelerator.gather(pieces) if self.args.world_size > 1 else pieces
+        pairs = self._gather(pieces)
         if not torch.isfinite(pairs).all():
             good = torch.isfinite(pairs).all(dim=1).tolist()
             wrong = [
@@ -255,7 +271,7 @@ class PairTrainer(Trainer):
         self.mu = self.pair_weight.update(self.mu, weighed.mean().item())
 
     def _all(self, own: list[Item]) -> list[Item]:
-        """Facts about the pairs of all ranks, in the order of gathered tensors. All must ask."""
+        """What all ranks hold of their pairs, in the order of `_gather`. All must ask."""
         return gather_object(own) if self.args.world_size > 1 else own
 
     def _not_finite(self, what: str) -> FloatingPointError:

@@ -85,6 +85,7 @@ def train_config(
     own = []
     if made.loss.get("whole_batch"):
         own.append(f"training.micro_batch={made.training.global_batch}")
+        own.append("training.micro_batch_tokens=null")
     if needs_every_token(made.loss):
         own.append("training.share_prefix=false")
     return configuration.compose_config("train", [*words, *own]) if own else made

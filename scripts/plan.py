@@ -6,6 +6,7 @@ or written (but output=FILE.json); whatever is not counted but assumed says so.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -419,7 +420,7 @@ def measured_tflops(dtype: torch.dtype, seconds: float = 1.0) -> float:
 
 def memory_of(material: Material) -> list[Memory]:
     """Memory of the largest micro-batch under every file of conf/deepspeed that fits the run."""
-    largest = max(material.runs, key=lambda one: one.training.micro_batch)
+    largest = max(material.runs, key=lambda one: most_pairs(one.training))
     rows, activations = [], {}
     for path in sorted((configuration.CONF / "deepspeed").glob("*.yaml")):
         one = largest.copy()
@@ -429,10 +430,16 @@ def memory_of(material: Material) -> list[Memory]:
         model = meta_model(material.architecture, one)
         decoder = decoder_of(model)
         if decoder.stored not in activations:
-            micro, length = one.training.micro_batch, one.training.max_length
-            activations[decoder.stored] = step_bytes(model, 2 * micro, length)
+            rows_at_once, length = 2 * most_pairs(one.training), one.training.max_length
+            activations[decoder.stored] = step_bytes(model, rows_at_once, length)
         rows.append(memory_row(one, decoder, activations[decoder.stored], material.cfg))
     return rows
+
+
+def most_pairs(training: DictConfig) -> int:
+    """How many pairs of the full length one micro-batch may have."""
+    fit = (training.micro_batch_tokens or math.inf) // (2 * training.max_length)
+    return max(1, min(training.micro_batch, fit))
 
 
 def memory_row(one: DictConfig, decoder: Decoder, activations: int, cfg: DictConfig) -> Memory:

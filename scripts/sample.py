@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from transformers import AutoTokenizer
 
-from rm.batches import rows_of, training_order
+from rm.batches import micro_batches, rows_of, training_order
 from rm.cost import Load
 from rm.errors import InputError
 from rm.preferences import PreferencePair, load_preferences
@@ -116,12 +116,19 @@ def find_lengths(
     made, report, template = tokenized(pairs, folder, settings.max_length, drop=drop)
     batch = min(settings.global_batch, len(made))
     order = training_order(made, epochs=1, global_batch=batch, seed=0)
-    sized = [made[index] for index in order]
+    batches = micro_batches(
+        made,
+        order,
+        global_batch=batch,
+        micro_batch=settings.micro_batch,
+        tokens=settings.micro_batch_tokens,
+        share_prefix=settings.share_prefix,
+    )
     known = {pair.pair_id: pair for pair in pairs}
     prompts = [template.prompt_length(known[pair.pair_id].prompt) for pair in made]
     return Lengths(
-        batch_load(sized, settings.micro_batch, settings.share_prefix) * (1 / len(sized)),
-        batch_load(sized, 1, share=True) * (1 / len(sized)),
+        batch_load(made, batches, settings.share_prefix) * (1 / len(order)),
+        batch_load(made, [[index] for index in order], share=True) * (1 / len(order)),
         report.tokens / report.pairs,
         sum(prompts) / len(prompts),
         f"counted on a sample of {len(made)} pairs",
@@ -136,11 +143,11 @@ def upper_bound(max_length: int, reason: str) -> Lengths:
     return Lengths(pair, pair, pair.tokens, max_length, origin, counted=False)
 
 
-def batch_load(pairs: Sequence[TokenPair], micro_batch: int, share: bool) -> Load:
-    """What the pairs compute in micro-batches, in order: padded, or with shared tokens once."""
+def batch_load(pairs: Sequence[TokenPair], batches: Sequence[Sequence[int]], share: bool) -> Load:
+    """What micro-batches of pairs compute: padded, or with shared tokens once."""
     total = Load(0, 0)
-    for start in range(0, len(pairs), micro_batch):
-        rows = rows_of(pairs[start : start + micro_batch])
+    for batch in batches:
+        rows = rows_of([pairs[index] for index in batch])
         longest = max(map(len, rows))
         if share:
             total += Load(len(share_tokens(rows)), sum(len(row) ** 2 for row in rows))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,14 @@ from transformers import PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rm.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
-from rm.batches import PairCollator, PairStream, batch_tokens, rows_of, training_order
+from rm.batches import (
+    PairCollator,
+    PairStream,
+    batch_tokens,
+    micro_batches,
+    rows_of,
+    training_order,
+)
 from rm.capability import can_share
 from rm.collector import settled
 from rm.distances import PairDistance, Representation
@@ -49,7 +57,7 @@ from rm.trainer import (
     MetricsFile,
     PairTrainer,
     TrainingSettings,
-    accumulation_steps,
+    check_batches,
     drop_damaged_checkpoints,
     last_checkpoint,
     load_mu,
@@ -220,12 +228,15 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def check(cfg: DictConfig) -> TrainingSettings:
     """Raise InputError for settings that can't work together; return the typed training section."""
     settings = configuration.typed(TrainingSettings, cfg.training)
-    for name in ("epochs", "learning_rate", "max_length", "global_batch", "micro_batch"):
-        if getattr(settings, name) <= 0:
-            raise InputError(f"training.{name}={getattr(settings, name)}: must be above zero")
-    if cfg.devices < 1:
-        raise InputError(f"devices={cfg.devices}: must be 1 or more")
-    accumulation_steps(settings.global_batch, settings.micro_batch, cfg.devices)
+    positive = ("epochs", "learning_rate", "max_length", "global_batch", "micro_batch")
+    for name in (*positive, "micro_batch_tokens"):
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            raise InputError(f"training.{name}={value}: must be above zero")
+    for name, least in (("devices", 1), ("seed", 0)):
+        if not isinstance(cfg[name], int) or cfg[name] < least:
+            raise InputError(f"{name}={cfg[name]}: must be a whole number, {least} or more")
+    check_batches(settings, cfg.devices)
     if settings.compute_dtype not in DTYPES:
         raise InputError(f"training.compute_dtype: choose one of {', '.join(DTYPES)}")
     if settings.reuse_trunk and settings.part != "top_layers":
@@ -238,11 +249,11 @@ def check(cfg: DictConfig) -> TrainingSettings:
         raise InputError(f"loss={cfg.loss.name} needs every token: training.share_prefix=false")
     if cfg.loss.get("text") and "zero3" in cfg.deepspeed.name:
         raise InputError(f"loss={cfg.loss.name} needs the whole embedding: deepspeed=zero2 or less")
-    whole = settings.micro_batch == settings.global_batch and cfg.devices == 1
-    if cfg.loss.get("whole_batch") and not whole:
+    whole = settings.micro_batch == settings.global_batch and settings.micro_batch_tokens is None
+    if cfg.loss.get("whole_batch") and not (whole and cfg.devices == 1):
         raise InputError(
-            f"loss={cfg.loss.name} needs the global batch in one piece: "
-            f"training.micro_batch={settings.global_batch} devices=1"
+            f"loss={cfg.loss.name} needs the global batch in one piece: training.micro_batch="
+            f"{settings.global_batch} training.micro_batch_tokens=null devices=1"
         )
     return settings
 
@@ -343,8 +354,9 @@ def fit(cfg: DictConfig) -> None:
         seed=cfg.seed,
     )
     steps = len(order) // ready.settings.global_batch
+    batches = batches_of(ready.settings, ready.pairs, order, cfg.devices)
     with tracking.run(cfg, run_dir) as report_to:
-        trainer = build_trainer(cfg, ready, order, steps, report_to)
+        trainer = build_trainer(cfg, ready, batches, steps, report_to)
         checkpoint = last_checkpoint(run_dir)
         if checkpoint is not None:
             trainer.mu = load_mu(checkpoint)
@@ -354,8 +366,23 @@ def fit(cfg: DictConfig) -> None:
         # Training is over: without this, ZeRO-3 would divide the model that is built to be saved.
         unset_hf_deepspeed_config()
         if trainer.is_world_process_zero():
-            write_run(cfg, ready, trainer, state, order, started)
+            write_run(cfg, ready, trainer, state, batches, started)
             tracking.log_artifacts(cfg, run_dir)
+
+
+def batches_of(
+    settings: TrainingSettings, pairs: Sequence[TokenPair], order: Sequence[int], devices: int
+) -> list[list[int]]:
+    """Cut the order of the pairs into the micro-batches that the settings ask for."""
+    return micro_batches(
+        pairs,
+        order,
+        global_batch=settings.global_batch,
+        micro_batch=settings.micro_batch,
+        tokens=settings.micro_batch_tokens,
+        devices=devices,
+        share_prefix=settings.share_prefix,
+    )
 
 
 def write_run(
@@ -363,13 +390,13 @@ def write_run(
     ready: Prepared,
     trainer: PairTrainer,
     state: dict[str, torch.Tensor],
-    order: list[int],
+    batches: list[list[int]],
     started: float,
 ) -> None:
     """Write a trained run's checkpoint, its split, its manifest and its model card.
 
-    `state` holds the model's parameters, `order` the pairs trained on, `started` the time of the
-    run's beginning in seconds.
+    `state` holds the model's parameters, `batches` the pairs trained on, `started` the time of
+    the run's beginning in seconds.
     """
     run_dir, settings = Path(cfg.run_dir), ready.settings
     weight_state = {
@@ -391,9 +418,9 @@ def write_run(
     write_split(run_dir, ready)
     facts = {
         **ready.facts,
-        "steps": len(order) // settings.global_batch,
-        "pairs_left_out": _left_out(ready, order),
-        "batches": batch_tokens(ready.pairs, order, settings.micro_batch, settings.share_prefix),
+        "steps": sum(map(len, batches)) // settings.global_batch,
+        "pairs_left_out": _left_out(ready, batches),
+        "batches": batch_tokens(ready.pairs, batches, settings.share_prefix),
     }
     write_manifest(cfg, run_dir, ready.data, facts, time.time() - started)
     complete(run_dir)
@@ -411,7 +438,7 @@ def complete(run_dir: Path) -> None:
 
 
 def build_trainer(
-    cfg: DictConfig, ready: Prepared, order: list[int], steps: int, report_to: list[str]
+    cfg: DictConfig, ready: Prepared, batches: list[list[int]], steps: int, report_to: list[str]
 ) -> PairTrainer:
     """Assemble the trainer that a configuration names."""
     run_dir = Path(cfg.run_dir)
@@ -419,7 +446,7 @@ def build_trainer(
     arguments = training_arguments(
         ready.settings,
         run_dir=run_dir,
-        devices=cfg.devices,
+        accumulation=len(batches) // (steps * cfg.devices),
         steps=steps,
         seed=cfg.seed,
         report_to=report_to,
@@ -429,7 +456,7 @@ def build_trainer(
     trainer = PairTrainer(
         ready.model,
         arguments,
-        stream=PairStream(ready.pairs, order),
+        stream=PairStream(ready.pairs, batches),
         collator=ready.collator,
         pair_loss=instantiate(cfg.loss.pair_loss),
         pair_weight=instantiate(cfg.loss.weight),
@@ -450,9 +477,9 @@ def write_split(run_dir: Path, ready: Prepared) -> None:
     atomic_write_json(run_dir / "split.json", {"train": trained, "validation": held_out})
 
 
-def _left_out(ready: Prepared, order: list[int]) -> int:
+def _left_out(ready: Prepared, batches: list[list[int]]) -> int:
     """Pairs of the last, incomplete global batch."""
-    return int(ready.settings.epochs * len(ready.pairs)) - len(order)
+    return int(ready.settings.epochs * len(ready.pairs)) - sum(map(len, batches))
 
 
 def write_manifest(

@@ -50,6 +50,13 @@ def test_matrix_numbers_count_linear_weights_alone() -> None:
     assert common.matrix_numbers([model]) == 3 * 4 + 4
 
 
+def test_a_profile_names_the_largest_operations_first() -> None:
+    left, right = torch.randn(2, 300, 300)
+    found = common.profiled(lambda: left @ right)
+    assert found.operation.iloc[0] == "aten::mm" and found.calls.iloc[0] == 1
+    assert 0.5 < found.share.iloc[0] <= found.share.sum() <= 1
+
+
 def test_the_gpu_script_goes_through_all_its_ways(tiny: Path) -> None:
     found = gpu.measure(tiny, length=16, device="cpu", rounds=1)
     assert len(found) == 4 and (found.difference < 1e-4).all() and (found.wall_s > 0).all()

@@ -66,7 +66,8 @@ def dropped_ranks(place: Workplace, hundred: int, short: bool) -> list[Row]:
     if short:
         return []
     number = max(1, hundred // 20)
-    return [ranks.drop_rank(place, number), ranks.drop_command(place, number)]
+    dropped = [ranks.drop_rank(place, number, name) for name in ("off", "zero2", "zero3")]
+    return [*dropped, ranks.drop_command(place, number)]
 
 
 def fuzzed(place: Workplace, hundred: int, short: bool) -> list[Row]:

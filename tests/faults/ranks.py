@@ -21,36 +21,36 @@ BOUND = 60.0
 OWN = ("devices=2", "training.micro_batch=4", "threads=1")
 
 
-def drop_rank(place: Workplace, number: int) -> Row:
+def drop_rank(place: Workplace, number: int, deepspeed: str = "off") -> Row:
     """Kill one of two ranks at a random step, `number` times, and finish each run."""
-    row = Row("SIGKILL of one of two ranks", seed=place.seed)
-    expected = _undisturbed(place)
+    row = Row(f"SIGKILL of one of two ranks, deepspeed={deepspeed}", seed=place.seed)
+    expected = _undisturbed(place, deepspeed)
     for _ in range(number):
         folder, rank = place.trial(TRAINING), place.draw.randrange(2)
-        ended = _killed_at(folder, place.draw.randint(1, 11), rank)
-        row.count(_says_which(ended, rank) and _finishes(folder, expected))
+        ended = _killed_at(folder, place.draw.randint(1, 11), rank, deepspeed)
+        row.count(_says_which(ended, rank) and _finishes(folder, expected, deepspeed))
     return row
 
 
 def drop_command(place: Workplace, number: int) -> Row:
     """Kill the command over two ranks: they end too, and the same command goes on at once."""
     row = Row("SIGKILL of the command over two ranks", seed=place.seed)
-    expected = _undisturbed(place)
+    expected = _undisturbed(place, "off")
     for _ in range(number):
         folder = place.trial(TRAINING)
-        _killed_at(folder, place.draw.randint(1, 11), None)
+        _killed_at(folder, place.draw.randint(1, 11), None, "off")
         time.sleep(1)
         left = ranks_of(folder)
         if left:
             print(f"ranks that outlive their command: {left}")
-        row.count(not left and _finishes(folder, expected))
+        row.count(not left and _finishes(folder, expected, "off"))
     return row
 
 
-def _start(folder: Path) -> subprocess.Popen[str]:
+def _start(folder: Path, deepspeed: str) -> subprocess.Popen[str]:
     ((name, *words),) = TRAINING.commands(folder)
     return subprocess.Popen(
-        [sys.executable, "-m", f"scripts.{name}", *words, *OWN],
+        [sys.executable, "-m", f"scripts.{name}", *words, *OWN, f"deepspeed={deepspeed}"],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -59,22 +59,22 @@ def _start(folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def _undisturbed(place: Workplace) -> dict[str, bytes]:
-    folder = place.folder / "two-ranks"
+def _undisturbed(place: Workplace, deepspeed: str) -> dict[str, bytes]:
+    folder = place.folder / f"two-ranks-{deepspeed}"
     if not folder.exists():
         TRAINING.prepare(place.folder, folder)
-        _, errors = (process := _start(folder)).communicate()
+        _, errors = (process := _start(folder, deepspeed)).communicate()
         if process.returncode:
             raise RuntimeError(f"two ranks, undisturbed: {errors[-2000:]}")
     return TRAINING.outcome(folder)
 
 
-def _killed_at(folder: Path, step: int, rank: int | None) -> tuple[int, str]:
+def _killed_at(folder: Path, step: int, rank: int | None, deepspeed: str) -> tuple[int, str]:
     """Start two ranks, kill one (None: the command) after a step; return status and errors.
 
     Raises RuntimeError if the command does not end within BOUND seconds after that.
     """
-    process, metrics = _start(folder), folder / "run/metrics.jsonl"
+    process, metrics = _start(folder, deepspeed), folder / "run/metrics.jsonl"
     while process.poll() is None and not (_lines(metrics) >= step and len(ranks_of(folder)) == 2):
         time.sleep(0.02)
     os.kill(process.pid if rank is None else ranks_of(folder)[rank], signal.SIGKILL)
@@ -113,8 +113,8 @@ def _says_which(ended: tuple[int, str], rank: int) -> bool:
     return said
 
 
-def _finishes(folder: Path, expected: dict[str, bytes]) -> bool:
-    process = _start(folder)
+def _finishes(folder: Path, expected: dict[str, bytes], deepspeed: str) -> bool:
+    process = _start(folder, deepspeed)
     _, errors = process.communicate()
     if process.returncode:
         print(f"{folder}: resumed with status {process.returncode}: {errors[-1500:]}")

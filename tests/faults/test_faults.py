@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
+import torch
+
+from tests.faults.ranks import drop_rank
+from tests.faults.workplace import Workplace
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,3 +32,18 @@ def test_disturbed_runs_end_as_if_nothing_had_happened(tmp_path: Path) -> None:
     assert (table["survived"] == table["runs"]).all() and (table["runs"] >= 1).all()
     for fault in ("SIGKILL of a training run", "SIGKILL of an evaluation", "quota", "flipped bit"):
         assert table["fault"].str.contains(fault).any(), fault
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("faults"), seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two ranks need two GPUs, or none")
+@pytest.mark.parametrize("deepspeed", ["zero2", "zero3"])
+def test_a_rank_is_killed_under_zero_and_the_run_ends_with_the_same_bytes(
+    place: Workplace, deepspeed: str
+) -> None:
+    row = drop_rank(place, 1, deepspeed)
+    assert (row.tried, row.runs, row.survived) == (1, 1, 1)

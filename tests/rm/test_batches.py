@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -10,6 +13,7 @@ from rm.batches import (
     PairCollator,
     PairStream,
     batch_tokens,
+    micro_batches,
     model_inputs,
     rows_of,
     training_order,
@@ -64,8 +68,8 @@ def test_too_few_pairs_for_a_batch_is_an_error() -> None:
 
 def test_stream_reads_pairs_in_order() -> None:
     made = pairs(3)
-    stream = PairStream(made, [2, 0])
-    assert len(stream) == 2 and stream[0] is made[2] and stream[1] is made[0]
+    stream = PairStream(made, [[2, 0], [1]])
+    assert len(stream) == 2 and stream[0] == [made[2], made[0]] and stream[1] == [made[1]]
 
 
 def test_collator_puts_chosen_rows_first_and_keeps_margins() -> None:
@@ -97,18 +101,87 @@ def test_rows_of_lists_both_sides() -> None:
 
 def test_tokens_of_a_run_by_hand() -> None:
     made = [TokenPair("a", (1, 2, 3), (1, 2, 4, 5)), TokenPair("b", (1, 9), (8,))]
-    padded = batch_tokens(made, [0, 1], 2, share_prefix=False)
-    assert padded == {"row_tokens": 10, "computed": 16, "padding": 1 - 10 / 16}
-    assert batch_tokens(made, [0, 1], 1, share_prefix=False)["computed"] == 8 + 4
-    shared = batch_tokens(made, [0, 1], 2, share_prefix=True)
-    assert shared == {"row_tokens": 10, "computed": 3 + 2 + 1 + 1, "padding": 0.0}
+    padded = batch_tokens(made, [[0, 1]], share_prefix=False)
+    assert padded == {"row_tokens": 10, "computed": 16, "largest": 16, "padding": 1 - 10 / 16}
+    apart = batch_tokens(made, [[0], [1]], share_prefix=False)
+    assert apart["computed"] == 8 + 4 and apart["largest"] == 8
+    shared = batch_tokens(made, [[0, 1]], share_prefix=True)
+    assert shared == {"row_tokens": 10, "computed": 7, "largest": 7, "padding": 0.0}
 
 
 def test_sorting_within_the_batch_saves_padding() -> None:
     made = pairs(120)
     order = training_order(made, epochs=1, global_batch=24, seed=0)
-    unsorted = list(range(120))
-    assert (
-        batch_tokens(made, order, 4, share_prefix=False)["padding"]
-        < 0.5 * batch_tokens(made, unsorted, 4, share_prefix=False)["padding"]
+
+    def padding(order: Sequence[int]) -> float:
+        batches = micro_batches(made, order, global_batch=24, micro_batch=4)
+        return batch_tokens(made, batches, share_prefix=False)["padding"]
+
+    assert padding(order) < 0.5 * padding(range(120))
+
+
+def test_micro_batches_of_a_number_of_pairs() -> None:
+    made = pairs(12)
+    order = training_order(made, epochs=1, global_batch=6, seed=0)
+    batches = micro_batches(made, order, global_batch=6, micro_batch=4)
+    assert [len(batch) for batch in batches] == [4, 2, 4, 2] and list(
+        itertools.chain(*batches)
+    ) == order
+
+
+def random_pairs(count: int, seed: int) -> list[TokenPair]:
+    """Pairs of like and unlike lengths that share none, some or all of the shorter side."""
+    draw, made = random.Random(seed), []
+    for number in range(count):
+        start = tuple(draw.randrange(9) for _ in range(draw.randint(1, 30)))
+        chosen, rejected = ((draw.randrange(9),) * draw.randint(0, 20) for _ in "ab")
+        made.append(TokenPair(f"p{number}", (*start, *chosen), (*start, *rejected)))
+    return made
+
+
+@pytest.mark.parametrize("share_prefix", [False, True])
+@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("limit", [1, 60, 150, 10_000])
+def test_micro_batches_by_tokens_keep_to_the_limit_and_to_the_order(
+    share_prefix: bool, devices: int, limit: int
+) -> None:
+    made = random_pairs(48, seed=limit)
+    order = training_order(made, epochs=1, global_batch=16, seed=1)
+
+    def computed(batches: Sequence[Sequence[int]]) -> float:
+        return batch_tokens(made, batches, share_prefix)["largest"]
+
+    batches = micro_batches(
+        made,
+        order,
+        global_batch=16,
+        micro_batch=8,
+        tokens=limit,
+        devices=devices,
+        share_prefix=share_prefix,
     )
+    a_step, rest = divmod(len(batches), 3)
+    assert rest == 0 and a_step % devices == 0
+    for step in range(3):
+        own = batches[step * a_step : (step + 1) * a_step]
+        assert list(itertools.chain(*own)) == order[16 * step : 16 * step + 16]
+    assert all(1 <= len(batch) <= 8 for batch in batches)
+    assert all(computed([batch]) <= limit for batch in batches if len(batch) > 1)
+
+
+def test_no_fewer_micro_batches_would_do_and_the_largest_is_as_small_as_can_be() -> None:
+    """Against every way to cut a step's pairs into consecutive parts."""
+    made = random_pairs(8, seed=5)
+    order = training_order(made, epochs=1, global_batch=8, seed=0)
+
+    def tokens(part: Sequence[int]) -> int:
+        return 2 * len(part) * max(len(row) for i in part for row in rows_of([made[i]]))
+
+    def every_cut(parts: int) -> Iterator[list[list[int]]]:
+        for cuts in itertools.combinations(range(1, 8), parts - 1):
+            yield [order[a:b] for a, b in itertools.pairwise([0, *cuts, 8])]
+
+    found = micro_batches(made, order, global_batch=8, micro_batch=8, tokens=130)
+    least = min(max(map(tokens, cut)) for cut in every_cut(len(found)))
+    assert max(map(tokens, found)) == least <= 130
+    assert all(max(map(tokens, cut)) > 130 for cut in every_cut(len(found) - 1))

@@ -104,7 +104,7 @@ def _without_launch(text: str) -> Iterator[str]:
         (["launch=torchrun", "launch.nodes=2"], "needs launch.node=…"),
         (["launch=torchrun", "launch.nodes=2", "launch.node=0"], "needs launch.master_address=…"),
         (["launch=gpu_group"], r"this process sees 0 GPUs .*gpus_per_node"),
-        (["devices=0"], "devices=0: must be 1 or more"),
+        (["devices=0"], "devices=0: must be a whole number, 1 or more"),
         (["training.micro_batch=0"], r"training\.micro_batch=0: must be above zero"),
     ],
 )

@@ -113,7 +113,7 @@ def test_batches_of_identical_pairs(train_smoke: Train, tmp_path: Path) -> None:
 def test_margins_that_are_not_finite_are_refused_in_memory_too(margin: float) -> None:
     pairs = [TokenPair("a", (1,), (2,), 1.0), TokenPair("b", (1,), (2,), margin)]
     with pytest.raises(InputError, match="margins of 1 pairs are not finite, first b"):
-        PairStream(pairs, [0, 1])
+        PairStream(pairs, [[0, 1]])
 
 
 def test_shares_of_weights_that_are_all_zero_are_zero() -> None:
@@ -163,3 +163,25 @@ def test_a_spike_is_recorded_and_named_and_changes_nothing(
     monkeypatch.setattr(PairTrainer, "_is_spike", lambda *_: False)
     weights = "checkpoint/model.safetensors"
     assert (train_smoke(*words) / weights).read_bytes() == (run / weights).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two ranks need two GPUs, or none")
+def test_a_spike_on_two_ranks_names_a_pair_of_the_second(
+    train_smoke: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    steps = SPIKE_START + 4
+    last = torch.randperm(8 * steps, generator=torch.Generator().manual_seed(0))[-8:].tolist()
+    rows = [
+        {"id": f"row{i:03}", "prompt": f"Number {i:03}?", "chosen": "Yes.", "rejected": "No."}
+        | {"margin": 500.0 if i == max(last) else 0.01}
+        for i in range(8 * steps)
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("data=files", f"data.train={path}", f"data.validation={path}", "loss=bt_margin")
+    run = train_smoke(*words, "devices=2", "training.micro_batch=4")
+    assert [step["step"] for step in steps_of(run) if step["loss_spike"]] == [steps]
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if "loss spike" in line]
+    assert f"step {steps}: " in line
+    assert json.loads((run / "split.json").read_text())["train"][max(last)] in line

@@ -94,6 +94,30 @@ def test_accumulation_one_and_four_are_the_same_run(reference: Path, train_smoke
     assert_same_run(reference, train_smoke(*TWENTY), rtol=2e-4)
 
 
+@pytest.mark.parametrize("share", ["false", "true"])
+def test_micro_batches_by_tokens_are_the_same_run(
+    reference: Path, train_smoke: Train, share: str
+) -> None:
+    words = ("training.micro_batch=8", "training.micro_batch_tokens=500")
+    made = train_smoke(*TWENTY, *words, f"training.share_prefix={share}")
+    assert_same_run(reference, made, rtol=2e-4)
+    batches = json.loads((made / "manifest.json").read_text())["batches"]
+    whole = json.loads((reference / "manifest.json").read_text())["batches"]
+    assert batches["largest"] <= 500 < whole["largest"]
+    assert batches["row_tokens"] == whole["row_tokens"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deepspeed", ["off", "zero3"])
+def test_micro_batches_by_tokens_on_two_ranks(
+    reference: Path, train_smoke: Train, deepspeed: str
+) -> None:
+    """The ranks then hold unlike numbers of pairs of a step."""
+    words = ("training.micro_batch=8", "training.micro_batch_tokens=500", "devices=2")
+    made = train_smoke(*TWENTY, *words, f"deepspeed={deepspeed}")
+    assert_same_run(reference, made, rtol=2e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["off", "0", "2"])
 def test_one_and_two_ranks_are_the_same_run(
@@ -217,11 +241,15 @@ def test_folder_of_another_configuration_is_refused(train_smoke: Train) -> None:
     ("words", "message"),
     [
         (["training.global_batch=6"], "not a multiple of micro_batch × devices"),
+        (["training.micro_batch_tokens=0"], "micro_batch_tokens=0: must be above zero"),
+        (["training.micro_batch_tokens=900", "devices=3"], "global_batch=8 is not .* devices = 3"),
         (["training.reuse_trunk=true"], "needs training.part=top_layers"),
         (["training.part=half"], "choose full, lora or top_layers"),
         (["training.compute_dtype=int8"], "choose one of float32"),
         (["training.learning_rate=-1"], "must be above zero"),
         (["training.learning_rate=fast"], "fast"),
+        (["seed=abc"], "seed=abc: must be a whole number, 0 or more"),
+        (["devices=two"], "devices=two: must be a whole number, 1 or more"),
         (["training.epochs=0.01"], "do not fill one global batch"),
         (["data.train_pairs=10000000"], "exist"),
         (["data=files", "data.train=nowhere.jsonl"], "nowhere.jsonl"),
@@ -250,8 +278,10 @@ def test_loss_with_margins_refuses_pairs_without(train_smoke: Train, tmp_path: P
 
 
 def test_a_loss_over_whole_batches_refuses_accumulation(train_smoke: Train) -> None:
-    with pytest.raises(InputError, match=r"loss=bsr needs .*micro_batch=8 devices=1"):
+    with pytest.raises(InputError, match=r"loss=bsr needs .*micro_batch=8 .* devices=1"):
         train_smoke("loss=bsr", "training.micro_batch=4")
+    with pytest.raises(InputError, match=r"micro_batch_tokens=null devices=1"):
+        train_smoke("loss=bsr", "training.micro_batch=8", "training.micro_batch_tokens=900")
 
 
 def test_forms_rivals_and_controls_train_on_the_same_batches(train_smoke: Train) -> None:

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, TrainingArguments
 
 from rm.backbones import BackboneSettings, prepare_backbone
-from rm.batches import PairCollator, PairStream
+from rm.batches import PairCollator, PairStream, micro_batches
 from rm.errors import InputError
 from rm.generated import generate
 from rm.losses import bt
@@ -86,8 +86,15 @@ def ours(backbone: Path, pairs: list[TokenPair], weight: PairWeight, folder: Pat
     model, _ = new_reward_model(backbone, torch.float32, seed=0)
     trainer = PairTrainer(
         model,
-        TrainingArguments(**options(folder), remove_unused_columns=False),
-        stream=PairStream(pairs, list(range(len(pairs)))),
+        TrainingArguments(
+            **options(folder) | {"per_device_train_batch_size": 1}, remove_unused_columns=False
+        ),
+        stream=PairStream(
+            pairs,
+            micro_batches(
+                pairs, range(len(pairs)), global_batch=MICRO * ACCUMULATION, micro_batch=MICRO
+            ),
+        ),
         collator=PairCollator(int(model.config.pad_token_id)),
         pair_loss=bt,
         pair_weight=weight,
