@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from rm.backbones import BackboneSettings
 from rm.errors import InputError
@@ -50,7 +52,19 @@ def test_the_papers_constants_are_in_one_place() -> None:
 def test_every_training_setting_is_typed_and_complete(training: str) -> None:
     settings = check(compose_config("train", [f"training={training}"]))
     assert isinstance(settings, TrainingSettings)
-    assert all(getattr(settings, field.name) is not None for field in fields(settings))
+    optional = {"micro_batch_tokens"}
+    needed = [field.name for field in fields(settings) if field.name not in optional]
+    assert all(getattr(settings, name) is not None for name in needed)
+
+
+@pytest.mark.parametrize("entry", ["reproduce", "sweep", "plan"])
+@pytest.mark.parametrize("matrix", choices("matrix"))
+def test_what_a_matrix_names_is_what_is_run(entry: str, matrix: str) -> None:
+    """Methods, seeds, grid and dropped checkpoints: nothing after it says otherwise."""
+    named = yaml.safe_load((CONF / f"matrix/{matrix}.yaml").read_text())
+    cfg = compose_config(entry, ["profile=cpu", f"matrix={matrix}"])
+    own = {key: value for key, value in named.items() if key != "defaults"}
+    assert {key: OmegaConf.to_object(cfg)[key] for key in own} == own  # type: ignore[index]
 
 
 @pytest.mark.parametrize("model", choices("model"))
