@@ -253,6 +253,7 @@ def rows_of(pairs: Sequence[TokenPair]) -> list[tuple[int, ...]]:
     return [row for pair in pairs for row in (pair.chosen, pair.rejected)]
 
 
-def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    """The part of a collated batch that `RewardModel.forward` takes."""
-    return {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
+def model_inputs(batch: dict[str, Any], device: torch.device | None = None) -> dict[str, Any]:
+    """The part of a collated batch that `RewardModel.forward` takes, moved to `device` if given."""
+    own = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
+    return own if device is None else {name: value.to(device) for name, value in own.items()}

@@ -61,7 +61,7 @@ def difference_gradient(
     θ are the parameters that require a gradient. The BT loss's gradient is (σ(d) − 1) · ∇_θ d
     (paper, analysis section), so one backward pass gives the gradient of every loss of d.
     """
-    output = model(**model_inputs(batch))
+    output = model(**model_inputs(batch, next(model.parameters()).device))
     chosen, rejected = output.rewards
     distance = representation_distance(*output.hidden.chunk(2)).squeeze(0)
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}

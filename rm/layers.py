@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from rm.batches import PairCollator
+from rm.batches import PairCollator, model_inputs
 from rm.models import RewardModel, last_real_token
 from rm.tokens import TokenPair
 
@@ -30,7 +30,7 @@ def layer_distances(model: RewardModel, pairs: Sequence[TokenPair], pad_id: int)
     model.eval()
     collate, records = PairCollator(pad_id), []
     for pair in tqdm(pairs, desc="layer distances", unit="pair"):
-        batch = collate([pair])
+        batch = model_inputs(collate([pair]), next(model.parameters()).device)
         for layer, states in enumerate(every_state(model, batch)):
             for pooling in POOLINGS:
                 chosen, rejected = pool(states, batch["attention_mask"], pooling)

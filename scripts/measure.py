@@ -166,7 +166,7 @@ def measure_gradients(
         trunk = open_cache(
             model, settings.top_layers, rows_of(pairs), folder, share=settings.share_prefix
         )
-    model.float()
+    model.float().to(_device())
     model.compute_dtype = torch.float32
     projection = Projection(PROJECTED)
     collator = PairCollator(int(tokenizer.pad_token_id), trunk, share=settings.share_prefix)
@@ -178,6 +178,10 @@ def measure_gradients(
         frame.assign(weight=weight.numpy()),
         angles.assign(error=projection.error(trained_numbers(model))),
     )
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def trained_numbers(model: RewardModel) -> int:
@@ -202,6 +206,7 @@ def measure_layers(cfg: DictConfig, run: Run, rows: Sequence[EvaluationRow]) -> 
     settings = check(cfg)
     model, tokenizer = load_reward_model(run.checkpoint, DTYPES[settings.compute_dtype])
     pairs = token_pairs(tokenizer, rows, settings)
+    model.to(_device())
     return layer_distances(model, pairs, int(tokenizer.pad_token_id))
 
 

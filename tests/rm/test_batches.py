@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import pytest
+import torch
 
 from rm.batches import (
     PairCollator,
@@ -93,6 +94,18 @@ def test_shared_batches_hold_the_rows_in_the_same_order() -> None:
     assert set(batch) == {"shared", "margin", "pair_id"} and set(model_inputs(batch)) == {"shared"}
     assert shared.input_ids.tolist() == [[5, 6, 7, 8, 9]]
     assert shared.input_ids[0, shared.last].tolist() == [6, 8, 7, 9]
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_model_inputs_move_to_a_device(share: bool) -> None:
+    batch = PairCollator(pad_id=0, share=share)([TokenPair("a", (5, 6), (5, 7), 0.5)])
+    inputs = model_inputs(batch, torch.device("meta"))
+    if share:
+        shared = inputs["shared"]
+        moved = [shared.input_ids, shared.position_ids, shared.last, shared.plan.last]
+    else:
+        moved = [inputs["input_ids"], inputs["attention_mask"]]
+    assert all(value.device.type == "meta" for value in moved)
 
 
 def test_rows_of_lists_both_sides() -> None:
