@@ -203,7 +203,7 @@ def our_step(
     )
 
     def batches() -> list[Any]:
-        collated = iter([collator(part) for part in stream])
+        collated = iter([collator(stream[number]) for number in range(len(stream))])
         return trainer.get_batch_samples(collated, len(stream), torch.device("cpu"))[0]
 
     return stepper(trainer, batches, trainer.finish_step)

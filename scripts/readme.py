@@ -46,10 +46,11 @@ def verdicts(data: Path) -> str:
         f"{' '.join(filter(None, (row['number'], row['interval'])))} ({row['says']})"
         for row in tested
     ]
+    missing = len(rows) - len(tested)
     head = (
         "The paper's claims and our controls at this scale, by the rules of `conf/claims.yaml` "
-        "(95 % intervals, not adjusted for their number; "
-        f"{len(rows) - len(tested)} further claims were not run):"
+        "(95 % intervals, not adjusted for their number"
+        f"{f'; {missing} further claims were not run' if missing else ''}):"
     )
     return "\n".join([head, "", *lines])
 
