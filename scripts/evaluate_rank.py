@@ -24,3 +24,4 @@ def main(output: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    ranks.leave()

@@ -30,3 +30,4 @@ def main(run_dir: str, settings: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    ranks.leave()

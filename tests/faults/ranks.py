@@ -117,7 +117,9 @@ def _finishes(folder: Path, expected: dict[str, bytes], deepspeed: str) -> bool:
     process = _start(folder, deepspeed)
     _, errors = process.communicate()
     if process.returncode:
-        print(f"{folder}: resumed with status {process.returncode}: {errors[-1500:]}")
+        print(f"{folder}: resumed with status {process.returncode}: {errors[-5000:]}")
+        for path in sorted((folder / "run/ranks").glob("rank*")):
+            print(f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}")
         return False
     found = TRAINING.outcome(folder)
     wrong = [name for name in {*expected, *found} if expected.get(name) != found.get(name)]

@@ -10,12 +10,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from scripts.config import CONF
 from scripts.ranks import lifeline
 
 RANK = """
 import time
 from pathlib import Path
+
+import pytest
 from scripts.ranks import noted
 with noted(Path(".")):
     time.sleep(600)
@@ -67,3 +71,20 @@ def test_a_lifeline_leaves_nothing(tmp_path: Path) -> None:
         (pipe,) = map(Path, line.values())
         assert pipe.is_fifo()
     assert not pipe.parent.exists()
+
+
+def test_a_rank_that_is_done_does_not_care_what_the_interpreters_end_would_do() -> None:
+    words = "import atexit, os; from scripts.ranks import leave; atexit.register(os.abort); "
+    environment = {**os.environ, "PYTHONPATH": str(CONF.parent)}
+    for last, status in (("print('done')", -signal.SIGABRT), ("print('done'); leave()", 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", words + last], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == status
+    assert done.stdout == "done\n"
+
+
+@pytest.mark.parametrize("module", ["rank", "evaluate_rank"])
+def test_every_rank_ends_by_leaving(module: str) -> None:
+    source = (CONF.parent / f"scripts/{module}.py").read_text()
+    assert source.endswith("\n    ranks.leave()\n")
