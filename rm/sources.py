@@ -380,7 +380,7 @@ def _read_parquet(path: Path) -> Rows:
             largest = max([1, *(group.total_byte_size for group in groups)])
             at_once = min(max(BATCH_BYTES // largest, 1), BATCH_ROWS)
             yield from _arrow_rows(file.iter_batches(at_once))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # column names, too
         raise InputError(f"{path}: not a readable parquet file ({one_line(error)})") from error
 
 

@@ -448,3 +448,13 @@ def test_the_readers_do_not_touch_the_recursion_limit(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"[" * 10**6 + b"\n" + LINE)
     rows = list(read_rows(tmp_path / "a.jsonl"))
     assert len(rows) == 2 and sys.getrecursionlimit() == before
+
+
+def test_a_parquet_file_with_a_damaged_column_name_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    as_parquet(path, [{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    content = path.read_bytes()
+    assert content.count(b"rejected") > 1
+    path.write_bytes(content.replace(b"rejected", b"\xeeejected"))
+    with pytest.raises(InputError, match=r"a\.parquet: not a readable parquet file"):
+        load_preferences(path)
