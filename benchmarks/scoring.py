@@ -4,7 +4,8 @@
 
 The same checkpoint in bfloat16, the same rows, 8 pairs a batch for the two peers (the official
 default), in the order of the file; our scorer with its own batches, without and with prefix
-sharing. Rewards of all ways are compared. Writes results/benchmarks/scoring.csv.
+sharing. Rewards of all ways are compared. Writes results/benchmarks/scoring.csv, and
+scoring_profile.csv: our shared scoring by operation (torch.profiler).
 """
 
 from __future__ import annotations

@@ -49,12 +49,11 @@ from benchmarks.common import (
     write,
 )
 from benchmarks.prefix import SKYWORK, SYNTHETIC, synthetic
-from rm.batches import PairCollator, PairStream, micro_batches, rows_of
+from rm.batches import PairCollator, PairStream, batch_tokens, micro_batches, rows_of
 from rm.generated import generate
 from rm.losses import bt
 from rm.models import new_reward_model, train_part
 from rm.preferences import PreferencePair, load_preferences
-from rm.prefix import share
 from rm.tokens import ChatTemplate, TokenPair, tokenize_pairs
 from rm.trainer import PairTrainer
 from rm.trunk import open_cache
@@ -79,13 +78,14 @@ class Task:
         """Tokens of both rows of every pair, without padding."""
         return sum(map(len, rows_of(self.pairs)))
 
+    def parts(self, micro_batch: int) -> list[list[int]]:
+        """The batch cut into micro-batches."""
+        count = len(self.pairs)
+        return micro_batches(self.pairs, range(count), global_batch=count, micro_batch=micro_batch)
+
     def tree_tokens(self, micro_batch: int) -> int:
         """Tokens that are left where the rows of a micro-batch share their prefixes."""
-        parts = [
-            self.pairs[start : start + micro_batch]
-            for start in range(0, len(self.pairs), micro_batch)
-        ]
-        return sum(len(share(rows_of(part))) for part in parts)
+        return int(batch_tokens(self.pairs, self.parts(micro_batch), share_prefix=True)["computed"])
 
 
 def task_of(data: str, pairs: int, shared: Path, folder: Path) -> Task:
@@ -185,10 +185,7 @@ def our_step(
     if cache is not None:
         trunk = open_cache(model, TOP_LAYERS, rows_of(task.pairs), cache, share=share_prefix)
     collator = PairCollator(int(tokenizer.pad_token_id), trunk, share=share_prefix)
-    parts = micro_batches(
-        task.pairs, range(len(task.pairs)), global_batch=len(task.pairs), micro_batch=micro_batch
-    )
-    stream = PairStream(task.pairs, parts)
+    stream = PairStream(task.pairs, task.parts(micro_batch))
     given = arguments(task.folder) | {
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": len(stream),

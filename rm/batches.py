@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -72,9 +72,9 @@ def micro_batches(
     as many micro-batches as the one that needs most, a multiple of `devices`, and its pairs are
     dealt so that the largest is as small as can be: ranks and accumulation stay in step.
     """
-    steps = [order[start : start + global_batch] for start in range(0, len(order), global_batch)]
+    steps = _slices(order, global_batch)
     if tokens is None:
-        return [list(part) for step in steps for part in _in_parts_of(step, micro_batch)]
+        return [list(part) for step in steps for part in _slices(step, micro_batch)]
     size = _tree_size if share_prefix else _padded_size
     sizes = [[size(pairs[index]) for index in step] for step in steps]
 
@@ -91,9 +91,8 @@ def micro_batches(
     return made
 
 
-def _in_parts_of(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def _slices(items: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _padded_size(pair: TokenPair) -> int:

@@ -464,3 +464,8 @@ def save_reward_model(
         tokenizer.save_pretrained(temporary)
         for name, content in (extra or {}).items():
             (temporary / name).write_text(content)
+
+
+def best_device() -> str:
+    """Name of the device to compute on: cuda where there is a GPU, else cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -170,6 +170,7 @@ class PairTrainer(Trainer):
         model.keep_mean = self.pair_distance.by_mean
         first = stream.batches[: args.gradient_accumulation_steps * args.world_size]
         self.global_batch = sum(map(len, first))
+        self._even = len(set(map(len, stream.batches))) == 1
         self.step_record: dict[str, float] = {}
         self.step_pairs: Tensor | None = None
         self._pieces: list[Tensor] = []
@@ -208,7 +209,9 @@ class PairTrainer(Trainer):
         """Facts about the pairs of all ranks, (global batch, …), in order. All must ask."""
         if self.args.world_size == 1:
             return own
-        # Micro-batches cut by tokens give ranks unlike numbers of pairs: all send a whole batch.
+        if self._even:
+            return self.accelerator.gather(own)
+        # Micro-batches cut by tokens give ranks unlike numbers of pairs: all send the most.
         counts = self.accelerator.gather(torch.tensor([len(own)], device=own.device)).tolist()
         most = max(counts)
         sent = torch.cat([own, own.new_zeros(most - len(own), *own.shape[1:])])

@@ -57,7 +57,7 @@ from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text, is_intact, write_checked
 from rm.generated import SUBSETS, GeneratedPair, generate
 from rm.generated.core import Split
-from rm.models import DTYPES
+from rm.models import DTYPES, best_device
 from rm.preferences import PreferencePair, fingerprint, write_pairs
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 from rm.untrusted import load_weights
@@ -396,9 +396,8 @@ def proxy_scores(
 
 def open_scorer(cfg: DictConfig, checkpoint: str, name: str) -> Scorer:
     """Load a reward model with the settings it was trained with, where `eval` does not override."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_scorer(
-        checkpoint, cfg.eval, Path(cfg.cache_dir), label=f"score ({name})", device=device
+        checkpoint, cfg.eval, Path(cfg.cache_dir), label=f"score ({name})", device=best_device()
     )
 
 

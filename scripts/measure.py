@@ -24,7 +24,7 @@ from rm.batches import PairCollator, rows_of
 from rm.files import atomic_write_bytes, is_intact, write_checked
 from rm.gradients import Projection, cosines, pair_gradients
 from rm.layers import layer_distances
-from rm.models import DTYPES, RewardModel, load_reward_model, train_part
+from rm.models import DTYPES, RewardModel, best_device, load_reward_model, train_part
 from rm.provenance import fingerprint_of
 from rm.tokens import ChatTemplate, TokenPair, encode_pair
 from rm.trainer import TrainingSettings
@@ -166,7 +166,7 @@ def measure_gradients(
         trunk = open_cache(
             model, settings.top_layers, rows_of(pairs), folder, share=settings.share_prefix
         )
-    model.float().to(_device())
+    model.float().to(best_device())
     model.compute_dtype = torch.float32
     projection = Projection(PROJECTED)
     collator = PairCollator(int(tokenizer.pad_token_id), trunk, share=settings.share_prefix)
@@ -178,10 +178,6 @@ def measure_gradients(
         frame.assign(weight=weight.numpy()),
         angles.assign(error=projection.error(trained_numbers(model))),
     )
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def trained_numbers(model: RewardModel) -> int:
@@ -206,7 +202,7 @@ def measure_layers(cfg: DictConfig, run: Run, rows: Sequence[EvaluationRow]) -> 
     settings = check(cfg)
     model, tokenizer = load_reward_model(run.checkpoint, DTYPES[settings.compute_dtype])
     pairs = token_pairs(tokenizer, rows, settings)
-    model.to(_device())
+    model.to(best_device())
     return layer_distances(model, pairs, int(tokenizer.pad_token_id))
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omegaconf import DictConfig
 from transformers import AutoTokenizer
 
-from rm.batches import micro_batches, rows_of, training_order
+from rm.batches import rows_of, training_order
 from rm.cost import Load
 from rm.errors import InputError
 from rm.preferences import PreferencePair, load_preferences
@@ -19,6 +19,7 @@ from rm.tokens import ChatTemplate, TokenPair, TokenReport, tokenize_pairs
 from rm.trainer import TrainingSettings
 from rm.untrusted import load
 from scripts.data import load_data
+from scripts.train import batches_of
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,7 @@ def find_lengths(
     made, report, template = tokenized(pairs, folder, settings.max_length, drop=drop)
     batch = min(settings.global_batch, len(made))
     order = training_order(made, epochs=1, global_batch=batch, seed=0)
-    batches = micro_batches(
-        made,
-        order,
-        global_batch=batch,
-        micro_batch=settings.micro_batch,
-        tokens=settings.micro_batch_tokens,
-        share_prefix=settings.share_prefix,
-    )
+    batches = batches_of(replace(settings, global_batch=batch), made, order, devices=1)
     known = {pair.pair_id: pair for pair in pairs}
     prompts = [template.prompt_length(known[pair.pair_id].prompt) for pair in made]
     return Lengths(

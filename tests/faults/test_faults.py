@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
 from tests.faults.ranks import drop_rank
 from tests.faults.workplace import Workplace
+from tests.marks import two_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two ranks need two GPUs, or none")
+@two_ranks
 @pytest.mark.parametrize("deepspeed", ["zero2", "zero3"])
 def test_a_rank_is_killed_under_zero_and_the_run_ends_with_the_same_bytes(
     place: Workplace, deepspeed: str

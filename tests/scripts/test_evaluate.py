@@ -29,6 +29,7 @@ from scripts import evaluate as command
 from scripts.config import compose_config
 from scripts.evaluate import evaluate, hydra_words
 from scripts.lock import LOCK_FILE
+from tests.marks import two_ranks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAIR = {"prompt": "Say hi.", "chosen": "Hi.", "rejected": "No.", "category": "greeting"}
@@ -261,7 +262,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_identical_file(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two ranks need two GPUs, or none")
+@two_ranks
 def test_two_ranks_give_the_scores_of_one(score: Evaluate, tmp_path: Path) -> None:
     data = many_pairs(tmp_path / "pairs.jsonl", 40)
     words = ("benchmark=pairs", f"data={data}", "eval.batch_tokens=300", "threads=1")

@@ -29,6 +29,7 @@ from scripts.config import CONF, compose_config
 from scripts.launch import GpuGroup, Hostfile, Local, Torchrun, start_ranks
 from scripts.matrix import train_config
 from scripts.train import launch_of, stale_because, train
+from tests.marks import two_ranks
 
 Train = Callable[..., Path]
 ROOT = CONF.parent
@@ -337,7 +338,7 @@ TARGETS = ("+training.lora.dropout=0.0", "+training.lora.target_modules=[q_proj,
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two ranks need two GPUs, or none")
+@two_ranks
 @pytest.mark.parametrize("model", ["tiny-gemma", "tiny-llama"])
 def test_zero3_with_offload_merges_and_plain_transformers_scores_equally(
     train_smoke: Train, model: str

@@ -17,6 +17,7 @@ from rm.errors import InputError
 from rm.models import RewardModel
 from rm.tokens import TokenPair
 from rm.trainer import SPIKE_START, PairTrainer, running_median, spike_line, step_record
+from tests.marks import two_ranks
 
 Train = Callable[..., Path]
 Change = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -166,7 +167,7 @@ def test_a_spike_is_recorded_and_named_and_changes_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two ranks need two GPUs, or none")
+@two_ranks
 def test_a_spike_on_two_ranks_names_a_pair_of_the_second(
     train_smoke: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

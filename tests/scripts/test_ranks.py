@@ -18,8 +18,6 @@ from scripts.ranks import lifeline
 RANK = """
 import time
 from pathlib import Path
-
-import pytest
 from scripts.ranks import noted
 with noted(Path(".")):
     time.sleep(600)
