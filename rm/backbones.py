@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -26,7 +27,13 @@ from transformers import (
 )
 
 from rm.errors import InputError
-from rm.files import atomic_folder, atomic_write_json, file_name, require_undamaged
+from rm.files import (
+    atomic_folder,
+    atomic_write_json,
+    file_name,
+    remove_unfinished,
+    require_undamaged,
+)
 from rm.pretraining import LanguageSettings, train_language_model
 from rm.tokens import ChatTemplate, Row
 from rm.untrusted import MODEL_FILES, check_model, load
@@ -64,12 +71,24 @@ def prepare_backbone(settings: BackboneSettings, folder: Path) -> Path:
         check_model(path)
         return path
     target = folder / file_name(settings.name, "model.name")
-    if (target / SOURCE_FILE).is_file():
-        require_undamaged(target)
+    if _is_there(target):
         return target
-    if settings.tiny is not None:
-        return _build_tiny(target, **settings.tiny)
-    return _fetch(settings, target)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{settings.name}.lock"):  # a second process waits and finds it there
+        if _is_there(target):
+            return target
+        remove_unfinished(folder, settings.name)
+        if settings.tiny is not None:
+            return _build_tiny(target, **settings.tiny)
+        return _fetch(settings, target)
+
+
+def _is_there(target: Path) -> bool:
+    """Whether the backbone was fetched or built before. Raises InputError if it is damaged now."""
+    if not (target / SOURCE_FILE).is_file():
+        return False
+    require_undamaged(target)
+    return True
 
 
 def _fetch(settings: BackboneSettings, target: Path) -> Path:

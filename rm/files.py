@@ -93,11 +93,11 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, sealed: bool = True) -> Iterator[Path]:
     """Yield an empty folder beside `path` that takes its place when the block ends without error.
 
-    It is sealed. A folder already at `path` is replaced; after an error it is left as it was.
-    Raises as `writing` does.
+    It is sealed, unless told otherwise. A folder already at `path` is replaced; after an error it
+    is left as it was. Raises as `writing` does.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         try:
             os.chmod(temporary, 0o755)
             yield temporary
-            seal(temporary)
+            if sealed:
+                seal(temporary)
             _put_in_place(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -138,9 +139,12 @@ def _flush_to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Delete what killed writers left in `folder` (not below it); no one may be writing there."""
-    for path in folder.glob(f".*{UNFINISHED}"):
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Delete what killed writers left in `folder` (not below it); no one may be writing there.
+
+    With a `name`, what they left of that file or folder alone.
+    """
+    for path in folder.glob(f".{name}.*{UNFINISHED}"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -31,6 +31,16 @@ Settings = TypeVar("Settings")
 private.protect()
 
 
+def _fast_dtype() -> str:
+    from rm.models import fast_dtype  # torch is not needed to compose anything else
+
+    return fast_dtype()
+
+
+# ${fast_dtype:} in conf/: what this machine multiplies fastest; a saved configuration has its name.
+OmegaConf.register_new_resolver("fast_dtype", _fast_dtype, replace=True)
+
+
 def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Compose conf/<name>.yaml with command-line style overrides. Raises InputError if it can't."""
     GlobalHydra.instance().clear()

@@ -32,7 +32,7 @@ from eval.tables import evaluation_tables
 from rm.capability import can_share
 from rm.errors import InputError
 from rm.files import atomic_write_bytes, atomic_write_json, atomic_write_text, changed, read_json
-from rm.models import DTYPES, RewardModel, load_reward_model
+from rm.models import DTYPES, RewardModel, emulation, load_reward_model
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 from rm.sources import local_path
 from scripts import config as configuration
@@ -250,6 +250,9 @@ def load_scorer(
     for name in ("batch_tokens", "resamples"):
         if settings[name] < 1:
             raise InputError(f"eval.{name}={settings[name]}: must be 1 or more")
+    slow = emulation(DTYPES[dtype], "eval.compute_dtype")
+    if slow:
+        print(slow, flush=True)
     model, tokenizer = load_reward_model(checkpoint, DTYPES[dtype])
     model.to(device)
     positions = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH

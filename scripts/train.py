@@ -41,11 +41,13 @@ from rm.files import (
     damage,
     is_sealed,
     read_json,
+    remove_unfinished,
 )
 from rm.likelihood import head_of
 from rm.models import (
     DTYPES,
     RewardModel,
+    emulation,
     new_reward_model,
     save_reward_model,
     set_head,
@@ -270,6 +272,9 @@ def prepare(cfg: DictConfig) -> Prepared:
     data = load_data(cfg.data)
     require_margins(data.train, cfg.loss)
     dtype = DTYPES[settings.compute_dtype]
+    slow = emulation(dtype, "training.compute_dtype")
+    if slow:
+        print(slow, flush=True)
     model, tokenizer = new_reward_model(backbone, dtype, cfg.seed)
     set_head(model, cfg.loss.get("head", "linear"), cfg.seed)
     template = ChatTemplate(tokenizer, parse_special_text=settings.parse_special_text)
@@ -432,6 +437,7 @@ def complete(run_dir: Path) -> None:
     Comes after the manifest, so a kill can come between: a finished run is completed again.
     """
     checkpoint = run_dir / "checkpoint"
+    remove_unfinished(checkpoint)  # half a card
     if checkpoint.is_dir() and not (checkpoint / "README.md").is_file():
         write_card(run_dir)
     shutil.rmtree(run_dir / "trainer", ignore_errors=True)

@@ -4,11 +4,12 @@
     python -m tests.faults.harness --short          a few of the quick kinds, for `make test`
 
 Kinds: kills (SIGKILL of training, cache, evaluation, figures and report, whole pipeline, at random
-moments and just before random changes of files), disk (full tmpfs, quota), damage (files cut short,
-bits flipped), permissions, ranks (one of two ranks killed, the command over two ranks killed), fuzz
-(damaged files for the loaders). A run has survived if it ends, after the same command again, with
-the very bytes of a run that nobody disturbed, or if it refuses in one line and does so after what
-the line says to delete is deleted.
+moments and just before random changes of files), changes (SIGKILL just before each change of a
+file of training, cache and evaluation, one run a change), disk (full tmpfs, quota), damage (files
+cut short, bits flipped), permissions, ranks (one of two ranks killed, the command over two ranks
+killed), fuzz (damaged files for the loaders). A run has survived if it ends, after the same command
+again, with the very bytes of a run that nobody disturbed, or if it refuses in one line and does so
+after what the line says to delete is deleted.
 
 Each kind's lines are written to results/benchmarks/faults.csv (fault, tried, runs, survived, seed)
 as soon as it is done, in the place of its older ones: an interrupted call goes on with --only.
@@ -40,6 +41,11 @@ def all_kills(place: Workplace, hundred: int, short: bool) -> list[Row]:
         kills.kill(place, target, round(hundred * share / 100))
         for target, share in kills.SHARES.items()
     ]
+
+
+def every_change(place: Workplace, hundred: int, short: bool) -> list[Row]:
+    """Kill just before each change of a file, whatever `hundred` is; not in short."""
+    return [] if short else [kills.kill_at_every_change(place, target) for target in kills.EVERY]
 
 
 def disk(place: Workplace, hundred: int, short: bool) -> list[Row]:
@@ -83,6 +89,7 @@ def fuzzed(place: Workplace, hundred: int, short: bool) -> list[Row]:
 # Another kind is a function of (place, hundred, short) that returns rows.
 KINDS: dict[str, Callable[[Workplace, int, bool], list[Row]]] = {
     "kills": all_kills,
+    "changes": every_change,
     "disk": disk,
     "damage": damaged,
     "permissions": permissions,

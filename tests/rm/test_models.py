@@ -21,6 +21,8 @@ from rm.errors import InputError
 from rm.files import CHECKSUMS_FILE
 from rm.models import (
     RewardModel,
+    emulation,
+    fast_dtype,
     last_real_token,
     load_reward_model,
     new_reward_model,
@@ -302,3 +304,34 @@ def test_a_head_that_is_none_is_refused_and_one_without_weights_too(
     (tmp_path / "saved" / CHECKSUMS_FILE).unlink()
     with pytest.raises(InputError, match=r"lacks weights: score\.0\.bias"):
         load_reward_model(tmp_path / "saved", torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "machine", "supported", "expected"),
+    [
+        (None, "x86_64", "avx512", "bfloat16"),
+        (None, "x86_64", "", "float32"),
+        (None, "arm64", "mkldnn", "bfloat16"),
+        (None, "aarch64", "avx512", "float32"),
+        (True, "x86_64", "", "bfloat16"),
+        (False, "x86_64", "avx512", "float32"),
+    ],
+)
+def test_bfloat16_is_chosen_where_hardware_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: bool | None,
+    machine: str,
+    supported: str,
+    expected: str,
+) -> None:
+    """`gpu`: whether it multiplies bfloat16; None: there is none."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu is not None)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: gpu)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: supported == "avx512")
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: supported == "mkldnn")
+    assert fast_dtype() == expected
+    assert emulation(torch.float32, "key") is None
+    said = emulation(torch.bfloat16, "training.compute_dtype")
+    assert (said is None) == (expected == "bfloat16")
+    assert said is None or "training.compute_dtype=float32" in said

@@ -57,6 +57,18 @@ def test_every_training_setting_is_typed_and_complete(training: str) -> None:
     assert all(getattr(settings, name) is not None for name in needed)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_cpu_profile_computes_in_what_the_machine_does_fast(
+    monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    monkeypatch.setattr("rm.models.fast_dtype", lambda: dtype)
+    assert compose_config("train", ["profile=cpu"]).training.compute_dtype == dtype
+    for profile in ("cpu", "paper", "smoke"):
+        words = [f"profile={profile}", "training.compute_dtype=bfloat16"]
+        assert compose_config("train", words).training.compute_dtype == "bfloat16"
+    assert compose_config("train", ["profile=paper"]).training.compute_dtype == "bfloat16"
+
+
 @pytest.mark.parametrize("entry", ["reproduce", "sweep", "plan"])
 @pytest.mark.parametrize("matrix", choices("matrix"))
 def test_what_a_matrix_names_is_what_is_run(entry: str, matrix: str) -> None:

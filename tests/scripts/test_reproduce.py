@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from scripts.archive import pack, unpack
 from scripts.config import CONF
 
 REPOSITORY = CONF.parent
@@ -114,6 +115,15 @@ def test_learning_rates_are_chosen_on_validation_pairs_alone(tmp_path: Path, cac
     again = reproduce(tmp_path, cache, *words)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("the checkpoint is gone") == 6
+    tables = (tmp_path / "results/tables/table1.csv").read_bytes()
+    runs, archive = tmp_path / "runs", tmp_path / "results/runs.tar.xz"
+    assert pack(runs, archive) == 7
+    runs.rename(tmp_path / "elsewhere")
+    assert unpack(archive, runs) == (7, 0)
+    unpacked = reproduce(tmp_path, cache, *words)
+    assert unpacked.returncode == 0, unpacked.stderr
+    assert unpacked.stdout.count("the checkpoint is gone") == 6
+    assert (tmp_path / "results/tables/table1.csv").read_bytes() == tables
 
 
 def test_real_benchmark_rows(shared_data: Path, tmp_path: Path, cache: Path) -> None:

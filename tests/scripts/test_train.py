@@ -221,13 +221,16 @@ def test_interrupted_run_goes_on_to_the_same_end(
         assert value.equal(weights_of(resumed)[name]), name
 
 
-def test_finished_run_is_not_repeated(
+def test_finished_run_is_not_repeated_but_completed(
     train_smoke: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = train_smoke("data.train_pairs=16")
     before = (folder / "manifest.json").read_text()
+    files = set((folder / "checkpoint").iterdir())
+    (folder / "checkpoint/README.md").rename(folder / "checkpoint/.README.md.a1.unfinished")
     train_smoke("data.train_pairs=16", run_dir=folder)
     assert (folder / "manifest.json").read_text() == before
+    assert set((folder / "checkpoint").iterdir()) == files  # the card that a kill left half
     assert "already trained" in capsys.readouterr().out
 
 
@@ -301,7 +304,7 @@ def test_weights_that_go_by_the_batch_itself_are_divided_as_one(train_smoke: Tra
     parts = train_smoke(*words, "training.micro_batch=2")
     for one, other in zip(steps_of(whole), steps_of(parts), strict=True):
         assert one["weight_mean"] == pytest.approx(1, rel=1e-5)
-        assert one["mu"] == pytest.approx(other["mu"], rel=1e-5)
+        assert one["mu"] == pytest.approx(other["mu"], rel=1e-4)  # AdamW magnifies rounding
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
     means = [step["mu"] for step in steps_of(whole)]
     assert len(set(means)) == len(means)

@@ -1,0 +1,146 @@
+"""Finished runs without their weights in one small file, to go on from on another machine.
+
+python -m scripts.archive profile=cpu action=pack      # runs/cpu → results/cpu/runs.tar.xz
+python -m scripts.archive profile=cpu action=unpack    # and back; then make reproduce… goes on
+
+A run's configuration, manifests, metrics, split, per-pair scores and measured gradients are kept.
+That is all that reproduce, sweep and status read of a run whose weights were dropped, and they
+check it as they do their own: a run of other settings, data or code is stale and made anew.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from omegaconf import DictConfig
+
+from rm.errors import InputError
+from rm.files import atomic_folder, atomic_write_bytes, remove_unfinished
+from scripts import config as configuration
+from scripts.lock import only_one
+
+PARTS = (
+    "evaluation/*",
+    *("config.yaml", "inputs.json", "manifest.json", "metrics.jsonl", "split.json"),
+    *("gradients-*", "directions-*", "layers-*"),
+)
+"""What is kept of a run, as patterns below its folder."""
+SCORED = "evaluation/manifest.json"
+"""A run without it is not finished."""
+
+
+def pack(runs_dir: Path, archive: Path) -> int:
+    """Write all finished runs below `runs_dir` to `archive`; return their number.
+
+    Runs that only the archive holds stay in it. The same runs give the same bytes.
+    """
+    with only_one(runs_dir):
+        if archive.is_file():
+            unpack_into(runs_dir, archive)
+        folders = finished(runs_dir)
+        buffer = io.BytesIO()
+        # By name first: alike files side by side compress best.
+        files = [path for folder in folders for part in PARTS for path in folder.glob(part)]
+        with tarfile.open(fileobj=buffer, mode="w:xz", preset=9) as tar:
+            for path in sorted(files, key=lambda path: (path.name, path)):
+                if path.is_file() and not path.name.startswith("."):
+                    tar.addfile(*_member(path, runs_dir))
+        atomic_write_bytes(archive, buffer.getvalue())
+    return len(folders)
+
+
+def _member(path: Path, runs_dir: Path) -> tuple[tarfile.TarInfo, io.BytesIO]:
+    """A file as the archive holds it: its path below the runs' folder, no date and no owner."""
+    content = path.read_bytes()
+    info = tarfile.TarInfo(path.relative_to(runs_dir).as_posix())
+    info.size = len(content)
+    return info, io.BytesIO(content)
+
+
+def finished(runs_dir: Path) -> list[Path]:
+    """Folders of the runs that are trained and scored, and of the untrained model's scores."""
+    folders = (path.parent.parent for path in runs_dir.rglob(SCORED))
+    return sorted(folder for folder in folders if not folder.name.startswith("."))
+
+
+def unpack(archive: Path, runs_dir: Path) -> tuple[int, int]:
+    """Put the archive's runs below `runs_dir`: how many, and how many were left as they are there.
+
+    Raises InputError if the archive is missing, damaged, or holds anything else than runs.
+    """
+    with only_one(runs_dir):
+        return unpack_into(runs_dir, archive)
+
+
+def unpack_into(runs_dir: Path, archive: Path) -> tuple[int, int]:
+    """Do what `unpack` says, in a folder that the caller holds."""
+    runs = _runs(archive)
+    new = [name for name in runs if not (runs_dir / name).exists()]
+    for name in new:
+        folder = runs_dir / name
+        remove_unfinished(folder.parent, folder.name)
+        with atomic_folder(folder, sealed=False) as temporary:
+            for part, content in runs[name].items():
+                (temporary / part).parent.mkdir(exist_ok=True)
+                (temporary / part).write_bytes(content)
+    return len(new), len(runs) - len(new)
+
+
+def _runs(archive: Path) -> dict[str, dict[str, bytes]]:
+    """Everything in an archive: folder of a run → file in it → content."""
+    if not archive.is_file():
+        raise InputError(f"no archive at {archive}: give archive=FILE, or action=pack makes it")
+    runs: dict[str, dict[str, bytes]] = {}
+    try:
+        with tarfile.open(archive, "r:xz") as tar:
+            for info in tar:
+                name, part = _split(info)
+                content = tar.extractfile(info)
+                assert content is not None  # a regular file, says _split
+                runs.setdefault(name, {})[part] = content.read()
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        raise InputError(f"{archive} is damaged ({error}): fetch it again") from error
+    unfinished = [name for name, parts in runs.items() if SCORED not in parts]
+    if unfinished:
+        raise InputError(f"{archive} is damaged ({unfinished[0]} lacks {SCORED}): fetch it again")
+    return runs
+
+
+def _split(info: tarfile.TarInfo) -> tuple[str, str]:
+    """A member's run folder and its name below it. Raises InputError for anything else."""
+    path = PurePosixPath(info.name)
+    plain = info.isreg() and not path.is_absolute() and ".." not in path.parts
+    for part in PARTS if plain else ():
+        depth = len(PurePosixPath(part).parts)
+        if len(path.parts) > depth and path.match(part):
+            folder, inside = path.parts[:-depth], path.parts[-depth:]
+            return "/".join(folder), "/".join(inside)
+    raise InputError(f"{info.name!r} in an archive of runs: not a file of a run")
+
+
+def lines(cfg: DictConfig) -> Iterator[str]:
+    """Do what the configuration asks for and say what was done."""
+    runs_dir, archive = Path(cfg.runs_dir), Path(cfg.archive)
+    if cfg.action == "pack":
+        number = pack(runs_dir, archive)
+        yield f"{archive}: {number} runs, {archive.stat().st_size / 1e6:.1f} MB"
+    elif cfg.action == "unpack":
+        new, there = unpack(archive, runs_dir)
+        yield f"{runs_dir}: {new} runs unpacked, {there} were there and left as they are"
+    else:
+        raise InputError(f"action={cfg.action}: choose pack or unpack")
+
+
+@configuration.main("archive")
+def main(cfg: DictConfig) -> None:
+    """Pack or unpack."""
+    for line in lines(cfg):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()

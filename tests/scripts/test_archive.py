@@ -1,0 +1,125 @@
+"""Runs in one file and out of it again."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from rm.errors import InputError
+from scripts.archive import finished, lines, pack, unpack
+from scripts.config import compose_config
+
+FILES = {
+    "train/bt-seed0/manifest.json": "{}",
+    "train/bt-seed0/metrics.jsonl": "{}\n",
+    "train/bt-seed0/gradients-ab.parquet": "numbers",
+    "train/bt-seed0/evaluation/manifest.json": "{}",
+    "train/bt-seed0/evaluation/scores.parquet": "scores",
+    "sweep/beta=0.5/normbt-seed1/evaluation/manifest.json": "{}",
+}
+LEFT = {
+    "train/bt-seed0/checkpoint/model.safetensors": "weights",
+    "train/bt-seed0/trainer/state": "optimiser",
+    "train/bt-seed0/evaluation/.lock": "",
+    "train/bt-seed1/manifest.json": "trained, not scored",
+    "data/test.jsonl": "pairs",
+    ".lock": "",
+}
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+def content_of(folder: Path) -> dict[str, str]:
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in paths}
+
+
+def test_finished_runs_come_out_as_they_went_in_without_weights(tmp_path: Path) -> None:
+    runs, archive = write(tmp_path / "runs", FILES | LEFT), tmp_path / "results/runs.tar.xz"
+    assert pack(runs, archive) == 2
+    assert unpack(archive, tmp_path / "other") == (2, 0)
+    assert content_of(tmp_path / "other") == FILES
+    assert unpack(archive, tmp_path / "other") == (0, 2)
+    whole = archive.read_bytes()
+    (runs / "train/bt-seed0/metrics.jsonl").touch()
+    assert pack(runs, archive) == 2 and archive.read_bytes() == whole
+
+
+def test_packing_adds_to_an_archive_and_what_is_there_is_left(tmp_path: Path) -> None:
+    archive = tmp_path / "runs.tar.xz"
+    pack(write(tmp_path / "one", FILES), archive)
+    other = write(
+        tmp_path / "two",
+        {
+            "train/bt-seed0/evaluation/manifest.json": "newer",
+            "train/mlp-seed0/evaluation/manifest.json": "{}",
+            "train/.bt-seed1.x.unfinished/evaluation/manifest.json": "half",
+        },
+    )
+    assert pack(other, archive) == 3
+    unpack(archive, tmp_path / "three")
+    assert len(finished(tmp_path / "three")) == 3
+    made = content_of(tmp_path / "three")
+    assert made["train/bt-seed0/evaluation/manifest.json"] == "newer"
+    assert "train/bt-seed0/metrics.jsonl" not in made
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../outside/evaluation/manifest.json",
+        "/outside/evaluation/manifest.json",
+        "train/bt-seed0/checkpoint/model.py",
+        "manifest.json",
+    ],
+)
+def test_an_archive_holds_files_of_runs_alone(tmp_path: Path, name: str) -> None:
+    with tarfile.open(tmp_path / "a.tar.xz", "w:xz") as tar:
+        tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(InputError, match="not a file of a run"):
+        unpack(tmp_path / "a.tar.xz", tmp_path / "runs")
+    assert content_of(tmp_path / "runs") == {}
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    link = tarfile.TarInfo("train/bt-seed0/evaluation/manifest.json")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open(tmp_path / "a.tar.xz", "w:xz") as tar:
+        tar.addfile(link)
+    with pytest.raises(InputError, match="not a file of a run"):
+        unpack(tmp_path / "a.tar.xz", tmp_path / "runs")
+
+
+def test_damaged_and_missing_archives_are_named(tmp_path: Path) -> None:
+    archive = tmp_path / "a.tar.xz"
+    with pytest.raises(InputError, match="action=pack makes it"):
+        unpack(archive, tmp_path / "other")
+    pack(write(tmp_path / "runs", FILES), archive)
+    whole = archive.read_bytes()
+    for broken in (whole[: len(whole) // 2], b"no archive", b""):
+        archive.write_bytes(broken)
+        with pytest.raises(InputError, match="is damaged"):
+            unpack(archive, tmp_path / "other")
+    with tarfile.open(archive, "w:xz") as tar:
+        tar.addfile(tarfile.TarInfo("train/bt-seed0/manifest.json"), io.BytesIO())
+    with pytest.raises(InputError, match="bt-seed0 lacks evaluation/manifest"):
+        unpack(archive, tmp_path / "other")
+
+
+def test_the_command_says_what_it_did(tmp_path: Path) -> None:
+    write(tmp_path / "runs", FILES)
+    words = ["profile=smoke", f"runs_dir={tmp_path}/runs", f"results_dir={tmp_path}/results"]
+    pack_config = compose_config("archive", [*words, "action=pack"])
+    assert list(lines(pack_config)) == [f"{tmp_path}/results/runs.tar.xz: 2 runs, 0.0 MB"]
+    (said,) = lines(compose_config("archive", [*words, "action=unpack"]))
+    assert said.endswith("0 runs unpacked, 2 were there and left as they are")
+    with pytest.raises(InputError, match="choose pack or unpack"):
+        list(lines(compose_config("archive", [*words, "action=zip"])))
