@@ -179,25 +179,16 @@ def benchmark_name(cfg: DictConfig) -> str:
     return f"{path.name} ({file_fingerprint(path)})" if path.is_file() else path.name
 
 
-def without_folders(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration for others to read: files by name, no folders."""
-    kept = {k: v for k, v in config.items() if k not in ("run_dir", "cache_dir")}
-    data = {
-        k: Path(v).name if k in ("train", "validation") and isinstance(v, str) else v
-        for k, v in kept["data"].items()
-    }
-    return {**kept, "data": data}
-
-
-def without_sources(report: dict[str, Any]) -> dict[str, Any]:
-    """What loading reported, with a file's name where it has a path."""
+def for_others(facts: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration or report as others may read it: files by name, no folders."""
     return {
-        key: without_sources(value)
+        key: for_others(value)
         if isinstance(value, dict)
         else Path(value).name
-        if key == "source" and isinstance(value, str)
+        if key in ("train", "validation", "source", "path") and isinstance(value, str)
         else value
-        for key, value in report.items()
+        for key, value in facts.items()
+        if key not in ("run_dir", "cache_dir")
     }
 
 
@@ -208,10 +199,7 @@ def write_manifest(
     records = []
     for run in runs:
         made = json.loads((run.folder / "manifest.json").read_text())
-        shown = {
-            "config": without_folders(made["config"]),
-            "data": without_sources(made["data"]),
-        }
+        shown = {key: for_others(made[key]) for key in ("config", "data")}
         records.append({"method": run.method, **made, **shown})
     atomic_write_json(
         results / "manifest.json",

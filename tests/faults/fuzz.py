@@ -238,12 +238,15 @@ def batch(folder: Path, seeds: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def fuzz(minutes: float, seed: int, keep: Path) -> tuple[Counter[str], list[tuple[str, str]]]:
-    """Try inputs until the time is over; return how they ended, and seed and trace of failures."""
+    """Try inputs until the time is over, a batch at least; return their ends and the failures.
+
+    A failure is its seed and its trace.
+    """
     ends: Counter[str] = Counter()
     failures: list[tuple[str, str]] = []
     until, number = time.monotonic() + 60 * minutes, 0
     with tempfile.TemporaryDirectory() as name:
-        while time.monotonic() < until:
+        while number == 0 or time.monotonic() < until:
             seeds = [f"{seed}/{number + i}" for i in range(BATCH)]
             number += BATCH
             for one, end in batch(Path(name), seeds):

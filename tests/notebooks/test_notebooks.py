@@ -23,7 +23,10 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, results: Path | None = None)
         monkeypatch.setenv("NORMBT_RESULTS", str(results))
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     client = nbclient.NotebookClient(
-        notebook, timeout=120, resources={"metadata": {"path": str(NOTEBOOKS)}}
+        notebook,
+        timeout=120,
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+        coalesce_streams=True,  # what a cell prints may come in any number of pieces
     )
     client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

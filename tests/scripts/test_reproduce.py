@@ -14,6 +14,7 @@ import pytest
 
 from scripts.archive import pack, unpack
 from scripts.config import CONF
+from scripts.reproduce import for_others
 
 REPOSITORY = CONF.parent
 
@@ -69,6 +70,14 @@ def test_manifest_names_every_run_with_its_data_and_code(done: Path) -> None:
     assert len({run["data_fingerprint"] for run in manifest["runs"]}) == 1
     assert {"packages", "code", "cpus"} <= set(manifest["environment"])
     assert str(done) not in json.dumps(manifest)
+
+
+def test_others_see_files_by_name_and_no_folders() -> None:
+    config = {"seed": 1, "run_dir": "/home/me/run", "cache_dir": "/home/me/cache"}
+    data = {"train": "/home/me/pairs.jsonl", "validation": None, "limit": 3}
+    seen = for_others({**config, "data": data, "model": {"path": "/home/me/gemma"}})
+    data = {"train": "pairs.jsonl", "validation": None, "limit": 3}
+    assert seen == {"seed": 1, "data": data, "model": {"path": "gemma"}}
 
 
 def test_paired_runs_see_the_same_order_and_head(done: Path) -> None:
