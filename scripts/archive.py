@@ -36,12 +36,15 @@ SCORED = "evaluation/manifest.json"
 def pack(runs_dir: Path, archive: Path) -> int:
     """Write all finished runs below `runs_dir` to `archive`; return their number.
 
-    Runs that only the archive holds stay in it. The same runs give the same bytes.
+    Runs that only the archive holds stay in it. The same runs give the same bytes. Raises
+    InputError if there are none.
     """
     with only_one(runs_dir):
         if archive.is_file():
             unpack_into(runs_dir, archive)
         folders = finished(runs_dir)
+        if not folders:
+            raise InputError(f"{runs_dir} holds no finished run: nothing to pack")
         buffer = io.BytesIO()
         # By name first: alike files side by side compress best.
         files = [path for folder in folders for part in PARTS for path in folder.glob(part)]

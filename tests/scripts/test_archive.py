@@ -98,6 +98,12 @@ def test_links_are_refused(tmp_path: Path) -> None:
         unpack(tmp_path / "a.tar.xz", tmp_path / "runs")
 
 
+def test_nothing_is_packed_where_no_run_is_finished(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no finished run"):
+        pack(write(tmp_path / "runs", LEFT), tmp_path / "runs.tar.xz")
+    assert not (tmp_path / "runs.tar.xz").exists()
+
+
 def test_damaged_and_missing_archives_are_named(tmp_path: Path) -> None:
     archive = tmp_path / "a.tar.xz"
     with pytest.raises(InputError, match="action=pack makes it"):
