@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
 import json
 import os
@@ -17,7 +18,9 @@ import hydra
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -101,10 +104,24 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to us
             app = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
+            failed: list[Exception] = []
+
+            @functools.wraps(function)
+            def job(cfg: DictConfig) -> Any:
+                try:
+                    return function(cfg)
+                except Exception as error:
+                    # Hydra would print a line of its own; in a multirun that says which job it was.
+                    if HydraConfig.get().mode == RunMode.MULTIRUN:
+                        raise
+                    failed.append(error)
+
             try:
                 private.check_words(sys.argv[1:])
                 _check_sweeper(name)
-                app(function)()
+                app(job)()
+                if failed:
+                    raise failed[0]
             except Exception as error:
                 _end(error, name)
             except KeyboardInterrupt:

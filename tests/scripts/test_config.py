@@ -160,6 +160,7 @@ def test_user_errors_exit_with_two_and_one_line(
     assert run(module, *rest) == 2
     errors = capsys.readouterr().err
     assert errors.strip().splitlines()[-1].startswith("error: ") and "Traceback" not in errors
+    assert "Error executing job" not in errors
 
 
 def test_debug_shows_the_traceback(
@@ -174,6 +175,15 @@ def test_the_command_itself_exits_with_two() -> None:
     command = [sys.executable, "-m", "scripts.train", "loss=nonsense"]
     result = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.count("\n") == 1
+
+
+def test_a_sweep_names_the_job_that_failed(
+    tmp_path: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("-m", "profile=smoke", "seed=1,-1", "model.path=/nowhere", f"run_dir={tmp_path}")
+    assert run("train", *words, f"hydra.sweep.dir={tmp_path}/sweep") == 2
+    first, *_, last = capsys.readouterr().err.strip().splitlines()
+    assert "'seed=1'" in first and last.startswith("error: model.path=/nowhere")
 
 
 def test_a_sweep_runs_every_combination(
