@@ -44,8 +44,10 @@ def all_kills(place: Workplace, hundred: int, short: bool) -> list[Row]:
 
 
 def every_change(place: Workplace, hundred: int, short: bool) -> list[Row]:
-    """Kill just before each change of a file, whatever `hundred` is; not in short."""
-    return [] if short else [kills.kill_at_every_change(place, target) for target in kills.EVERY]
+    """Kill just before each change of a file, whatever `hundred` is; in short the last ones."""
+    if short:
+        return [kills.kill_at_every_change(place, kills.EVERY[0], last=6)]
+    return [kills.kill_at_every_change(place, target) for target in kills.EVERY]
 
 
 def disk(place: Workplace, hundred: int, short: bool) -> list[Row]:

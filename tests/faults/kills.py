@@ -39,10 +39,14 @@ def kill(place: Workplace, target: Target, kills: int) -> Row:
     return row
 
 
-def kill_at_every_change(place: Workplace, target: Target) -> Row:
-    """Kill one run just before its first change of a file or folder, one before its second, …"""
+def kill_at_every_change(place: Workplace, target: Target, last: int | None = None) -> Row:
+    """Kill one run just before its first change of a file or folder, one before its second, …
+
+    Or before the `last` ones alone, where what was made is put in its place.
+    """
     row = Row(f"SIGKILL before each change of a file by {target.name}", seed=place.seed)
-    for number in range(1, place.reference(target).writes + 1):
+    changes = range(1, place.reference(target).writes + 1)
+    for number in changes if last is None else changes[-last:]:
         folder = place.trial(target)
         before = commands.kill_at_write(number, folder)
         if not commands.run(target.commands(folder), place.log, before=before).killed:
