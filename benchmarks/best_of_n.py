@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import BACKBONE, RESULTS, interleave, machine, with_ratios, write
-from rm.models import DTYPES, RewardModel, lower_precision, new_reward_model
+from rm.models import DTYPES, RewardModel, fast_dtype, lower_precision, new_reward_model
 from rm.prefix import batches_by_shared_tokens, forward_shared, shared_batch
 from rm.tokens import pad
 from rm.trunk import Row
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, nargs="+", default=[128])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", default=fast_dtype(), choices=["float32", "bfloat16"])
     parser.add_argument("--output", type=Path, default=OUTPUT)
     words = parser.parse_args()
     torch.set_num_threads(words.threads)

@@ -19,9 +19,12 @@ from torch import nn
 from tqdm import tqdm
 
 from rm.files import atomic_write_text
+from rm.models import DTYPES, fast_dtype
 
 BACKBONE = Path("runs/cache/backbones/smollm2-135m-instruct")
 RESULTS = Path("results/benchmarks")
+DTYPE = DTYPES[fast_dtype()]
+"""What real models are measured in: bfloat16, or float32 where this machine emulates that."""
 Way = Callable[[], object]
 
 
@@ -67,12 +70,12 @@ def with_ratios(frame: pd.DataFrame, reference: str, by: str = "way") -> pd.Data
 
 
 def product_rate(tokens: int = 2048, seconds: float = 2.0) -> float:
-    """FLOP/s of this machine's bfloat16 matrix products of a SmolLM2 layer's shapes, median.
+    """FLOP/s of this machine's matrix products in `DTYPE`, a SmolLM2 layer's shapes, median.
 
     (tokens, 576) @ (576, 1536) and back, as the feed-forward part has them.
     """
-    up = torch.randn(576, 1536, dtype=torch.bfloat16)
-    states, down = torch.randn(tokens, 576, dtype=torch.bfloat16), up.T.contiguous()
+    up = torch.randn(576, 1536, dtype=DTYPE)
+    states, down = torch.randn(tokens, 576, dtype=DTYPE), up.T.contiguous()
     rates, end = [], time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
@@ -120,6 +123,8 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),
         "torch": torch.__version__,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "dtype": str(DTYPE).removeprefix("torch."),
     }
 
 

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import BACKBONE, RESULTS, interleave, machine, with_ratios, write
+from benchmarks.common import BACKBONE, DTYPE, RESULTS, interleave, machine, with_ratios, write
 from rm.generated import generate
 from rm.losses import bt
 from rm.models import RewardModel, RewardOutput, new_reward_model, train_part
@@ -57,11 +57,11 @@ class Bench:
 
 
 def build(part: str) -> Bench:
-    """SmolLM2-135M, bfloat16 matrix products: "top6" over a frozen trunk, or "full"."""
-    model, _ = new_reward_model(BACKBONE, torch.bfloat16, seed=0)
+    """SmolLM2-135M: "top6" over a frozen trunk, or "full"."""
+    model, _ = new_reward_model(BACKBONE, DTYPE, seed=0)
     lower = None
     if part == "top6":
-        train_part(model, "top_layers", top_layers=TOP_LAYERS, frozen_dtype=torch.bfloat16)
+        train_part(model, "top_layers", top_layers=TOP_LAYERS, frozen_dtype=DTYPE)
         lower = split_backbone(model, TOP_LAYERS)
     trained = [value for value in model.parameters() if value.requires_grad]
     return Bench(model, lower, torch.optim.AdamW(trained, lr=1e-5))
@@ -80,7 +80,7 @@ def groups_of(data: str, count: int, shared: Path, seed: int = 0) -> list[Group]
 
 def encoded(pairs: Sequence[PreferencePair]) -> list[Group]:
     """Token rows as training sees them, in a seeded order."""
-    _, tokenizer = new_reward_model(BACKBONE, torch.bfloat16, seed=0)
+    _, tokenizer = new_reward_model(BACKBONE, DTYPE, seed=0)
     made, _ = tokenize_pairs(pairs, ChatTemplate(tokenizer), MAX_LENGTH, drop=True)
     random.Random(0).shuffle(made)
     return [(pair.chosen, pair.rejected) for pair in made]
@@ -136,7 +136,7 @@ class Shared:
     def trunk(self) -> Tensor:
         """Trunk states (1, tokens, hidden)."""
         with torch.no_grad():
-            return shared_states(self.bench.model, self.bench.lower, self.batch).to(torch.bfloat16)
+            return shared_states(self.bench.model, self.bench.lower, self.batch).to(DTYPE)
 
     def forward(self) -> RewardOutput:
         """Rewards, from ids or from the trunk states."""
@@ -168,7 +168,7 @@ class Masked:
                     ends[line] = (index, start + runs[-1][1] - 1)
                 start = places.stop
         self.last = torch.tensor([ends[row] for row in sides(groups)])
-        self.mask = torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill(~seen, -torch.inf)
+        self.mask = torch.zeros(seen.shape, dtype=DTYPE).masked_fill(~seen, -torch.inf)
         self.real, self.states = sum(map(len, trees)), None
 
     def _run(self, stack: Any, inputs: dict[str, Any]) -> Tensor:
@@ -180,7 +180,7 @@ class Masked:
     def trunk(self) -> Tensor:
         """Trunk states (rows, length, hidden)."""
         with torch.no_grad():
-            return self._run(self.bench.lower, {"input_ids": self.ids}).to(torch.bfloat16)
+            return self._run(self.bench.lower, {"input_ids": self.ids}).to(DTYPE)
 
     def forward(self) -> RewardOutput:
         """Rewards, from ids or from the trunk states."""

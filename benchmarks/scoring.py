@@ -2,9 +2,9 @@
 
     python -m benchmarks.scoring [--data rewardbench generated] [--pairs 48] [--rounds 3]
 
-The same checkpoint in bfloat16, the same rows, 8 pairs a batch for the two peers (the official
-default), in the order of the file; our scorer with its own batches, without and with prefix
-sharing. Rewards of all ways are compared. Writes results/benchmarks/scoring.csv, and
+The same checkpoint in `common.DTYPE`, the same rows, 8 pairs a batch for the two peers (the
+official default), in the order of the file; our scorer with its own batches, without and with
+prefix sharing. Rewards of all ways are compared. Writes results/benchmarks/scoring.csv, and
 scoring_profile.csv: our shared scoring by operation (torch.profiler).
 """
 
@@ -25,6 +25,7 @@ from transformers import AutoModelForSequenceClassification, BatchEncoding, PreT
 
 from benchmarks.common import (
     BACKBONE,
+    DTYPE,
     RESULTS,
     interleave,
     machine,
@@ -101,9 +102,7 @@ def _pipeline_class() -> Any:
 
 
 def _plain_model(checkpoint: Path) -> Any:
-    return AutoModelForSequenceClassification.from_pretrained(
-        checkpoint, dtype=torch.bfloat16
-    ).eval()
+    return AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype=DTYPE).eval()
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -197,10 +196,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    model, tokenizer = new_reward_model(BACKBONE, torch.bfloat16, seed=0)
+    model, tokenizer = new_reward_model(BACKBONE, DTYPE, seed=0)
     checkpoint = BACKBONE.parent / "benchmark-checkpoint"
     save_reward_model(model, tokenizer, checkpoint)
-    lower_precision(model.backbone, torch.bfloat16)
+    lower_precision(model.backbone, DTYPE)
     scorer = Scorer(model, tokenizer, max_length=MAX_LENGTH, batch_tokens=BATCH_TOKENS)
     for data in given.data:
         if data == "rewardbench" and not given.shared.is_dir():

@@ -2,11 +2,11 @@
 
     python -m benchmarks.training [--what trl weight trunk profile] [--data generated …]
 
-trl     Full fine-tuning of SmolLM2-135M, 8 pairs a step, bfloat16 matrix products, float32 master
-        weights, fused AdamW, the same pairs: TRL's RewardTrainer as it comes, our trainer without
-        and with prefix sharing; `skywork` are real pairs of all lengths, and in `skywork, nothing
-        shared` every row begins differently. A step is collation, forward, backward, clipping and
-        the optimiser.
+trl     Full fine-tuning of SmolLM2-135M, 8 pairs a step, matrix products in `common.DTYPE`, float32
+        master weights, fused AdamW, the same pairs: TRL's RewardTrainer as it comes, our trainer
+        without and with prefix sharing; `skywork` are real pairs of all lengths, and in `skywork,
+        nothing shared` every row begins differently. A step is collation, forward, backward,
+        clipping and the optimiser.
 weight  The cpu profile's step (top layers over a cached trunk) with BT's and with NormBT's weight.
 trunk   The cpu profile's step with the trunk cached and shared prefixes, against one that computes
         all layers of both rows; and what it costs to fill the cache. `experiment_ratio` composes
@@ -14,8 +14,8 @@ trunk   The cpu profile's step with the trunk cached and shared prefixes, agains
 profile Our full step with nothing to share, by operation (torch.profiler).
 
 `of_product_rate`: FLOP of the matrix products that the loss needs (6 a weight and computed token,
-2 where it is frozen) a second, over the rate of plain bfloat16 products on this machine in this
-run. Writes results/benchmarks/training_*.csv.
+2 where it is frozen) a second, over the rate of plain products on this machine in this run. Writes
+results/benchmarks/training_*.csv.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from transformers import AutoTokenizer, Trainer, TrainingArguments
 
 from benchmarks.common import (
     BACKBONE,
+    DTYPE,
     RESULTS,
     Way,
     interleave,
@@ -145,14 +146,14 @@ def arguments(folder: Path) -> dict[str, Any]:
 
 
 def trl_step(task: Task) -> Way:
-    """TRL's RewardTrainer in bfloat16 mixed precision on pairs that are tokenised already."""
+    """TRL's RewardTrainer on pairs that are tokenised already."""
     from transformers import AutoModelForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 
     rows = [{"chosen_ids": [*p.chosen], "rejected_ids": [*p.rejected]} for p in task.pairs]
     config = RewardConfig(
         **arguments(task.folder),
-        bf16=True,
+        bf16=torch.bfloat16 == DTYPE,
         gradient_checkpointing=False,
         max_length=None,
         disable_dropout=False,
@@ -178,8 +179,8 @@ def our_step(
     micro_batch: int = BATCH,
 ) -> Way:
     """Our trainer: everything trained, or the top layers, over a trunk cached in `cache`."""
-    model, tokenizer = new_reward_model(BACKBONE, torch.bfloat16, seed=0)
-    frozen = torch.bfloat16 if part == "top_layers" else None
+    model, tokenizer = new_reward_model(BACKBONE, DTYPE, seed=0)
+    frozen = DTYPE if part == "top_layers" else None
     train_part(model, part, top_layers=TOP_LAYERS, frozen_dtype=frozen)  # type: ignore[arg-type]
     trunk = None
     if cache is not None:
@@ -243,7 +244,7 @@ def against_trl(task: Task, rounds: int) -> pd.DataFrame:
     found["saved"] = 1 - found.tokens / task.row_tokens
     found["pairs_per_s"] = len(task.pairs) / found.wall_s
     found["row_tokens_per_s"] = task.row_tokens / found.wall_s
-    model, _ = new_reward_model(BACKBONE, torch.bfloat16, seed=0)
+    model, _ = new_reward_model(BACKBONE, DTYPE, seed=0)
     rate = product_rate()
     work = 6 * matrix_numbers([model.backbone]) * found.tokens
     found["product_gflops"] = rate / 1e9
@@ -271,8 +272,8 @@ def trunk_reuse(task: Task, cache: Path, rounds: int) -> pd.DataFrame:
         "cached, shared": ours(share_prefix=True, cache=cache, micro_batch=MICRO_BATCH),
     }
     found = with_ratios(interleave(ways, rounds, "trunk"), "all layers, two-row")
-    model, _ = new_reward_model(BACKBONE, torch.bfloat16, seed=0)
-    train_part(model, "top_layers", top_layers=TOP_LAYERS, frozen_dtype=torch.bfloat16)
+    model, _ = new_reward_model(BACKBONE, DTYPE, seed=0)
+    train_part(model, "top_layers", top_layers=TOP_LAYERS, frozen_dtype=DTYPE)
     fills = []
     for shared in (False, True):
         with tempfile.TemporaryDirectory() as empty:
