@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from tqdm import tqdm
 
 from rm.errors import InputError, InterruptedRunError, visible
 from rm.files import storage_error
@@ -125,6 +126,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
             except Exception as error:
                 _end(error, name)
             except KeyboardInterrupt:
+                _end_progress()
                 sys.exit("interrupted: the same command goes on from the last checkpoint")
 
         return run
@@ -148,6 +150,7 @@ def _check_sweeper(name: str) -> None:
 def _end(error: Exception, name: str) -> NoReturn:
     """Exit with one line and the status that `main` promises; raise what it promises nothing of."""
     known = storage_error(error) or error
+    _end_progress()
     if "debug=true" in sys.argv:
         traceback.print_exc()
     if isinstance(known, InterruptedRunError | FloatingPointError):
@@ -158,6 +161,12 @@ def _end(error: Exception, name: str) -> NoReturn:
     message = str(known) if isinstance(known, InputError) else explain(known, name)
     print(f"error: {visible(message)}", file=sys.stderr)
     sys.exit(2)
+
+
+def _end_progress() -> None:
+    """End the line of every progress bar that an error cut off: what is said next is a line."""
+    for bar in list(tqdm._instances):  # type: ignore[attr-defined]
+        bar.close()
 
 
 def explain(error: Exception, name: str) -> str:

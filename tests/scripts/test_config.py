@@ -14,6 +14,7 @@ import torch
 import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from tqdm import tqdm
 
 from rm.backbones import BackboneSettings
 from rm.errors import InputError
@@ -161,6 +162,29 @@ def test_user_errors_exit_with_two_and_one_line(
     errors = capsys.readouterr().err
     assert errors.strip().splitlines()[-1].startswith("error: ") and "Traceback" not in errors
     assert "Error executing job" not in errors
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [(InputError("why"), 2, "error: why\n"), (KeyboardInterrupt(), 1, "")],
+)
+def test_what_ends_a_progress_bar_is_a_line_of_its_own(
+    run: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    status: int,
+    said: str,
+) -> None:
+    def work(_: object) -> None:
+        bar = tqdm(total=3, desc="step")  # kept by the traceback
+        bar.update()
+        raise error
+
+    monkeypatch.setattr("scripts.train.train", work)
+    assert run("train", "profile=smoke", "run_dir=x") == status
+    bar, end, after = capsys.readouterr().err.rpartition("\n" + said if said else "\n")
+    assert "step:" in bar and end.endswith("\n") and after == ""
 
 
 def test_debug_shows_the_traceback(
