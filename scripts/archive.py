@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import lzma
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from omegaconf import DictConfig
@@ -36,8 +35,8 @@ SCORED = "evaluation/manifest.json"
 def pack(runs_dir: Path, archive: Path) -> int:
     """Write all finished runs below `runs_dir` to `archive`; return their number.
 
-    Runs that only the archive holds stay in it. The same runs give the same bytes. Raises
-    InputError if there are none.
+    Runs that only the archive holds are unpacked first, and so stay in it. The same runs give the
+    same bytes. Raises InputError if there are none.
     """
     with only_one(runs_dir):
         if archive.is_file():
@@ -125,24 +124,22 @@ def _split(info: tarfile.TarInfo) -> tuple[str, str]:
     raise InputError(f"{info.name!r} in an archive of runs: not a file of a run")
 
 
-def lines(cfg: DictConfig) -> Iterator[str]:
-    """Do what the configuration asks for and say what was done."""
+def act(cfg: DictConfig) -> str:
+    """Do what the configuration asks for; return a line that says what was done."""
     runs_dir, archive = Path(cfg.runs_dir), Path(cfg.archive)
     if cfg.action == "pack":
         number = pack(runs_dir, archive)
-        yield f"{archive}: {number} runs, {archive.stat().st_size / 1e6:.1f} MB"
-    elif cfg.action == "unpack":
+        return f"{archive}: {number} runs, {archive.stat().st_size / 1e6:.1f} MB"
+    if cfg.action == "unpack":
         new, there = unpack(archive, runs_dir)
-        yield f"{runs_dir}: {new} runs unpacked, {there} were there and left as they are"
-    else:
-        raise InputError(f"action={cfg.action}: choose pack or unpack")
+        return f"{runs_dir}: {new} runs unpacked, {there} were there and left as they are"
+    raise InputError(f"action={cfg.action}: choose pack or unpack")
 
 
 @configuration.main("archive")
 def main(cfg: DictConfig) -> None:
     """Pack or unpack."""
-    for line in lines(cfg):
-        print(line)
+    print(act(cfg))
 
 
 if __name__ == "__main__":

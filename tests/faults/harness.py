@@ -46,7 +46,7 @@ def all_kills(place: Workplace, hundred: int, short: bool) -> list[Row]:
 def every_change(place: Workplace, hundred: int, short: bool) -> list[Row]:
     """Kill just before each change of a file, whatever `hundred` is; in short the last ones."""
     if short:
-        return [kills.kill_at_every_change(place, kills.EVERY[0], last=6)]
+        return [kills.kill_at_every_change(place, kills.TRAINING, last=6)]
     return [kills.kill_at_every_change(place, target) for target in kills.EVERY]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rm.errors import InputError
-from scripts.archive import finished, lines, pack, unpack
+from scripts.archive import act, finished, pack, unpack
 from scripts.config import compose_config
 
 FILES = {
@@ -124,8 +124,8 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     write(tmp_path / "runs", FILES)
     words = ["profile=smoke", f"runs_dir={tmp_path}/runs", f"results_dir={tmp_path}/results"]
     pack_config = compose_config("archive", [*words, "action=pack"])
-    assert list(lines(pack_config)) == [f"{tmp_path}/results/runs.tar.xz: 2 runs, 0.0 MB"]
-    (said,) = lines(compose_config("archive", [*words, "action=unpack"]))
+    assert act(pack_config) == f"{tmp_path}/results/runs.tar.xz: 2 runs, 0.0 MB"
+    said = act(compose_config("archive", [*words, "action=unpack"]))
     assert said.endswith("0 runs unpacked, 2 were there and left as they are")
     with pytest.raises(InputError, match="choose pack or unpack"):
-        list(lines(compose_config("archive", [*words, "action=zip"])))
+        act(compose_config("archive", [*words, "action=zip"]))
