@@ -2,7 +2,9 @@
 
 Trains and scores every value × method × seed of conf/sweep/<name>.yaml as scripts.reproduce would,
 and writes results/<profile>/data/sweep.csv: method, parameter, value, seed, section, accuracy
-(fraction). Rows of other parameters stay. A finished run is not repeated; its weights are dropped.
+(fraction). Rows of other parameters stay. A finished run is not repeated, and the value that the
+configuration has anyway is the run that scripts.reproduce makes. Weights that a sweep made are
+dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from eval.spreadsheet import csv_text, read_csv
 from rm.files import atomic_write_text
@@ -44,15 +46,30 @@ def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     rows: list[dict[str, Any]] = []
     for number, (value, method, seed) in enumerate(plan, start=1):
         print(f"[{number}/{len(plan)}] {cfg.sweep.key}={value}, {method}, seed {seed}", flush=True)
-        words = [*overrides, f"{cfg.sweep.key}={value}"]
-        one = train_config(cfg, words, method, seed, f"sweep/{cfg.sweep.parameter}={value}")
+        one = sweep_config(cfg, overrides, method, seed, value)
         run = Run(method, seed, Path(one.run_dir))
+        had_weights = run.checkpoint.is_dir()
         train_and_score(cfg, one, run, test)
-        shutil.rmtree(run.checkpoint, ignore_errors=True)
+        if not had_weights:
+            shutil.rmtree(run.checkpoint, ignore_errors=True)
         rows += rows_of(run, cfg.sweep.parameter, value)
     path = Path(cfg.results_dir) / "data" / "sweep.csv"
     write(pd.DataFrame(rows)[COLUMNS], path)
     return path
+
+
+def sweep_config(
+    cfg: DictConfig, overrides: Sequence[str], method: str, seed: int, value: float
+) -> DictConfig:
+    """Compose one run of the sweep, in a folder of the value, or reproduce's where it is the same.
+
+    The same: without the sweep's word the run has that value already.
+    """
+    base = train_config(cfg, overrides, method, seed, "train")
+    if OmegaConf.select(base, cfg.sweep.key) == value:
+        return base
+    words = [*overrides, f"{cfg.sweep.key}={value}"]
+    return train_config(cfg, words, method, seed, f"sweep/{cfg.sweep.parameter}={value}")
 
 
 def rows_of(run: Run, parameter: str, value: float) -> list[dict[str, Any]]:

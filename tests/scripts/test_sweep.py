@@ -8,20 +8,25 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 
 from analysis import figure11
 from scripts.config import CONF
 from scripts.matrix import train_config
 from scripts.sweep import sweep
+from scripts.train import train
 
 
 def run(folder: Path, cache: Path, *own: str) -> Path:
     words = ["profile=smoke", f"cache_dir={cache}", f"runs_dir={folder}/runs", "seeds=[0]"]
     words += [f"results_dir={folder}/results", "data.train_pairs=16", *own]
+    return sweep(composed(words), words)
+
+
+def composed(words: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("sweep", words)
-    return sweep(cfg, words)
+        return compose("sweep", words)
 
 
 def test_sweeps_fill_one_table(
@@ -33,7 +38,8 @@ def test_sweeps_fill_one_table(
     assert len(table) == (2 + 2 * 2) * 5
     assert not table.duplicated(["method", "parameter", "value", "seed", "section"]).any()
     runs = [*(tmp_path / "runs/sweep").glob("*/*/manifest.json")]
-    assert len(runs) == 6 and not [*(tmp_path / "runs/sweep").glob("*/*/checkpoint")]
+    base = [*(tmp_path / "runs/train").glob("*/manifest.json")]
+    assert len(runs) == 4 and len(base) == 2 and not [*(tmp_path / "runs").rglob("checkpoint")]
     written = path.read_bytes()
     capsys.readouterr()
     run(tmp_path, cache, "sweep=cap", "sweep.values=[1,4]")
@@ -43,11 +49,25 @@ def test_sweeps_fill_one_table(
     assert set(frame["parameter"]) == {"cap", "label_noise"}
 
 
+def test_the_value_that_the_configuration_has_is_the_matrix_s_own_run(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["profile=smoke", f"cache_dir={cache}", f"runs_dir={tmp_path}/runs"]
+    words += ["data.train_pairs=16"]
+    one = train_config(composed(words), words, "normbt", 0, "train")
+    train(one)
+    weights = Path(one.run_dir) / "checkpoint/model.safetensors"
+    written = weights.read_bytes()
+    capsys.readouterr()
+    run(tmp_path, cache, "sweep=beta", "sweep.values=[0.5,0.9]")
+    assert f"{one.run_dir}: already trained" in capsys.readouterr().out
+    assert weights.read_bytes() == written, "weights that were there stay"
+    assert [path.name for path in (tmp_path / "runs/sweep").iterdir()] == ["beta=0.5"]
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "sweep").glob("*.yaml")))
 def test_every_sweep_composes_for_every_method_and_value(name: str) -> None:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("sweep", [f"sweep={name}"])
+    cfg = composed([f"sweep={name}"])
     assert cfg.sweep.parameter == name
     for method in cfg.sweep.methods:
         for value in cfg.sweep["values"]:
