@@ -3,17 +3,19 @@
     python -m benchmarks.gpu [--backbone FOLDER] [--rounds 10]
 
 Full fine-tuning on 8 pairs of random tokens, half of each shared, bfloat16 matrix products over
-float32 master weights, fused AdamW: two-row and shared forward, with and without gradient
-checkpointing. First the shared forward's rewards are compared with the two-row forward's, in
-float32. Writes results/benchmarks/gpu.csv with the GPU's name; says so and stops where there is no
-GPU. (`--device cpu` goes through the same steps to test the script.)
+float32 master weights, fused AdamW: two-row forward, and shared with attention row by row or by
+FlexAttention in one kernel, each with and without gradient checkpointing. First the shared
+forwards' rewards are compared with the two-row forward's, in float32. Writes
+results/benchmarks/gpu.csv with the GPU's name; says so and stops where there is no GPU.
+(`--device cpu` goes through the same steps to test the script.)
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +25,7 @@ from transformers import AutoConfig
 from benchmarks.common import BACKBONE, RESULTS, interleave, machine, with_ratios, write
 from benchmarks.prefix import sides, synthetic
 from rm.batches import PairCollator, model_inputs
+from rm.capability import can_flex
 from rm.losses import bt
 from rm.models import RewardModel, new_reward_model
 from rm.tokens import Row, TokenPair
@@ -36,13 +39,39 @@ def groups_of(length: int, vocabulary: int) -> list[tuple[Row, Row]]:
     return [synthetic(0.5, length, random.Random(seed), vocabulary) for seed in range(PAIRS)]
 
 
-def difference(backbone: Path, groups: list[tuple[Row, Row]], device: str) -> float:
-    """Largest relative difference of shared and two-row rewards, float32."""
+@dataclass(frozen=True)
+class Way:
+    """A forward pass: whether rows share prefixes, and then whether they attend in one kernel."""
+
+    name: str
+    share: bool
+    flex: bool
+
+
+TWO_ROW = Way("two-row", share=False, flex=False)
+WAYS = (TWO_ROW, Way("shared", share=True, flex=False), Way("shared, flex", share=True, flex=True))
+
+
+def ways_on(backbone: Path) -> tuple[Way, ...]:
+    """The ways that this machine has; says so if FlexAttention is none of them."""
+    reason = can_flex(new_reward_model(backbone, torch.float32, seed=0)[0])
+    if reason is not None:
+        print(f"without FlexAttention: {reason}", flush=True)
+    return tuple(way for way in WAYS if reason is None or not way.flex)
+
+
+def difference(
+    backbone: Path, groups: list[tuple[Row, Row]], device: str, ways: Sequence[Way]
+) -> float:
+    """Largest relative difference of rewards from those of the first way, float32."""
     model, _ = new_reward_model(backbone, torch.float32, seed=0)
     model.to(device).eval()
-    with torch.no_grad():
-        found = [model(**inputs).rewards for inputs in both_inputs(groups, device)]
-    return ((found[0] - found[1]).abs().max() / found[0].abs().max()).item()
+    inputs, found = both_inputs(groups, device), []
+    for way in ways:
+        model.flex_attention = way.flex
+        with torch.no_grad():
+            found.append(model(**inputs[way.share]).rewards)
+    return max(((one - found[0]).abs().max() / found[0].abs().max()).item() for one in found)
 
 
 def both_inputs(groups: list[tuple[Row, Row]], device: str) -> list[dict[str, torch.Tensor]]:
@@ -55,15 +84,16 @@ def both_inputs(groups: list[tuple[Row, Row]], device: str) -> list[dict[str, to
 
 
 def step_of(
-    backbone: Path, groups: list[tuple[Row, Row]], device: str, *, share: bool, checkpointing: bool
+    backbone: Path, groups: list[tuple[Row, Row]], device: str, way: Way, *, checkpointing: bool
 ) -> Callable[[], None]:
     """One NormBT training step."""
     model, _ = new_reward_model(backbone, torch.bfloat16, seed=0)
+    model.flex_attention = way.flex
     model.to(device).train()
     if checkpointing:
         model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    inputs, weight = both_inputs(groups, device)[share], NormBT(0.9, 1e-6)
+    inputs, weight = both_inputs(groups, device)[way.share], NormBT(0.9, 1e-6)
 
     def step() -> None:
         run_step(model, optimizer, inputs, weight)
@@ -90,23 +120,25 @@ def run_step(
     optimizer.zero_grad()
 
 
-def measure(backbone: Path, length: int, device: str, rounds: int) -> pd.DataFrame:
+def measure(
+    backbone: Path, length: int, device: str, rounds: int, ways: Sequence[Way]
+) -> pd.DataFrame:
     """Time every way at one length; on a GPU also its peak memory."""
     groups = groups_of(length, AutoConfig.from_pretrained(backbone).vocab_size)
-    exact = difference(backbone, groups, device)
+    exact = difference(backbone, groups, device, ways)
     if exact > TOLERANCE:
         raise SystemExit(f"shared and two-row rewards differ by {exact:.1e} on {device}")
-    ways = {
-        f"{'shared' if share else 'two-row'}{', checkpointing' if saves else ''}": step_of(
-            backbone, groups, device, share=share, checkpointing=saves
+    steps = {
+        f"{way.name}{', checkpointing' if saves else ''}": step_of(
+            backbone, groups, device, way, checkpointing=saves
         )
-        for share in (False, True)
+        for way in ways
         for saves in (False, True)
     }
-    found = with_ratios(interleave(ways, rounds, f"length {length}", warm_up=2), "two-row")
+    found = with_ratios(interleave(steps, rounds, f"length {length}", warm_up=2), TWO_ROW.name)
     if device.startswith("cuda"):
         peaks = []
-        for step in ways.values():
+        for step in steps.values():
             torch.cuda.reset_peak_memory_stats()
             step()
             peaks.append(torch.cuda.max_memory_allocated() / 2**20)
@@ -129,8 +161,9 @@ def main() -> None:
         print("no CUDA GPU here: nothing was measured")
         return
     name = torch.cuda.get_device_name() if given.device.startswith("cuda") else "cpu"
+    ways = ways_on(given.backbone)
     for length in given.lengths:
-        found = measure(given.backbone, length, given.device, given.rounds)
+        found = measure(given.backbone, length, given.device, given.rounds, ways)
         found = found.assign(device=name, backbone=given.backbone.name, **machine())
         write(found, given.output, ["device", "backbone", "length"])
 

@@ -6,7 +6,7 @@ import inspect
 
 import torch
 
-from rm.models import RewardModel, miniature
+from rm.models import RewardModel, best_device, miniature
 from rm.prefix import KERNEL, forward_shared, no_kernel, shared_batch
 from rm.tokens import pad
 
@@ -53,3 +53,38 @@ def _refusal_by_trial(model: RewardModel) -> str | None:
     if error < 1e-4:
         return None
     return f"{type(model.backbone).__name__} gives other results for shared prefixes ({error:.1%})"
+
+
+def can_flex(model: RewardModel) -> str | None:
+    """Why shared rows cannot attend by FlexAttention here, in one line; None if they can.
+
+    Tried on the GPU, on a small model of the same architecture: hidden states and the gradients of
+    all weights must equal those of SDPA row by row.
+    """
+    if best_device() == "cpu":
+        return "torch trains with FlexAttention on CUDA GPUs alone, and there is none here"
+    if getattr(model.config, "attention_dropout", 0.0):
+        return f"FlexAttention has no dropout ({model.config.attention_dropout} in this backbone)"
+    return _flex_refusal_by_trial(model, best_device())
+
+
+def _flex_refusal_by_trial(model: RewardModel, device: str) -> str | None:
+    small = miniature(model).to(device)
+    start = tuple(range(2, 10))
+    rows = [(*start, 3, 5, 4), (*start, 7, 6, 9, 8), (2, 3), (2, 3, *start, 4), (5,)]
+    # Two shapes: from the second on, the compiler makes a kernel for lengths of any size.
+    batches = [shared_batch(rows[:count]).to(device) for count in (3, len(rows))]
+    found = []
+    for small.flex_attention in (False, True):
+        small.zero_grad()
+        try:
+            hidden = torch.cat([forward_shared(small, batch).hidden for batch in batches])
+            hidden.square().sum().backward()
+        except (RuntimeError, ImportError) as error:  # the compiler's are RuntimeErrors
+            return f"FlexAttention does not run here: {str(error).strip().splitlines()[0]}"
+        gradients = [p.grad for p in small.parameters() if p.grad is not None]
+        found.append(torch.cat([one.flatten() for one in (hidden.detach(), *gradients)]))
+    difference = torch.linalg.vector_norm(found[1] - found[0]) / torch.linalg.vector_norm(found[0])
+    if difference < 1e-3:
+        return None
+    return f"FlexAttention gives other results here ({difference.item():.1%})"

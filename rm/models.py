@@ -60,7 +60,7 @@ class RewardModel(nn.Module):
     `classifier` is a sequence-classification model with one label whose backbone is a stack of
     decoder layers (Llama, Gemma and their like). Matrix products of the backbone run in
     `compute_dtype` under autocast; the pooled hidden state, the head and everything after it stay
-    in float32.
+    in float32. `flex_attention`: shared rows attend in one kernel (`rm.flex`), not row by row.
     """
 
     def __init__(self, classifier: PreTrainedModel, compute_dtype: torch.dtype) -> None:
@@ -71,6 +71,7 @@ class RewardModel(nn.Module):
         self.compute_dtype = compute_dtype
         self.config = classifier.config
         self.keep_mean = False
+        self.flex_attention = False
         # In a list, because its layers are the backbone's own and must not be registered twice.
         self._upper: list[nn.Module] = []
 

@@ -7,7 +7,8 @@ the longest prefix that it shares with a row before. Position ids go on from the
 branch. Matrix products see each token once, and the attention kernel goes row by row, each row's
 own tokens looking at the whole row. So the hidden state at a row's last token is the one that the
 row has on its own, and no batch costs more than its rows would apart. (A 4-D mask over the sequence
-gives the same numbers, but attends to masked places too: benchmarks/prefix.py compares them.)
+gives the same numbers, but attends to masked places too: benchmarks/prefix.py compares them. On a
+GPU, `rm.flex` has one kernel that skips most of them.)
 
 Nobody reads the last layer's output anywhere else, so there only the last tokens attend and pass
 the feed-forward part.
@@ -29,6 +30,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from rm.errors import InputError
+from rm.flex import LAST_LAYER, FlexPlan, flex_plan
 from rm.tokens import Row
 
 if TYPE_CHECKING:
@@ -36,9 +38,6 @@ if TYPE_CHECKING:
 
 KERNEL = "sdpa_shared_prefix"
 """The name under which transformers knows the attention of this module."""
-
-LAST_LAYER = "reads_last_tokens_only"
-"""Marks the attention module of the last layer."""
 
 Run = tuple[int, int]
 """First place and the place behind the last one."""
@@ -77,6 +76,22 @@ class TokenTree:
         """Position ids: a token's number of ancestors."""
         ranges = (range(f, len(row)) for row, f in zip(self.rows, self.forks, strict=True))
         return list(chain.from_iterable(ranges))
+
+    @property
+    def behind(self) -> list[int]:
+        """For each token the place behind its last descendant: all from it up to there see it.
+
+        >>> TokenTree(((1, 2, 3), (1, 2, 4, 5)), (0, 2)).behind
+        [5, 5, 3, 5, 5]
+        """
+        behind = [len(self)] * len(self)
+        path: list[int] = []
+        starts = accumulate(self.fresh, initial=0)
+        for start, fresh, fork in zip(starts, self.fresh, self.forks, strict=False):
+            for place in path[fork:]:
+                behind[place] = start
+            path[fork:] = range(start, start + fresh)
+        return behind
 
     @cached_property
     def runs(self) -> list[list[Run]]:
@@ -146,7 +161,7 @@ class AttentionPlan:
     parts of the sequence, cut wherever a row begins or forks. keys: of each row, the pieces that it
     consists of. masks: of each row, which keys its queries see, bool (1, 1, queries, keys); None
     where the row is whole and plain causal attention does. last: (rows,) int64, the place of each
-    row's last token.
+    row's last token. behind: (tokens,) int64, `TokenTree.behind`.
     """
 
     queries: list[int]
@@ -154,11 +169,36 @@ class AttentionPlan:
     keys: list[list[int]]
     masks: list[Tensor | None]
     last: Tensor
+    behind: Tensor
 
     def to(self, device: torch.device | str) -> AttentionPlan:
         """The same plan with its tensors on another device."""
         masks = [None if mask is None else mask.to(device) for mask in self.masks]
-        return AttentionPlan(self.queries, self.pieces, self.keys, masks, self.last.to(device))
+        last, behind = self.last.to(device), self.behind.to(device)
+        return AttentionPlan(self.queries, self.pieces, self.keys, masks, last, behind)
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any
+    ) -> Tensor:
+        """Attention (1, tokens, heads, size) by SDPA, row by row."""
+        dtype = value.dtype
+        cpu = query.device.type == "cpu" and dtype == torch.bfloat16
+        if cpu:  # the kernel's backward pass is up to twice as fast in float32
+            query, key, value = query.float(), key.float(), value.float()
+        queries = query.split(self.queries, dim=2)
+        keys, values = key.split(self.pieces, dim=2), value.split(self.pieces, dim=2)
+        outputs = []
+        with torch.autocast("cpu", enabled=False) if cpu else contextlib.nullcontext():
+            for own, pieces, mask in zip(queries, self.keys, self.masks, strict=True):
+                row_keys = torch.cat([keys[index] for index in pieces], dim=2)
+                row_values = torch.cat([values[index] for index in pieces], dim=2)
+                skipped = own.shape[2] - 1 if getattr(module, LAST_LAYER, False) else 0
+                own, mask = (own[:, :, skipped:], None) if skipped else (own, mask)
+                output, _ = sdpa_attention_forward(
+                    module, own, row_keys, row_values, mask, **options
+                )
+                outputs.append(nn.functional.pad(output, (0, 0, 0, 0, skipped, 0)))
+        return torch.cat(outputs, dim=1).to(dtype)
 
 
 @dataclass
@@ -222,6 +262,7 @@ def attention_plan(tree: TokenTree) -> AttentionPlan:
         [[i for a, b in runs for i in range(number[a], number[b])] for runs in tree.runs],
         [_mask(size, fork) for size, fork in zip(tree.fresh, tree.forks, strict=True)],
         torch.tensor(tree.fresh).cumsum(0) - 1,
+        torch.tensor(tree.behind),
     )
 
 
@@ -239,32 +280,17 @@ def _shared_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    attention_plan: AttentionPlan | None = None,
+    attention_plan: AttentionPlan | FlexPlan | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention for transformers: SDPA row by row after a plan, and plain SDPA without one.
+    """Attention for transformers: after a plan, and plain SDPA without one.
 
     query (1, heads, tokens, size), key and value likewise -> (1, tokens, heads, size). In the last
     layer, only the last token of each row gets an output, the others zeros.
     """
     if attention_plan is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    plan, dtype = attention_plan, value.dtype
-    cpu = query.device.type == "cpu" and dtype == torch.bfloat16
-    if cpu:  # the kernel's backward pass is up to twice as fast in float32
-        query, key, value = query.float(), key.float(), value.float()
-    queries = query.split(plan.queries, dim=2)
-    keys, values = key.split(plan.pieces, dim=2), value.split(plan.pieces, dim=2)
-    outputs = []
-    with torch.autocast("cpu", enabled=False) if cpu else contextlib.nullcontext():
-        for own, pieces, mask in zip(queries, plan.keys, plan.masks, strict=True):
-            row_keys = torch.cat([keys[index] for index in pieces], dim=2)
-            row_values = torch.cat([values[index] for index in pieces], dim=2)
-            skipped = own.shape[2] - 1 if getattr(module, LAST_LAYER, False) else 0
-            own, mask = (own[:, :, skipped:], None) if skipped else (own, mask)
-            output, _ = sdpa_attention_forward(module, own, row_keys, row_values, mask, **options)
-            outputs.append(nn.functional.pad(output, (0, 0, 0, 0, skipped, 0)))
-    return torch.cat(outputs, dim=1).to(dtype), None
+    return attention_plan.attend(module, query, key, value, **options), None
 
 
 AttentionInterface.register(KERNEL, _shared_attention)
@@ -303,7 +329,7 @@ def shared_states(model: RewardModel, stack: Any, batch: SharedBatch) -> Tensor:
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
             position_ids=batch.position_ids,
             use_cache=False,
-            attention_plan=batch.plan,
+            attention_plan=flex_plan(batch.plan) if model.flex_attention else batch.plan,
         ).last_hidden_state
 
 

@@ -70,6 +70,7 @@ class TrainingSettings:
     top_layers: int
     reuse_trunk: bool
     share_prefix: bool
+    attention: str | None
     gradient_checkpointing: bool
     save_steps: int
     lora: dict[str, Any] = field(default_factory=dict)

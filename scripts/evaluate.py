@@ -39,12 +39,12 @@ from scripts import config as configuration
 from scripts import tracking
 from scripts.launch import Local, start_ranks
 from scripts.lock import only_one
-from scripts.train import MODEL_FILE, require_sharing
+from scripts.train import MODEL_FILE, check_attention, choose_attention, require_sharing
 
 DEFAULT_MAX_LENGTH = 2048
 OUTPUTS = ("scores.parquet", "summary.json", "table.md")
 # Settings that change rewards by floating point at most, so that scores need no second run.
-NEUTRAL_SETTINGS = ("padding_side",)
+NEUTRAL_SETTINGS = ("padding_side", "attention")
 # What of a checkpoint folder the scores depend on besides the weights.
 TEXT_FILES = (".json", ".jinja", ".model", ".txt")
 WEIGHT_FILES = (".safetensors", ".bin")
@@ -137,7 +137,10 @@ def _score(
     scores = benchmark.score(scorer, rows)
     summary = summarize(benchmark, scores, cfg.eval.resamples)
     write_outputs(benchmark, output, scores, summary)
-    facts = {"scoring": scoring_facts(scorer, devices), "environment": environment()}
+    facts = {
+        "scoring": scoring_facts(scorer, cfg.eval.attention, devices),
+        "environment": environment(),
+    }
     written = {name: file_fingerprint(output / name) for name in OUTPUTS}
     atomic_write_json(manifest, {**inputs, "outputs": written, **facts})
     if scorer.partial is not None:
@@ -220,7 +223,7 @@ def open_scorer(
 
     `rank` chooses the GPU and the partial file; `cpu` keeps the model off the GPUs.
     """
-    return load_scorer(
+    scorer = load_scorer(
         cfg.checkpoint,
         cfg.eval,
         Path(cfg.cache_dir),
@@ -228,6 +231,9 @@ def open_scorer(
         device=f"cuda:{rank}" if torch.cuda.is_available() and not cpu else "cpu",
         partial=PartialScores(Path(cfg.output), fingerprint_of(inputs), rank),
     )
+    if cpu:
+        scorer.model.flex_attention = False  # that is for the ranks on the GPUs
+    return scorer
 
 
 def load_scorer(
@@ -255,6 +261,9 @@ def load_scorer(
         print(slow, flush=True)
     model, tokenizer = load_reward_model(checkpoint, DTYPES[dtype])
     model.to(device)
+    share_prefix = decide_sharing(model, settings)
+    check_attention(settings.attention, share_prefix, "eval")
+    choose_attention(model, settings.attention, "eval")
     positions = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
     return Scorer(
         model,
@@ -268,7 +277,7 @@ def load_scorer(
         cache_dir=cache_dir / "trunk",
         label=label,
         padding_side=settings.padding_side,
-        share_prefix=decide_sharing(model, settings),
+        share_prefix=share_prefix,
         partial=partial,
     )
 
@@ -309,12 +318,12 @@ def decide_sharing(model: RewardModel, settings: DictConfig) -> bool:
     return reason is None
 
 
-def scoring_facts(scorer: Scorer, devices: int) -> dict[str, Any]:
+def scoring_facts(scorer: Scorer, attention: str | None, devices: int) -> dict[str, Any]:
     """What may move scores by floating point: precision, attention kernel, padding, ranks."""
     config = scorer.model.config
     return {
         "compute_dtype": str(scorer.model.compute_dtype).removeprefix("torch."),
-        "attention": getattr(config, "_attn_implementation", None),
+        "attention": attention or config._attn_implementation,
         "padding_side": scorer.padding_side,
         "max_length": scorer.max_length,
         "parse_special_text": scorer.parse_special_text,

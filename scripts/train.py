@@ -30,7 +30,7 @@ from rm.batches import (
     rows_of,
     training_order,
 )
-from rm.capability import can_share
+from rm.capability import can_flex, can_share
 from rm.collector import settled
 from rm.distances import PairDistance, Representation
 from rm.errors import InputError, InterruptedRunError
@@ -43,6 +43,7 @@ from rm.files import (
     read_json,
     remove_unfinished,
 )
+from rm.flex import FLEX
 from rm.likelihood import head_of
 from rm.models import (
     DTYPES,
@@ -247,6 +248,7 @@ def check(cfg: DictConfig) -> TrainingSettings:
         )
     if settings.reuse_trunk and "zero3" in cfg.deepspeed.name:
         raise InputError("training.reuse_trunk=true does not go with ZeRO-3: set it to false")
+    check_attention(settings.attention, settings.share_prefix, "training")
     if needs_every_token(cfg.loss) and settings.share_prefix:
         raise InputError(f"loss={cfg.loss.name} needs every token: training.share_prefix=false")
     if cfg.loss.get("text") and "zero3" in cfg.deepspeed.name:
@@ -290,6 +292,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     choose_part(model, cfg, settings)
     if settings.share_prefix:
         require_sharing(model, "training.share_prefix")
+        choose_attention(model, settings.attention, "training")
     trunk = None
     if settings.reuse_trunk:
         trunk = open_cache(
@@ -341,6 +344,22 @@ def require_sharing(model: RewardModel, key: str) -> None:
     reason = can_share(model)
     if reason is not None:
         raise InputError(f"{key}=true: {reason}; or set it to false")
+
+
+def check_attention(kernel: str | None, share_prefix: bool | None, part: str) -> None:
+    """Raise InputError for an attention kernel that is none, or without rows that share."""
+    if kernel not in (None, FLEX):
+        raise InputError(f"{part}.attention={kernel}: leave it null, or choose {FLEX}")
+    if kernel == FLEX and share_prefix is False:
+        raise InputError(f"{part}.attention={FLEX} needs {part}.share_prefix=true")
+
+
+def choose_attention(model: RewardModel, kernel: str | None, part: str) -> None:
+    """Let shared rows attend by `kernel`. Raises InputError where that is not possible."""
+    reason = can_flex(model) if kernel == FLEX else None
+    if reason is not None:
+        raise InputError(f"{part}.attention={FLEX}: {reason}; or leave it null")
+    model.flex_attention = kernel == FLEX
 
 
 def _source(backbone: Path) -> str:

@@ -164,6 +164,17 @@ def test_plan_covers_every_token_once_and_no_row_more_than_its_length() -> None:
     assert [sum(plan.pieces[i] for i in keys) for keys in plan.keys] == [len(r) for r in tree.rows]
 
 
+def test_a_token_is_seen_from_itself_to_the_end_of_its_subtree() -> None:
+    for seed in range(20):
+        draw = random.Random(seed)
+        rows = [tuple(draw.randrange(3) for _ in range(draw.randrange(1, 9))) for _ in range(6)]
+        tree = share(rows)
+        places = [[at for run in runs for at in range(*run)] for runs in tree.runs]
+        seen = {(row[j], row[i]) for row in places for i in range(len(row)) for j in range(i + 1)}
+        ends = enumerate(tree.behind)
+        assert seen == {(key, query) for key, end in ends for query in range(key, end)}
+
+
 def test_common_prefix() -> None:
     assert common_prefix((1, 2, 3), (1, 2, 4)) == 2
     assert common_prefix((1, 2), (1, 2, 4)) == 2

@@ -86,6 +86,39 @@ def many_pairs(path: Path, count: int) -> Path:
     return write_lines(path, records)
 
 
+# --- attention ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_flex_attention_gives_the_same_scores_and_the_manifest_says_so(
+    score: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = many_pairs(tmp_path / "pairs.jsonl", 12)
+    words = ("benchmark=pairs", f"data={data}")
+    score(*words)
+    monkeypatch.setattr("scripts.train.can_flex", lambda _: None)
+    other = tmp_path / "flex"
+    score(*words, "eval.attention=flex_attention", output=other)
+    one, two = (pd.read_parquet(folder / "scores.parquet") for folder in (tmp_path / "out", other))
+    rewards = [frame.reward_chosen.to_numpy() for frame in (one, two)]
+    assert rewards[0] == pytest.approx(rewards[1], rel=1e-4)
+    facts = json.loads((other / "manifest.json").read_text())["scoring"]
+    assert facts["attention"] == "flex_attention" and facts["share_prefix"]
+    score(*words, "eval.attention=flex_attention")  # no reason to score again
+
+
+def test_flex_attention_needs_a_gpu_and_shared_prefixes(score: Evaluate, tmp_path: Path) -> None:
+    words = ("benchmark=pairs", f"data={many_pairs(tmp_path / 'pairs.jsonl', 2)}")
+    own = (*words, "eval.attention=flex_attention")
+    with pytest.raises(
+        InputError, match=r"eval\.attention=flex_attention needs eval\.share_prefix"
+    ):
+        score(*own, "eval.share_prefix=false")
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="there is none here; or leave it null"):
+            score(*own)
+
+
 # --- benchmarks ---------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from rm import losses
 from rm.errors import InputError
+from rm.flex import flex_plan
 from rm.models import load_reward_model
 from rm.trainer import PairTrainer
 from scripts.config import compose_config
@@ -187,6 +188,48 @@ def test_a_backbone_that_cannot_share_is_an_error(
     monkeypatch.setattr("scripts.train.can_share", lambda _: "no sharing here")
     with pytest.raises(InputError, match=r"training\.share_prefix=true: no sharing here"):
         train_smoke("training.share_prefix=true")
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_flex_attention_gives_the_same_run(
+    reference: Path, train_smoke: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.train.can_flex", lambda _: None)
+    made = Counted(flex_plan)
+    monkeypatch.setattr("rm.prefix.flex_plan", made)
+    words = ("training.share_prefix=true", "training.attention=flex_attention")
+    assert_same_run(reference, train_smoke(*TWENTY, "training.micro_batch=8", *words), rtol=2e-4)
+    assert made.calls >= 20
+
+
+class Counted:
+    """A function that counts its calls."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.calls = function, 0
+
+    def __call__(self, *given: Any) -> Any:
+        self.calls += 1
+        return self.function(*given)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("training.attention=flash",), "training.attention=flash: leave it null, or choose flex"),
+        (("training.attention=flex_attention",), "needs training.share_prefix=true"),
+        (
+            ("training.attention=flex_attention", "training.share_prefix=true"),
+            "training.attention=flex_attention: no GPU; or leave it null",
+        ),
+    ],
+)
+def test_an_attention_that_cannot_be_is_an_error(
+    train_smoke: Train, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setattr("scripts.train.can_flex", lambda _: "no GPU")
+    with pytest.raises(InputError, match=re.escape(message)):
+        train_smoke(*words)
 
 
 def test_same_seed_same_run_and_other_seed_another(train_smoke: Train) -> None:
