@@ -107,7 +107,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     Raises InputError for what cannot work, and where another process scores into the same folder.
     """
     benchmark, output = benchmark_of(cfg.benchmark), Path(cfg.output)
-    devices = check_devices(cfg.get("devices", 1))
+    check_devices(cfg.get("devices", 1))
     set_threads(cfg)
     inputs, manifest = describe_inputs(cfg), output / "manifest.json"
     if is_finished(manifest, inputs):
@@ -118,7 +118,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             return read_json(output / "summary.json")
         print(f"{output}: {', '.join(damaged)} is damaged or missing, scored again", flush=True)
     rows = benchmark.load(cfg.data)
-    scorer = open_scorer(cfg, inputs, cpu=devices > 1)
+    scorer = open_scorer(cfg, inputs)
     with only_one(output):
         return _score(cfg, benchmark, rows, scorer, inputs)
 
@@ -133,6 +133,7 @@ def _score(
     atomic_write_text(output / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     if devices > 1:
         prepare_ranks(scorer, rows)
+        leave_the_gpu(scorer)
         launch(output, devices)
     scores = benchmark.score(scorer, rows)
     summary = summarize(benchmark, scores, cfg.eval.resamples)
@@ -149,13 +150,12 @@ def _score(
     return summary
 
 
-def check_devices(devices: int) -> int:
-    """Return the number of ranks; InputError if there cannot be so many."""
+def check_devices(devices: int) -> None:
+    """Raise InputError if there cannot be so many ranks."""
     if devices < 1:
         raise InputError(f"devices={devices}: must be 1 or more")
     if torch.cuda.is_available() and devices > torch.cuda.device_count():
         raise InputError(f"devices={devices}: this machine has {torch.cuda.device_count()} GPUs")
-    return devices
 
 
 def set_threads(cfg: DictConfig) -> None:
@@ -216,24 +216,19 @@ def _hub_revision(name: str) -> str:
     return f"{name}@{Path(found).parent.name}" if found else name
 
 
-def open_scorer(
-    cfg: DictConfig, inputs: dict[str, Any], *, rank: int = 0, cpu: bool = False
-) -> Scorer:
+def open_scorer(cfg: DictConfig, inputs: dict[str, Any], *, rank: int = 0) -> Scorer:
     """Load the checkpoint that a configuration names, ready to score its benchmark.
 
-    `rank` chooses the GPU and the partial file; `cpu` keeps the model off the GPUs.
+    `rank` chooses the GPU and the partial file.
     """
-    scorer = load_scorer(
+    return load_scorer(
         cfg.checkpoint,
         cfg.eval,
         Path(cfg.cache_dir),
         label=f"score {cfg.benchmark}" + (f", rank {rank}" if rank else ""),
-        device=f"cuda:{rank}" if torch.cuda.is_available() and not cpu else "cpu",
+        device=f"cuda:{rank}" if torch.cuda.is_available() else "cpu",
         partial=PartialScores(Path(cfg.output), fingerprint_of(inputs), rank),
     )
-    if cpu:
-        scorer.model.flex_attention = False  # that is for the ranks on the GPUs
-    return scorer
 
 
 def load_scorer(
@@ -332,6 +327,13 @@ def scoring_facts(scorer: Scorer, attention: str | None, devices: int) -> dict[s
         "share_prefix": scorer.share_prefix,
         "ranks": devices,
     }
+
+
+def leave_the_gpu(scorer: Scorer) -> None:
+    """Give the first GPU's memory to the rank that scores there; this process only gathers."""
+    scorer.model.to("cpu")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def launch(output: Path, devices: int) -> None:

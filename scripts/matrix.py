@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from eval.scoring import score_pairs
@@ -128,6 +129,7 @@ def _evaluation_config(cfg: DictConfig, run: Run, test: str) -> DictConfig:
             "benchmark": cfg.benchmark,
             "data": test,
             "output": str(run.scores),
+            "devices": max(1, min(cfg.devices, torch.cuda.device_count())),  # CPUs: one rank
             "cache_dir": cfg.cache_dir,
             "eval": cfg.eval,
             "tracking": cfg.tracking,

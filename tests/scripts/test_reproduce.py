@@ -12,8 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from scripts import matrix
 from scripts.archive import pack, unpack
-from scripts.config import CONF
+from scripts.config import CONF, compose_config
+from scripts.measure import Run
 from scripts.reproduce import for_others
 
 REPOSITORY = CONF.parent
@@ -78,6 +80,18 @@ def test_others_see_files_by_name_and_no_folders() -> None:
     seen = for_others({**config, "data": data, "model": {"path": "/home/me/gemma"}})
     data = {"train": "pairs.jsonl", "validation": None, "limit": 3}
     assert seen == {"seed": 1, "data": data, "model": {"path": "gemma"}}
+
+
+@pytest.mark.parametrize(("gpus", "ranks"), [(0, 1), (2, 2), (8, 4)])
+def test_runs_are_scored_on_the_gpus_that_they_were_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, ranks: int
+) -> None:
+    asked = []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr(matrix, "evaluate", asked.append)
+    cfg = compose_config("reproduce", ["profile=smoke", "devices=4"])
+    matrix.evaluate_run(cfg, Run("bt", 0, tmp_path), "test.jsonl")
+    assert [one.devices for one in asked] == [ranks]
 
 
 def test_paired_runs_see_the_same_order_and_head(done: Path) -> None:
