@@ -40,6 +40,7 @@ LABELS: Final = {
     "label_noise": "swapped labels among Reasoning",
     "train_pairs": "training pairs",
 }
+"""The swept parameters, in the order of their panels."""
 SHOWN: Final = {"average": "-", "reasoning": ":"}
 LOG_FROM: Final = 20.0
 """A parameter whose largest value is this many times its smallest is drawn logarithmically."""

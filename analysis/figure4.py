@@ -48,7 +48,8 @@ def collect(data: Path, base: str = "bt", ours: str = "normbt") -> pd.DataFrame:
 
     Raises InputError: the file or a method is missing, no seed is shared, or a pair lacks distance.
     """
-    path, scores = data / "scores.parquet", read_scores(data)
+    path = data / "scores.parquet"
+    scores = read_scores(path)
     first, second = of_method(scores, base, path), of_method(scores, ours, path)
     keys = [*GROUP, "seed", "pair_id"]
     both = pair_up(first, second, keys, "correct", str(path))

@@ -48,7 +48,8 @@ def collect(data: Path) -> pd.DataFrame:
     Raises InputError: scores.parquet or pairs.parquet is missing or unusable, the untrained
     backbone was not scored, or a pair has no text.
     """
-    path, scores = data / "scores.parquet", read_scores(data)
+    path = data / "scores.parquet"
+    scores = read_scores(path)
     untrained = scores[scores["method"] == "untrained"].drop_duplicates("pair_id")
     if untrained.empty:
         raise InputError(f"{path} has no rows of method untrained: evaluate it first")

@@ -24,6 +24,7 @@ from analysis import (
     table2,
     table3,
     table4,
+    table5,
 )
 from rm.errors import InputError
 from rm.files import atomic_write_json
@@ -46,6 +47,7 @@ TABLES: Final[dict[str, ModuleType]] = {
     "table2": table2,
     "table3": table3,
     "table4": table4,
+    "table5": table5,
     "best_of_n": figure5,
 }
 ABOUT: Final = {
@@ -56,6 +58,7 @@ OPTIONAL: Final = {
     "best_of_n": ("best_of_n.csv", "Best-of-N was not run in this profile"),
     "figure5": ("best_of_n.csv", "Best-of-N was not run in this profile"),
     "figure11": ("sweep.csv", "the sensitivity sweep was not run in this profile"),
+    "table5": ("sweep_scores.parquet", "the sensitivity sweep was not run in this profile"),
 }
 INDEX: Final = "index.json"
 
@@ -120,11 +123,14 @@ def draw_all(results: Path) -> list[Item]:
 
 
 def note_of(name: str, results: Path, note: str) -> str:
-    """Return the facts that stand below an item: Best-of-N has a policy and a size of its own."""
-    path = results / "data" / "best_of_n.json"
-    if name not in ("best_of_n", "figure5") or not path.is_file():
-        return note
-    return str(json.loads(path.read_text())["label"])
+    """Return the facts that stand below an item: Best-of-N and the sweeps have their own."""
+    best_of_n, sweeps = (results / "data" / f"{name}.json" for name in ("best_of_n", "sweep"))
+    if name in ("best_of_n", "figure5") and best_of_n.is_file():
+        return str(json.loads(best_of_n.read_text())["label"])
+    if name in ("figure11", "table5") and sweeps.is_file():
+        made = json.loads(sweeps.read_text()).values()
+        return "; ".join(sorted({str(one["label"]) for one in made}))
+    return note
 
 
 def read_index(results: Path) -> list[Item]:

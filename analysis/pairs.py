@@ -24,7 +24,8 @@ def collect(data: Path, a: str = "bt", b: str = "normbt", seed: int | None = Non
 
     Raises InputError: a file, method or seed is missing.
     """
-    path, scores = data / "scores.parquet", read_scores(data)
+    path = data / "scores.parquet"
+    scores = read_scores(path)
     models = [of_method(scores, method, path) for method in (a, b)]
     shared = sorted(set(models[0]["seed"]) & set(models[1]["seed"]))
     if not shared or (seed is not None and seed not in shared):

@@ -44,17 +44,25 @@ def collect(data: Path) -> pd.DataFrame:
 
     Raises InputError: the file is unusable, or nothing of a trained method is in it.
     """
-    scores = read_scores(data)
+    path = data / "scores.parquet"
+    return of_trained(read_scores(path), path)[COLUMNS]
+
+
+def of_trained(scores: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Return the rows of `scores`, read from `path`, that table 1 is about, `correct` as a number.
+
+    Raises InputError: there is none.
+    """
     trained = scores[scores["method"] != "untrained"]
     known = trained["section"].map(section_key).isin(CELLS)
     foreign = set(trained.loc[~known, "benchmark"])
     kept = trained[~trained["benchmark"].isin(foreign)]
     if kept.empty:
         raise InputError(
-            f"{data / 'scores.parquet'} has no trained method on a benchmark with the sections "
+            f"{path} has no trained method on a benchmark with the sections "
             f"{', '.join(SECTIONS)}: evaluate one first"
         )
-    return kept.assign(correct=kept["correct"].astype(float))[COLUMNS].reset_index(drop=True)
+    return kept.assign(correct=kept["correct"].astype(float)).reset_index(drop=True)
 
 
 def build(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:

@@ -57,18 +57,18 @@ def read_tidy(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return require(frame, columns, str(path))
 
 
-def read_scores(data: Path) -> pd.DataFrame:
-    """Return `data`/scores.parquet, one row a run and pair, with `correct` and `cluster` added.
+def read_scores(path: Path, keys: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the scores in `path`, one row a run and pair, with `correct` and `cluster` added.
 
     `correct` is True where the chosen response scores strictly higher: a tie is a loss. `cluster`
     names what is resampled together (the problem behind several pairs); a pair that stands alone is
-    its own cluster.
+    its own cluster. `keys`: columns that tell runs apart besides method, data and seed.
 
     Raises InputError: the file is missing, empty, lacks a column, repeats a pair within a run or
     holds a reward that is no finite number.
     """
-    path = data / "scores.parquet"
-    scores = one_row_each(read_tidy(path, SCORES), ["method", *GROUP, "seed", "pair_id"], str(path))
+    every = [*keys, "method", *GROUP, "seed", "pair_id"]
+    scores = one_row_each(read_tidy(path, [*keys, *SCORES]), every, str(path))
     check_finite(scores, ("reward_chosen", "reward_rejected"), "pair_id")
     alone = "pair:" + scores["pair_id"].astype(str)
     named = scores["cluster"].fillna("").astype(str) if "cluster" in scores else None

@@ -239,3 +239,29 @@ def _as_row(pair: PreferencePair, subset: str) -> str:
             "subset": subset,
         }
     )
+
+
+def label(cfg: DictConfig) -> str:
+    """One line for every table and figure: backbone, data, scale."""
+    kinds = {"generated": "generated preference pairs"}
+    data = kinds.get(cfg.data.kind, f"training pairs: {cfg.data.name}")
+    return f"{cfg.model.name} · {data} · benchmark: {cfg.benchmark} · profile {cfg.profile.name}"
+
+
+def run_facts(run: Run) -> dict[str, Any]:
+    """What a finished run's manifest says, as others may read it."""
+    made = json.loads((run.folder / "manifest.json").read_text())
+    return {"method": run.method, **made, **{k: for_others(made[k]) for k in ("config", "data")}}
+
+
+def for_others(facts: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration or report as others may read it: files by name, no folders."""
+    return {
+        key: for_others(value)
+        if isinstance(value, dict)
+        else Path(value).name
+        if key in ("train", "validation", "source", "path") and isinstance(value, str)
+        else value
+        for key, value in facts.items()
+        if key not in ("run_dir", "cache_dir")
+    }

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -38,7 +37,9 @@ from scripts.matrix import (
     choose_rates,
     evaluate_run,
     kept_words,
+    label,
     run_configs,
+    run_facts,
     train_and_score,
     train_config,
 )
@@ -164,13 +165,6 @@ def collect(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> None:
     measure.write_parquet(pd.concat(metrics), folder / "metrics.parquet")
 
 
-def label(cfg: DictConfig) -> str:
-    """One line for every table and figure: backbone, data, scale."""
-    kinds = {"generated": "generated preference pairs"}
-    data = kinds.get(cfg.data.kind, f"training pairs: {cfg.data.name}")
-    return f"{cfg.model.name} · {data} · benchmark: {cfg.benchmark} · profile {cfg.profile.name}"
-
-
 def benchmark_name(cfg: DictConfig) -> str:
     """What was scored: generated, hub, or a file's name and fingerprint."""
     if cfg.benchmark_data is None:
@@ -179,34 +173,16 @@ def benchmark_name(cfg: DictConfig) -> str:
     return f"{path.name} ({file_fingerprint(path)})" if path.is_file() else path.name
 
 
-def for_others(facts: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration or report as others may read it: files by name, no folders."""
-    return {
-        key: for_others(value)
-        if isinstance(value, dict)
-        else Path(value).name
-        if key in ("train", "validation", "source", "path") and isinstance(value, str)
-        else value
-        for key, value in facts.items()
-        if key not in ("run_dir", "cache_dir")
-    }
-
-
 def write_manifest(
     cfg: DictConfig, results: Path, runs: Sequence[Run], left_out: str | None, seconds: float
 ) -> None:
     """Write which runs, settings, data and code made the results."""
-    records = []
-    for run in runs:
-        made = json.loads((run.folder / "manifest.json").read_text())
-        shown = {key: for_others(made[key]) for key in ("config", "data")}
-        records.append({"method": run.method, **made, **shown})
     atomic_write_json(
         results / "manifest.json",
         {
             "profile": cfg.profile.name,
             "label": label(cfg),
-            "runs": records,
+            "runs": [run_facts(run) for run in runs],
             "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
             "benchmark": cfg.benchmark,
             "benchmark_data": benchmark_name(cfg),

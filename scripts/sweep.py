@@ -1,10 +1,11 @@
 """One parameter varied at a time: python -m scripts.sweep profile=cpu sweep=beta  (Figure 11).
 
 Trains and scores every value × method × seed of conf/sweep/<name>.yaml as scripts.reproduce would,
-and writes results/<profile>/data/sweep.csv: method, parameter, value, seed, section, accuracy
-(fraction). Rows of other parameters stay. A finished run is not repeated, and the value that the
-configuration has anyway is the run that scripts.reproduce makes. Weights that a sweep made are
-dropped.
+and writes into results/<profile>/data: sweep.csv (method, parameter, value, seed, section,
+accuracy as a fraction), sweep_scores.parquet (a row a run and pair) and sweep.json (of each
+parameter: the runs, the settings, the environment). What they hold of other parameters stays. A
+finished run is not repeated, and the value that the configuration has anyway is the run that
+scripts.reproduce makes. Weights that a sweep made are dropped.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from analysis.table5 import SWEPT
 from eval.spreadsheet import csv_text, read_csv
-from rm.files import atomic_write_text
+from rm.files import atomic_write_json, atomic_write_text, read_json
+from rm.provenance import environment
 from scripts import config as configuration
 from scripts.lock import only_one
-from scripts.matrix import benchmark_data, train_and_score, train_config
-from scripts.measure import Run
+from scripts.matrix import benchmark_data, label, run_facts, train_and_score, train_config
+from scripts.measure import Run, write_parquet
 
 COLUMNS = ["method", "parameter", "value", "seed", "section", "accuracy"]
 
@@ -44,6 +47,7 @@ def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
         for seed in cfg.seeds
     ]
     rows: list[dict[str, Any]] = []
+    scores, facts = [], []
     for number, (value, method, seed) in enumerate(plan, start=1):
         print(f"[{number}/{len(plan)}] {cfg.sweep.key}={value}, {method}, seed {seed}", flush=True)
         one = sweep_config(cfg, overrides, method, seed, value)
@@ -53,9 +57,13 @@ def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
         if not had_weights:
             shutil.rmtree(run.checkpoint, ignore_errors=True)
         rows += rows_of(run, cfg.sweep.parameter, value)
-    path = Path(cfg.results_dir) / "data" / "sweep.csv"
-    write(pd.DataFrame(rows)[COLUMNS], path)
-    return path
+        scores.append(scores_of(cfg, run, value))
+        facts.append({"value": value, **run_facts(run)})
+    folder = Path(cfg.results_dir) / "data"
+    merge(pd.DataFrame(rows)[COLUMNS], folder / "sweep.csv", COLUMNS[:-1])
+    merge(pd.concat(scores), folder / "sweep_scores.parquet", [*SWEPT, "method", "seed"])
+    note(cfg, facts, folder / "sweep.json")
+    return folder / "sweep.csv"
 
 
 def sweep_config(
@@ -80,13 +88,39 @@ def rows_of(run: Run, parameter: str, value: float) -> list[dict[str, Any]]:
     return [{**facts, "section": name, "accuracy": found} for name, found in sections.items()]
 
 
-def write(frame: pd.DataFrame, path: Path) -> None:
-    """Write the sweep's rows; those of other parameters stay."""
+def scores_of(cfg: DictConfig, run: Run, value: float) -> pd.DataFrame:
+    """A scored run's pairs, with what tells the run from others."""
+    frame = pd.read_parquet(run.scores / "scores.parquet")
+    facts = {"parameter": cfg.sweep.parameter, "value": float(value)}
+    facts |= {"method": run.method, "seed": run.seed, "backbone": cfg.model.name}
+    return frame.assign(**facts, data=cfg.data.name, benchmark=cfg.benchmark)
+
+
+def merge(frame: pd.DataFrame, path: Path, keys: list[str]) -> None:
+    """Write a table of the sweep, ordered by `keys`; rows of other parameters stay."""
+    as_csv = path.suffix == ".csv"
     if path.is_file():
-        earlier = read_csv(path)
+        earlier = read_csv(path) if as_csv else pd.read_parquet(path)
         frame = pd.concat([earlier[~earlier["parameter"].isin(frame["parameter"])], frame])
-    ordered = frame.sort_values(COLUMNS[:-1], kind="stable")
-    atomic_write_text(path, csv_text(ordered, float_format="%.6g"))
+    ordered = frame.sort_values(keys, kind="stable")
+    if as_csv:
+        atomic_write_text(path, csv_text(ordered, float_format="%.6g"))
+    else:
+        write_parquet(ordered, path)
+
+
+def note(cfg: DictConfig, runs: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write the manifest of one parameter's sweep into `path`; those of other parameters stay."""
+    parts = read_json(path) if path.is_file() else {}
+    parts[cfg.sweep.parameter] = {
+        "label": label(cfg),
+        "sweep": OmegaConf.to_container(cfg.sweep),
+        "runs": runs,
+        "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
+        "benchmark": cfg.benchmark,
+        "environment": environment(),
+    }
+    atomic_write_json(path, dict(sorted(parts.items())))
 
 
 @configuration.main("sweep")

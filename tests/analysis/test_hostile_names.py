@@ -76,6 +76,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts.assign(**dict.fromkeys(("prompt", "chosen", "rejected"), SCRIPT)).to_parquet(
         data / "pairs.parquet"
     )
+    scores = pd.read_parquet(data / "scores.parquet")
+    swept = scores[scores["method"].isin(["bt", "normbt"])]
+    swept.assign(parameter=evil("β", 0), value=0.5).to_parquet(data / "sweep_scores.parquet")
     gradients = renamed(pd.read_csv(data / "gradients.csv"), words)
     (data / "gradients.csv").write_text(csv_text(gradients))
     manifest = json.loads((ROOT / "results/cpu/manifest.json").read_text())

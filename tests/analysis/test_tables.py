@@ -84,7 +84,7 @@ def test_read_scores_counts_a_tie_as_a_loss_and_names_clusters(tmp_path: Path) -
         scores(pair_id="r", reward_rejected=2.0, cluster=""),
     ]
     pd.concat(rows).to_parquet(tmp_path / "scores.parquet")
-    found = tables.read_scores(tmp_path)
+    found = tables.read_scores(tmp_path / "scores.parquet")
     assert found["correct"].tolist() == [True, False, False]
     assert found["cluster"].tolist() == ["pair:p", "cluster:hep-1", "pair:r"]
 
@@ -98,7 +98,7 @@ def test_read_scores_refuses_repeats_and_rewards_that_are_no_numbers(
 ) -> None:
     pd.concat([scores(), second]).to_parquet(tmp_path / "scores.parquet")
     with pytest.raises(InputError, match=message):
-        tables.read_scores(tmp_path)
+        tables.read_scores(tmp_path / "scores.parquet")
 
 
 def test_pair_up_keeps_shared_seeds_and_refuses_unlike_pairs() -> None:

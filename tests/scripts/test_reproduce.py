@@ -16,7 +16,6 @@ from scripts import matrix
 from scripts.archive import pack, unpack
 from scripts.config import CONF, compose_config
 from scripts.measure import Run
-from scripts.reproduce import for_others
 
 REPOSITORY = CONF.parent
 
@@ -77,7 +76,7 @@ def test_manifest_names_every_run_with_its_data_and_code(done: Path) -> None:
 def test_others_see_files_by_name_and_no_folders() -> None:
     config = {"seed": 1, "run_dir": "/home/me/run", "cache_dir": "/home/me/cache"}
     data = {"train": "/home/me/pairs.jsonl", "validation": None, "limit": 3}
-    seen = for_others({**config, "data": data, "model": {"path": "/home/me/gemma"}})
+    seen = matrix.for_others({**config, "data": data, "model": {"path": "/home/me/gemma"}})
     data = {"train": "pairs.jsonl", "validation": None, "limit": 3}
     assert seen == {"seed": 1, "data": data, "model": {"path": "gemma"}}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -40,13 +41,40 @@ def test_sweeps_fill_one_table(
     runs = [*(tmp_path / "runs/sweep").glob("*/*/manifest.json")]
     base = [*(tmp_path / "runs/train").glob("*/manifest.json")]
     assert len(runs) == 4 and len(base) == 2 and not [*(tmp_path / "runs").rglob("checkpoint")]
-    written = path.read_bytes()
+    written = [one.read_bytes() for one in tables_of(path)]
     capsys.readouterr()
     run(tmp_path, cache, "sweep=cap", "sweep.values=[1,4]")
     assert capsys.readouterr().out.count("the checkpoint is gone") == 2
-    assert path.read_bytes() == written
+    assert [one.read_bytes() for one in tables_of(path)] == written
     frame = figure11.collect(path.parent)
     assert set(frame["parameter"]) == {"cap", "label_noise"}
+
+
+def tables_of(path: Path) -> list[Path]:
+    return [path, path.with_name("sweep_scores.parquet")]
+
+
+def test_every_pair_and_every_run_of_both_sweeps_is_noted(tmp_path: Path, cache: Path) -> None:
+    run(tmp_path, cache, "sweep=cap", "sweep.values=[1,4]")
+    path = run(tmp_path, cache, "sweep=label_noise", "sweep.values=[0.0,1.0]")
+    scores = pd.read_parquet(path.with_name("sweep_scores.parquet"))
+    runs = ["parameter", "value", "method", "seed"]
+    assert scores.groupby(runs).size().tolist() == [len(scores) / 6] * 6
+    table = pd.read_csv(path).query("section == 'average'").set_index(runs).sort_index()
+    correct = scores.assign(correct=scores["reward_chosen"] > scores["reward_rejected"])
+    sections = correct.groupby([*runs, "section"])["correct"].mean()
+    means = sections.groupby(runs).mean().to_numpy()
+    assert table["accuracy"].to_numpy() == pytest.approx(means, abs=1e-5)
+
+    noted = json.loads(path.with_name("sweep.json").read_text())
+    assert list(noted) == ["cap", "label_noise"]
+    of_noise = noted["label_noise"]["runs"]
+    assert [(one["value"], one["method"], one["seed"]) for one in of_noise] == [
+        (0.0, "bt", 0), (0.0, "normbt", 0), (1.0, "bt", 0), (1.0, "normbt", 0),
+    ]  # fmt: skip
+    assert [one["config"]["data"]["label_noise"] for one in of_noise] == [0.0, 0.0, 1.0, 1.0]
+    assert str(tmp_path) not in path.with_name("sweep.json").read_text()
+    assert noted["cap"]["label"].startswith("tiny-llama · generated")
 
 
 def test_the_value_that_the_configuration_has_is_the_matrix_s_own_run(

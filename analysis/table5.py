@@ -1,0 +1,95 @@
+"""Table 5: accuracy at each value of a swept parameter, and what NormBT adds there.
+
+Two tables: the methods; the paired differences NormBT − BT (same seeds, same pairs).
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from analysis import table1
+from analysis.figure11 import LABELS
+from analysis.style import method_label, ordered
+from analysis.tables import read_scores, write_table
+
+FILE: Final = "sweep_scores.parquet"
+SWEPT: Final = ["parameter", "value"]
+
+
+def collect(data: Path) -> pd.DataFrame:
+    """Return one row a run and pair of the sweeps, from `data`/sweep_scores.parquet.
+
+    Columns: parameter, value (a number), then those of `table1.collect`. A value's differences are
+    of its own runs, so two values are compared by their intervals alone.
+
+    Raises InputError: the file is unusable, or has no benchmark with the paper's sections.
+    """
+    path = data / FILE
+    return table1.of_trained(read_scores(path, SWEPT), path)[[*SWEPT, *table1.COLUMNS]]
+
+
+def build(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+    """Return table 5: parameter and value, then table 1's columns. Errors: as `table1.build`."""
+    return by_value(frame, lambda rows: table1.build(rows, resamples))
+
+
+def differences(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+    """Return the paired differences at each value: parameter, value, `table1.differences`.
+
+    A parameter of one method alone has none.
+    """
+    return by_value(frame, lambda rows: table1.differences(rows, resamples))
+
+
+def by_value(frame: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """Return what `make` makes of each value's rows, one below the other; values as text."""
+    made = []
+    for parameter, value, rows in values_of(frame):
+        table = make(rows)
+        table.insert(0, "parameter", parameter)
+        table.insert(1, "value", f"{value:g}")
+        made.append(table)
+    filled = [table for table in made if len(table)]
+    return pd.concat(filled or made[:1], ignore_index=True)
+
+
+def values_of(frame: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
+    """Yield every parameter and value with its rows, in figure 11's order."""
+    for parameter in ordered(frame["parameter"], tuple(LABELS)):
+        rows = frame[frame["parameter"] == parameter]
+        for value, part in rows.groupby("value", sort=True):
+            yield parameter, float(str(value)), part
+
+
+def write(data: Path, folder: Path, note: str = "") -> list[Path]:
+    """Write table5 and table5_differences into `folder` and return their paths.
+
+    Raises InputError: as `collect`, `build` and `differences`.
+    """
+    frame = collect(data)
+    words = {"parameter": parameter_label, "method": method_label}
+    return [
+        *write_table(
+            build(frame),
+            folder / "table5",
+            "Table 5. Accuracy by section at each value of a swept parameter, percent. "
+            f"{table1.INTERVAL}",
+            note,
+            labels=words,
+        ),
+        *write_table(
+            differences(frame),
+            folder / "table5_differences",
+            "Table 5, differences. NormBT minus its base loss at each value of a swept parameter, "
+            f"same seeds and pairs, percentage points. {table1.INTERVAL}",
+            note,
+            labels={**words, "minus": method_label},
+        ),
+    ]
+
+
+def parameter_label(parameter: str) -> str:
+    """Return a parameter's name as figure 11 writes it."""
+    return LABELS.get(parameter, parameter.replace("_", " "))

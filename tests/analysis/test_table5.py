@@ -1,0 +1,78 @@
+"""Table 5 from hand-made scores."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import table1, table5
+from rm.errors import InputError
+from tests.analysis.test_table1 import scores
+
+
+def swept(parameter: str, value: float, right: dict[str, dict[str, int]]) -> pd.DataFrame:
+    return scores(right).assign(parameter=parameter, value=value)
+
+
+def made() -> pd.DataFrame:
+    """Ten pairs a section; only Reasoning moves. β is swept for NormBT alone, and comes last."""
+    return pd.concat(
+        [
+            swept("label_noise", 0.4, {"bt": {"Reasoning": 5}, "normbt": {"Reasoning": 4}}),
+            swept("label_noise", 0.0, {"bt": {"Reasoning": 6}, "normbt": {"Reasoning": 9}}),
+            swept("learning_rate", 3e-5, {"normbt": {"Reasoning": 7}}),
+        ]
+    )
+
+
+def collected(folder: Path) -> pd.DataFrame:
+    made().to_parquet(folder / "sweep_scores.parquet")
+    return table5.collect(folder)
+
+
+def test_a_row_a_value_and_method_with_table_1_s_cells(tmp_path: Path) -> None:
+    frame = collected(tmp_path)
+    table = table5.build(frame, resamples=200)
+    assert table[["parameter", "value", "method", "reasoning"]].values.tolist() == [
+        ["learning_rate", "3e-05", "normbt", 70],
+        ["label_noise", "0", "bt", 60],
+        ["label_noise", "0", "normbt", 90],
+        ["label_noise", "0.4", "bt", 50],
+        ["label_noise", "0.4", "normbt", 40],
+    ]
+    one = frame[(frame["parameter"] == "label_noise") & (frame["value"] == 0.4)]
+    alone = table1.build(one, resamples=200).reset_index(drop=True)
+    pd.testing.assert_frame_equal(table.iloc[3:][alone.columns].reset_index(drop=True), alone)
+
+
+def test_differences_are_taken_within_a_value(tmp_path: Path) -> None:
+    table = table5.differences(collected(tmp_path), resamples=200)
+    assert table[["value", "method", "minus", "reasoning", "chat"]].values.tolist() == [
+        ["0", "normbt", "bt", pytest.approx(30), 0],
+        ["0.4", "normbt", "bt", pytest.approx(-10), 0],
+    ]
+    assert (table["reasoning_low"] < table["reasoning"]).all()
+
+
+def test_files_name_parameters_as_figure_11_does(tmp_path: Path) -> None:
+    collected(tmp_path)
+    paths = table5.write(tmp_path, tmp_path / "out", "tiny · made")
+    assert [path.name for path in paths] == [
+        *(f"table5.{end}" for end in ("csv", "md", "tex")),
+        *(f"table5_differences.{end}" for end in ("csv", "md", "tex")),
+    ]
+    text = paths[4].read_text()
+    assert "| swapped labels among Reasoning | 0.4 | NormBT | BT |" in text
+    assert "learning rate" not in text and "tiny · made" in text
+    assert "| learning rate | 3e-05 | NormBT |" in paths[1].read_text()
+
+
+def test_a_parameter_of_one_method_alone_has_no_differences(tmp_path: Path) -> None:
+    swept("beta", 0.5, {"normbt": {}}).to_parquet(tmp_path / "sweep_scores.parquet")
+    assert table5.differences(table5.collect(tmp_path)).empty
+
+
+def test_a_run_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+    pd.concat([made(), made()]).to_parquet(tmp_path / "sweep_scores.parquet")
+    with pytest.raises(InputError, match="more than one row for parameter, value, method"):
+        table5.collect(tmp_path)
