@@ -30,7 +30,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from rm.errors import InputError
-from rm.flex import LAST_LAYER, FlexPlan, flex_plan
+from rm.flex import FlexPlan, flex_plan
 from rm.tokens import Row
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 KERNEL = "sdpa_shared_prefix"
 """The name under which transformers knows the attention of this module."""
+
+LAST_LAYER = "reads_last_tokens_only"
+"""Marks the attention module of the last layer."""
 
 Run = tuple[int, int]
 """First place and the place behind the last one."""
@@ -180,7 +183,10 @@ class AttentionPlan:
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any
     ) -> Tensor:
-        """Attention (1, tokens, heads, size) by SDPA, row by row."""
+        """Attention (1, tokens, heads, size) by SDPA, row by row.
+
+        In the last layer only the last token of each row gets an output, the others zeros.
+        """
         dtype = value.dtype
         cpu = query.device.type == "cpu" and dtype == torch.bfloat16
         if cpu:  # the kernel's backward pass is up to twice as fast in float32
@@ -285,8 +291,7 @@ def _shared_attention(
 ) -> tuple[Tensor, None]:
     """Attention for transformers: after a plan, and plain SDPA without one.
 
-    query (1, heads, tokens, size), key and value likewise -> (1, tokens, heads, size). In the last
-    layer, only the last token of each row gets an output, the others zeros.
+    query (1, heads, tokens, size), key and value likewise -> (1, tokens, heads, size).
     """
     if attention_plan is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
