@@ -159,8 +159,21 @@ def choose_rates(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, list[st
     frame = pd.DataFrame(rows)
     best = frame.groupby("method")["accuracy"].idxmax()  # the smaller rate where two are equal
     frame["chosen"] = frame.index.isin(best)
+    for line in at_the_edge(frame):
+        print(line, flush=True)
     atomic_write_text(grid_file(cfg), csv_text(frame))
     return known_rates(cfg)
+
+
+def at_the_edge(grid: pd.DataFrame) -> list[str]:
+    """A line for every method whose chosen rate is the smallest or the largest that was tried."""
+    ends = {grid["learning_rate"].min(): "smallest", grid["learning_rate"].max(): "largest"}
+    return [
+        f"grid: {row['method']} did best at its {ends[row['learning_rate']]} learning rate, "
+        f"{row['learning_rate']:g}: better ones may lie beyond: widen grid=[…]"
+        for _, row in grid[grid["chosen"]].iterrows()
+        if len(ends) > 1 and row["learning_rate"] in ends
+    ]
 
 
 def validation_data(cfg: DictConfig, name: str) -> str:

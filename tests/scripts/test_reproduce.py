@@ -116,6 +116,20 @@ def test_second_call_trains_and_scores_nothing(done: Path, cache: Path) -> None:
     assert (done / "results/figures/figure2.svg").read_bytes() == figure
 
 
+def test_a_rate_from_the_edge_of_the_grid_is_named() -> None:
+    grid = pd.DataFrame(
+        [
+            {"method": method, "learning_rate": rate, "chosen": rate == best}
+            for method, best in (("bt", 1e-4), ("normbt", 3e-4), ("hinge", 1e-3))
+            for rate in (1e-4, 3e-4, 1e-3)
+        ]
+    )
+    bt, hinge = matrix.at_the_edge(grid)
+    assert bt.startswith("grid: bt did best at its smallest learning rate, 0.0001: better")
+    assert "hinge did best at its largest learning rate, 0.001:" in hinge
+    assert matrix.at_the_edge(grid[grid["learning_rate"] == grid["learning_rate"].max()]) == []
+
+
 def test_learning_rates_are_chosen_on_validation_pairs_alone(tmp_path: Path, cache: Path) -> None:
     words = ["methods=[bt,bsr]", "seeds=[0]", "grid=[1e-3,3e-2]", "best_of_n=false"]
     words += ["keep_checkpoints=false", "gradient_pairs=2", "training.micro_batch=4"]
@@ -125,6 +139,7 @@ def test_learning_rates_are_chosen_on_validation_pairs_alone(tmp_path: Path, cac
     assert len(grid) == 4 and (grid["pairs"] == 16).all()
     best = grid.loc[grid.groupby("method")["accuracy"].idxmax()]
     assert grid[grid["chosen"]].sort_values("method").equals(best.sort_values("method"))
+    assert result.stdout.count("widen grid=") == 2  # of two rates, each is the first or the last
     manifest = json.loads((tmp_path / "results/manifest.json").read_text())
     rates = {run["method"]: run["config"]["training"]["learning_rate"] for run in manifest["runs"]}
     assert rates == dict(zip(best["method"], best["learning_rate"], strict=True))
