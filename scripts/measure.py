@@ -30,7 +30,7 @@ from rm.tokens import ChatTemplate, TokenPair, encode_pair
 from rm.trainer import TrainingSettings
 from rm.trunk import open_cache
 from rm.weights import NormBT
-from scripts.train import check
+from scripts.train import NEUTRAL, check
 
 UNTRAINED = "untrained"
 VERSION = 3
@@ -117,10 +117,12 @@ def names_of(row: EvaluationRow) -> dict[str, str]:
 
 def inputs_of(cfg: DictConfig, run: Run, rows: Sequence[EvaluationRow]) -> list[Any]:
     """Everything that a run's measurements depend on: weights, pairs, training settings."""
+    training = OmegaConf.to_container(cfg.training, resolve=True)
+    assert isinstance(training, dict)
     return [
         json.loads((run.scores / "manifest.json").read_text())["inputs"],
         [row.pair_id for row in rows],
-        OmegaConf.to_container(cfg.training, resolve=True),
+        {k: v for k, v in training.items() if f"training.{k}" not in NEUTRAL},
     ]
 
 

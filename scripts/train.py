@@ -76,7 +76,10 @@ from scripts.launch import Launch, start_ranks
 from scripts.lock import only_one
 
 # What does not change a run's result: left out where two configurations are compared.
-NEUTRAL = ("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment", "launch")
+NEUTRAL = (
+    *("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment", "launch"),
+    "training.attention",
+)
 MODEL_FILE = "reward_model.json"
 INPUTS_FILE = "inputs.json"
 RECORDS = ("metrics.jsonl", "split.json")
@@ -209,7 +212,8 @@ def comparable(cfg: Any) -> dict[str, Any]:
     """Return the settings that change a run's result, flat: dotted key -> value."""
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
-    return _flatten({k: v for k, v in content.items() if k not in NEUTRAL})
+    flat = _flatten({k: v for k, v in content.items() if k not in NEUTRAL})
+    return {k: v for k, v in flat.items() if k not in NEUTRAL}
 
 
 def _flatten(content: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
