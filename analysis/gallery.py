@@ -27,7 +27,7 @@ from analysis import (
     table5,
 )
 from rm.errors import InputError
-from rm.files import atomic_write_json
+from rm.files import atomic_write_json, read_json
 
 FIGURES: Final[dict[str, ModuleType]] = {
     "figure1": figure1,
@@ -58,7 +58,7 @@ OPTIONAL: Final = {
     "best_of_n": ("best_of_n.csv", "Best-of-N was not run in this profile"),
     "figure5": ("best_of_n.csv", "Best-of-N was not run in this profile"),
     "figure11": ("sweep.csv", "the sensitivity sweep was not run in this profile"),
-    "table5": ("sweep_scores.parquet", "the sensitivity sweep was not run in this profile"),
+    "table5": ("sweep_scores.parquet", "there are no scores by pair of a sensitivity sweep"),
 }
 INDEX: Final = "index.json"
 
@@ -126,9 +126,9 @@ def note_of(name: str, results: Path, note: str) -> str:
     """Return the facts that stand below an item: Best-of-N and the sweeps have their own."""
     best_of_n, sweeps = (results / "data" / f"{name}.json" for name in ("best_of_n", "sweep"))
     if name in ("best_of_n", "figure5") and best_of_n.is_file():
-        return str(json.loads(best_of_n.read_text())["label"])
+        return str(read_json(best_of_n)["label"])
     if name in ("figure11", "table5") and sweeps.is_file():
-        made = json.loads(sweeps.read_text()).values()
+        made = read_json(sweeps).values()
         return "; ".join(sorted({str(one["label"]) for one in made}))
     return note
 

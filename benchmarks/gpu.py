@@ -52,9 +52,10 @@ TWO_ROW = Way("two-row", share=False, flex=False)
 WAYS = (TWO_ROW, Way("shared", share=True, flex=False), Way("shared, flex", share=True, flex=True))
 
 
-def ways_on(backbone: Path) -> tuple[Way, ...]:
-    """The ways that this machine has; says so if FlexAttention is none of them."""
-    reason = can_flex(new_reward_model(backbone, torch.float32, seed=0)[0])
+def ways_on(backbone: Path, device: str) -> tuple[Way, ...]:
+    """The ways that there are on `device`; says so if FlexAttention is none of them."""
+    model, _ = new_reward_model(backbone, torch.float32, seed=0)
+    reason = can_flex(model) if device.startswith("cuda") else "it trains on CUDA alone"
     if reason is not None:
         print(f"without FlexAttention: {reason}", flush=True)
     return tuple(way for way in WAYS if reason is None or not way.flex)
@@ -161,7 +162,7 @@ def main() -> None:
         print("no CUDA GPU here: nothing was measured")
         return
     name = torch.cuda.get_device_name() if given.device.startswith("cuda") else "cpu"
-    ways = ways_on(given.backbone)
+    ways = ways_on(given.backbone, given.device)
     for length in given.lengths:
         found = measure(given.backbone, length, given.device, given.rounds, ways)
         found = found.assign(device=name, backbone=given.backbone.name, **machine())

@@ -186,20 +186,27 @@ def describe_inputs(cfg: DictConfig) -> dict[str, Any]:
     inputs: weights (a Hub model's commit), data, benchmark, settings. files: the checkpoint's
     configuration, tokenizer and chat template, name → fingerprint.
     """
-    folder, data = Path(cfg.checkpoint), local_path(str(cfg.data))
-    settings = OmegaConf.to_container(cfg.eval, resolve=True)
-    assert isinstance(settings, dict)
+    folder = Path(cfg.checkpoint)
     return {
         "inputs": {
             "checkpoint": [file_fingerprint(path) for path in _files(folder, WEIGHT_FILES)]
             or _hub_revision(str(cfg.checkpoint)),
-            "data": file_fingerprint(data) if data is not None and data.is_file() else cfg.data,
-            "benchmark": cfg.benchmark,
-            "settings": fingerprint_of(
-                {k: v for k, v in settings.items() if k not in NEUTRAL_SETTINGS}
-            ),
+            **describe_test(cfg),
         },
         "files": {path.name: file_fingerprint(path) for path in _files(folder, TEXT_FILES)},
+    }
+
+
+def describe_test(cfg: DictConfig) -> dict[str, Any]:
+    """What a checkpoint is scored on and how: data and settings as fingerprints, benchmark."""
+    data, settings = local_path(str(cfg.data)), OmegaConf.to_container(cfg.eval, resolve=True)
+    assert isinstance(settings, dict)
+    return {
+        "data": file_fingerprint(data) if data is not None and data.is_file() else cfg.data,
+        "benchmark": cfg.benchmark,
+        "settings": fingerprint_of(
+            {k: v for k, v in settings.items() if k not in NEUTRAL_SETTINGS}
+        ),
     }
 
 
@@ -332,6 +339,7 @@ def scoring_facts(scorer: Scorer, attention: str | None, devices: int) -> dict[s
 def leave_the_gpu(scorer: Scorer) -> None:
     """Give the first GPU's memory to the rank that scores there; this process only gathers."""
     scorer.model.to("cpu")
+    scorer.model.flex_attention = False
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

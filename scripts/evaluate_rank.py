@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+
 from eval.scoring import fill_rank
 from scripts import ranks
 from scripts.config import load_saved
@@ -18,6 +20,8 @@ def main(output: str) -> None:
         cfg = load_saved(Path(output) / "config.yaml")
         set_threads(cfg)
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        if torch.cuda.is_available():
+            torch.cuda.set_device(rank)
         rows = benchmark_of(cfg.benchmark).load(cfg.data)
         fill_rank(open_scorer(cfg, describe_inputs(cfg), rank=rank), rows, rank, size)
 

@@ -20,12 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 from eval.scoring import score_pairs
 from eval.spreadsheet import csv_text, read_csv
 from rm.errors import InputError
-from rm.files import atomic_write_text
+from rm.files import atomic_write_text, read_json
 from rm.generated import generate
 from rm.preferences import PreferencePair
+from rm.provenance import file_fingerprint
 from scripts import config as configuration
 from scripts.data import load_data
-from scripts.evaluate import BENCHMARKS, damaged_outputs, evaluate
+from scripts.evaluate import BENCHMARKS, damaged_outputs, describe_test, evaluate
 from scripts.measure import Run
 from scripts.train import needs_every_token, stale_because, train
 
@@ -73,7 +74,7 @@ def train_config(
     """Compose the configuration of one training run as scripts.train would, from this one's.
 
     The run's folder is <runs_dir>/<part>/<method>-seed<seed>. A loss over whole batches gets its
-    global batch in one piece, one that reads every token no shared prefixes.
+    global batch in one piece, one that reads every token no shared prefixes and no kernel for them.
     """
     folder = Path(cfg.runs_dir) / part / f"{method}-seed{seed}"
     words = [*kept_words(overrides), f"loss={method}", f"seed={seed}", f"run_dir='{folder}'"]
@@ -88,7 +89,7 @@ def train_config(
         own.append(f"training.micro_batch={made.training.global_batch}")
         own.append("training.micro_batch_tokens=null")
     if needs_every_token(made.loss):
-        own.append("training.share_prefix=false")
+        own += ["training.share_prefix=false", "training.attention=null"]
     return configuration.compose_config("train", [*words, *own]) if own else made
 
 
@@ -111,9 +112,21 @@ def train_and_score(cfg: DictConfig, one: DictConfig, run: Run, test: str) -> No
                 f"{run.scores}: {damaged[0]} is damaged or missing and the checkpoint is gone: "
                 f"delete {run.folder}, and the same command makes it anew"
             )
+        _require_same_test(cfg, run, test)
         print(f"{run.scores}: already scored, the checkpoint is gone")
     else:
         evaluate_run(cfg, run, test)
+
+
+def _require_same_test(cfg: DictConfig, run: Run, test: str) -> None:
+    """Raise InputError if scores whose weights are gone are those of another test."""
+    scored = read_json(run.scores / "manifest.json")["inputs"]
+    for key, asked in describe_test(_evaluation_config(cfg, run, test)).items():
+        if scored[key] != asked:
+            raise InputError(
+                f"{run.scores}: scored with other {key} ({scored[key]}, now {asked}), and the "
+                f"checkpoint is gone: give another runs_dir, or delete {run.folder}"
+            )
 
 
 def evaluate_run(cfg: DictConfig, run: Run, test: str) -> None:
@@ -129,12 +142,18 @@ def _evaluation_config(cfg: DictConfig, run: Run, test: str) -> DictConfig:
             "benchmark": cfg.benchmark,
             "data": test,
             "output": str(run.scores),
-            "devices": max(1, min(cfg.devices, torch.cuda.device_count())),  # CPUs: one rank
+            "devices": _scoring_devices(cfg),
             "cache_dir": cfg.cache_dir,
             "eval": cfg.eval,
             "tracking": cfg.tracking,
         }
     )
+
+
+def _scoring_devices(cfg: DictConfig) -> int:
+    """As many GPUs as a run trains on; one where they are lent for training alone, or on CPUs."""
+    lent = cfg.launch.name == "gpu_group"
+    return 1 if lent else max(1, min(cfg.devices, torch.cuda.device_count()))
 
 
 def choose_rates(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, list[str]]:
@@ -238,6 +257,14 @@ def benchmark_data(cfg: DictConfig, runs_dir: Path) -> str:
     made = generate("test", cfg.data.test_pairs, cfg.data.seed)
     atomic_write_text(path, "".join(_as_row(one.pair, one.subset) + "\n" for one in made))
     return str(path)
+
+
+def benchmark_name(cfg: DictConfig) -> str:
+    """What was scored: generated, hub, or a file's name and fingerprint."""
+    if cfg.benchmark_data is None:
+        return "generated test pairs" if cfg.benchmark == "generated" else "hub"
+    path = Path(cfg.benchmark_data)
+    return f"{path.name} ({file_fingerprint(path)})" if path.is_file() else path.name
 
 
 def _as_row(pair: PreferencePair, subset: str) -> str:

@@ -122,7 +122,7 @@ def inputs_of(cfg: DictConfig, run: Run, rows: Sequence[EvaluationRow]) -> list[
     return [
         json.loads((run.scores / "manifest.json").read_text())["inputs"],
         [row.pair_id for row in rows],
-        {k: v for k, v in training.items() if f"training.{k}" not in NEUTRAL},
+        {str(k): v for k, v in training.items() if f"training.{k!s}" not in NEUTRAL},
     ]
 
 

@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+
 from rm.errors import InputError
 from scripts import ranks
 from scripts.config import load_saved
@@ -21,6 +23,8 @@ def main(run_dir: str, settings: str) -> None:
     with ranks.noted(folder):
         store = ranks.meet(folder, settings)
         cfg = load_saved(folder / "config.yaml")
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before anything runs on one
         size = int(os.environ["WORLD_SIZE"])
         if size != cfg.devices:
             raise InputError(f"devices={cfg.devices}, but {size} ranks were started")

@@ -27,13 +27,14 @@ from rm.backbones import BackboneSettings, prepare_backbone
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
 from rm.models import DTYPES, new_reward_model, save_reward_model
-from rm.provenance import environment, file_fingerprint
+from rm.provenance import environment
 from scripts import best_of_n, measure
 from scripts import config as configuration
 from scripts.evaluate import BENCHMARKS
 from scripts.lock import LOCK_FILE, only_one, only_one_draws
 from scripts.matrix import (
     benchmark_data,
+    benchmark_name,
     choose_rates,
     evaluate_run,
     kept_words,
@@ -163,14 +164,6 @@ def collect(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> None:
             metrics.append(steps.assign(method=run.method, seed=run.seed))
     measure.write_parquet(pd.concat(scores), folder / "scores.parquet")
     measure.write_parquet(pd.concat(metrics), folder / "metrics.parquet")
-
-
-def benchmark_name(cfg: DictConfig) -> str:
-    """What was scored: generated, hub, or a file's name and fingerprint."""
-    if cfg.benchmark_data is None:
-        return "generated test pairs" if cfg.benchmark == "generated" else "hub"
-    path = Path(cfg.benchmark_data)
-    return f"{path.name} ({file_fingerprint(path)})" if path.is_file() else path.name
 
 
 def write_manifest(

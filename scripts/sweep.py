@@ -5,7 +5,7 @@ and writes into results/<profile>/data: sweep.csv (method, parameter, value, see
 accuracy as a fraction), sweep_scores.parquet (a row a run and pair) and sweep.json (of each
 parameter: the runs, the settings, the environment). What they hold of other parameters stays. A
 finished run is not repeated, and the value that the configuration has anyway is the run that
-scripts.reproduce makes. Weights that a sweep made are dropped.
+scripts.reproduce makes with the same settings. Weights that a sweep made are dropped.
 """
 
 from __future__ import annotations
@@ -22,12 +22,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from analysis.table5 import SWEPT
 from eval.spreadsheet import csv_text, read_csv
+from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text, read_json
 from rm.provenance import environment
 from scripts import config as configuration
 from scripts.lock import only_one
-from scripts.matrix import benchmark_data, label, run_facts, train_and_score, train_config
+from scripts.matrix import (
+    benchmark_data,
+    benchmark_name,
+    label,
+    run_facts,
+    train_and_score,
+    train_config,
+)
 from scripts.measure import Run, write_parquet
+from scripts.train import stale_because
 
 COLUMNS = ["method", "parameter", "value", "seed", "section", "accuracy"]
 
@@ -39,6 +48,7 @@ def sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
 
 
 def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
+    check(cfg)
     test = benchmark_data(cfg, Path(cfg.runs_dir))
     plan = [
         (value, method, seed)
@@ -66,15 +76,31 @@ def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     return folder / "sweep.csv"
 
 
+def check(cfg: DictConfig) -> None:
+    """Raise InputError for values that are no numbers, or a results folder of other sweeps."""
+    for value in cfg.sweep["values"]:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"sweep.values: {value} is no number: Figure 11's axes are numbers")
+    path = Path(cfg.results_dir) / "data" / "sweep.json"
+    parts = read_json(path) if path.is_file() else {}
+    others = {str(part["label"]) for part in parts.values()} - {label(cfg)}
+    if others:
+        raise InputError(
+            f"{path.parent} has sweeps of {'; '.join(sorted(others))}: give another results_dir"
+        )
+
+
 def sweep_config(
     cfg: DictConfig, overrides: Sequence[str], method: str, seed: int, value: float
 ) -> DictConfig:
     """Compose one run of the sweep, in a folder of the value, or reproduce's where it is the same.
 
-    The same: without the sweep's word the run has that value already.
+    The same: without the sweep's word the run has that value already, and no run of other settings
+    lies there. (Reproduce's runs with learning rates by validation lie elsewhere.)
     """
     base = train_config(cfg, overrides, method, seed, "train")
-    if OmegaConf.select(base, cfg.sweep.key) == value:
+    same = OmegaConf.select(base, cfg.sweep.key) == value
+    if same and not stale_because(base, Path(base.run_dir)):
         return base
     words = [*overrides, f"{cfg.sweep.key}={value}"]
     return train_config(cfg, words, method, seed, f"sweep/{cfg.sweep.parameter}={value}")
@@ -118,6 +144,7 @@ def note(cfg: DictConfig, runs: Sequence[dict[str, Any]], path: Path) -> None:
         "runs": runs,
         "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
         "benchmark": cfg.benchmark,
+        "benchmark_data": benchmark_name(cfg),
         "environment": environment(),
     }
     atomic_write_json(path, dict(sorted(parts.items())))

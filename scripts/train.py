@@ -296,7 +296,6 @@ def prepare(cfg: DictConfig) -> Prepared:
     choose_part(model, cfg, settings)
     if settings.share_prefix:
         require_sharing(model, "training.share_prefix")
-        choose_attention(model, settings.attention, "training")
     trunk = None
     if settings.reuse_trunk:
         trunk = open_cache(
@@ -306,6 +305,8 @@ def prepare(cfg: DictConfig) -> Prepared:
             cache / "trunk",
             share=settings.share_prefix,
         )
+    # After the trunk, which is computed where the model is now: on the CPU.
+    choose_attention(model, settings.attention, "training")
     facts = {"backbone": _source(backbone), "tokens": report.as_dict(), "data": data.report}
     measure = distance_of(cfg.loss)
     collator = PairCollator(

@@ -16,7 +16,16 @@ from rm.capability import can_flex
 from rm.flex import flex_plan
 from rm.models import RewardModel, best_device, train_part
 from rm.prefix import attention_plan, share, shared_batch
-from tests.rm.test_prefix import ALL, LORA, error, grow_adapters, model_of, one_tree, results
+from tests.rm.test_prefix import (
+    ALL,
+    LORA,
+    PROMPT,
+    error,
+    grow_adapters,
+    model_of,
+    one_tree,
+    results,
+)
 
 ON_GPU = best_device() != "cpu"
 
@@ -106,8 +115,9 @@ def test_the_trial_passes_what_is_the_same_and_names_what_is_not(
 def test_compiled_on_a_gpu(backbone: Path, dtype: torch.dtype) -> None:
     model = model_of(backbone, dtype).to("cuda").train()
     assert can_flex(model) is None
-    for count in (2, 4, len(ALL)):  # other shapes use the kernel again
-        batch = shared_batch(ALL[:count]).to("cuda")
+    long = [(*PROMPT, *row * 20) for row in ALL]
+    for rows in (ALL[:2], long[:4], ALL, long):  # one block, several, and other shapes again
+        batch = shared_batch(rows).to("cuda")
         found = []
         for model.flex_attention in (False, True):
             model.zero_grad()

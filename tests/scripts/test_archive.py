@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from eval.rows import sample_rows
 from rm.errors import InputError
+from rm.provenance import fingerprint_of
+from scripts import matrix, measure
 from scripts.archive import act, finished, pack, unpack
 from scripts.config import compose_config
+from scripts.evaluate import BENCHMARKS
+from scripts.measure import Run
+from scripts.train import stale_because
+
+ROOT = Path(__file__).resolve().parents[2]
 
 FILES = {
     "train/bt-seed0/manifest.json": "{}",
@@ -129,3 +137,37 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     assert said.endswith("0 runs unpacked, 2 were there and left as they are")
     with pytest.raises(InputError, match="choose pack or unpack"):
         act(compose_config("archive", [*words, "action=zip"]))
+
+
+COMMITTED = {
+    "cpu_rates": ["profile=cpu", "matrix=pair_full", "training.compute_dtype=float32"],
+}
+"""The commands, without what changes no run, that made the archives of results/."""
+
+
+def test_the_command_of_every_committed_archive_is_here() -> None:
+    assert {path.parent.name for path in (ROOT / "results").glob("*/runs.tar.xz")} == {*COMMITTED}
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_committed_runs_can_be_gone_on_from(name: str, tmp_path: Path) -> None:
+    """No run is stale and no measurement has another name: both would need the weights again."""
+    results, runs = ROOT / "results" / name, tmp_path / "runs"
+    unpack(results / "runs.tar.xz", runs)
+    words = [*COMMITTED[name], f"runs_dir={runs}", f"results_dir={results}"]
+    cfg = compose_config("reproduce", words)
+    configs = matrix.run_configs(cfg, words, matrix.known_rates(cfg))
+    there = [one for one in configs if Path(one.run_dir).is_dir()]
+    assert len(there) >= 6
+    assert [stale_because(one, Path(one.run_dir)) for one in there] == [[]] * len(there)
+
+    rows = sample_rows(
+        BENCHMARKS[cfg.benchmark].load(matrix.benchmark_data(cfg, runs)), cfg.gradient_pairs
+    )
+    for one in there:
+        run = Run(one.loss.name, one.seed, Path(one.run_dir))
+        named = fingerprint_of([measure.VERSION, measure.inputs_of(cfg, run, rows)])
+        assert {path.stem for path in run.folder.glob("gradients-*.parquet")} <= {
+            f"gradients-{named}"
+        }
+    assert [*runs.glob("train*/*/gradients-*.parquet")]

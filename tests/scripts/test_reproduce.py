@@ -81,16 +81,27 @@ def test_others_see_files_by_name_and_no_folders() -> None:
     assert seen == {"seed": 1, "data": data, "model": {"path": "gemma"}}
 
 
-@pytest.mark.parametrize(("gpus", "ranks"), [(0, 1), (2, 2), (8, 4)])
+@pytest.mark.parametrize(
+    ("gpus", "launch", "ranks"),
+    [(0, "local", 1), (2, "local", 2), (8, "local", 4), (8, "gpu_group", 1)],
+)
 def test_runs_are_scored_on_the_gpus_that_they_were_trained_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, ranks: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, launch: str, ranks: int
 ) -> None:
     asked = []
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     monkeypatch.setattr(matrix, "evaluate", asked.append)
-    cfg = compose_config("reproduce", ["profile=smoke", "devices=4"])
+    cfg = compose_config("reproduce", ["profile=smoke", "devices=4", f"launch={launch}"])
     matrix.evaluate_run(cfg, Run("bt", 0, tmp_path), "test.jsonl")
     assert [one.devices for one in asked] == [ranks]
+
+
+def test_a_loss_that_needs_every_token_goes_without_the_kernel_for_shared_rows() -> None:
+    words = ["profile=cpu", "training.attention=flex_attention"]
+    cfg = compose_config("reproduce", words)
+    for method, kernel in (("normbt", "flex_attention"), ("normbt_mean_pooled", None)):
+        training = matrix.train_config(cfg, words, method, 0, "train").training
+        assert (training.attention, training.share_prefix) == (kernel, kernel is not None)
 
 
 def test_paired_runs_see_the_same_order_and_head(done: Path) -> None:
@@ -157,6 +168,8 @@ def test_learning_rates_are_chosen_on_validation_pairs_alone(tmp_path: Path, cac
     assert pack(runs, archive) == 7
     runs.rename(tmp_path / "elsewhere")
     assert unpack(archive, runs) == (7, 0)
+    other = reproduce(tmp_path, cache, *words, "eval.max_length=64")
+    assert other.returncode == 2 and "scored with other settings" in other.stderr
     unpacked = reproduce(tmp_path, cache, *words)
     assert unpacked.returncode == 0, unpacked.stderr
     assert unpacked.stdout.count("the checkpoint is gone") == 6

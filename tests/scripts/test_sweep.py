@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from analysis import figure11
+from rm.errors import InputError
 from scripts.config import CONF
 from scripts.matrix import train_config
 from scripts.sweep import sweep
@@ -91,6 +92,37 @@ def test_the_value_that_the_configuration_has_is_the_matrix_s_own_run(
     assert f"{one.run_dir}: already trained" in capsys.readouterr().out
     assert weights.read_bytes() == written, "weights that were there stay"
     assert [path.name for path in (tmp_path / "runs/sweep").iterdir()] == ["beta=0.5"]
+
+
+def test_a_run_of_other_settings_stays_where_reproduce_made_it(tmp_path: Path, cache: Path) -> None:
+    words = ["profile=smoke", f"cache_dir={cache}", f"runs_dir={tmp_path}/runs"]
+    one = train_config(composed(words), [*words, "data.train_pairs=16"], "normbt", 0, "train")
+    train(one)
+    run(tmp_path, cache, "sweep=beta", "sweep.values=[0.9]", "data.train_pairs=24")
+    assert (Path(one.run_dir) / "checkpoint/model.safetensors").is_file()
+    assert json.loads((Path(one.run_dir) / "manifest.json").read_text())["config"] == (
+        OmegaConf.to_container(one, resolve=True)
+    )
+    assert [path.name for path in (tmp_path / "runs/sweep").iterdir()] == ["beta=0.9"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep=cap", "sweep.values=[null,1.0]"], "sweep.values: None is no number"),
+        (["sweep=cap", "sweep.values=[linear]"], "sweep.values: linear is no number"),
+        (["sweep=cap", "model=tiny-gemma"], "has sweeps of tiny-llama"),
+    ],
+)
+def test_what_cannot_be_swept_is_said_before_anything_is_trained(
+    tmp_path: Path, cache: Path, words: list[str], message: str
+) -> None:
+    noted = tmp_path / "results/data/sweep.json"
+    noted.parent.mkdir(parents=True)
+    noted.write_text(json.dumps({"beta": {"label": "tiny-llama · generated preference pairs"}}))
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, cache, *words)
+    assert not (tmp_path / "runs/sweep").exists() and not (tmp_path / "runs/train").exists()
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "sweep").glob("*.yaml")))
