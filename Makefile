@@ -39,6 +39,7 @@ reproduce-full: $(VENV)/.ready ## every method, five seeds, learning rates by va
 	$(RUN) -m scripts.reproduce profile=$(PROFILE) matrix=full bon=$(PROFILE)$(if $(filter cpu,$(PROFILE)),_full) $(ARGS)
 	$(RUN) -m scripts.sweep -m profile=$(PROFILE) 'sweep=glob(*)' $(ARGS)
 	$(RUN) -m scripts.figures profile=$(PROFILE)
+	$(RUN) -m scripts.report profile=$(PROFILE)
 ifeq ($(PROFILE),cpu)
 	$(RUN) -m scripts.reproduce profile=cpu experiment=sgd matrix=sgd best_of_n=false runs_dir=runs/cpu_sgd results_dir=results/cpu_sgd $(ARGS)
 	$(RUN) -m scripts.reproduce profile=cpu experiment=small_gemma matrix=pair_full best_of_n=false runs_dir=runs/cpu_gemma results_dir=results/cpu_gemma $(ARGS)
