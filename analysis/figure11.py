@@ -43,7 +43,8 @@ LABELS: Final = {
 """The swept parameters, in the order of their panels."""
 SHOWN: Final = {"average": "-", "reasoning": ":"}
 LOG_FROM: Final = 20.0
-"""A parameter whose largest value is this many times its smallest is drawn logarithmically."""
+"""A parameter whose largest value is this many times its smallest above zero is drawn
+logarithmically."""
 
 
 def collect(data: Path) -> pd.DataFrame:
@@ -131,9 +132,9 @@ def panel(axes: Axes, table: pd.DataFrame) -> None:
                 color=METHOD_COLOURS.get(method, OTHER), marker=METHOD_MARKERS.get(method, "D"),
                 elinewidth=0.8, label=f"{method_label(method)}, {section}",
             )  # fmt: skip
-    values = table["value"]
-    if values.min() > 0 and values.max() >= LOG_FROM * values.min():
-        axes.set_xscale("log")
-    elif values.min() == 0 and values.max() > 0:
-        smallest = float(values[values > 0].min())
-        axes.set_xscale("symlog", linthresh=smallest)
+    positive = table.loc[table["value"] > 0, "value"]
+    if len(positive) and positive.max() >= LOG_FROM * positive.min():
+        if table["value"].min() > 0:
+            axes.set_xscale("log")
+        else:
+            axes.set_xscale("symlog", linthresh=float(positive.min()))

@@ -40,11 +40,13 @@ def test_the_average_is_added_and_seeds_are_summed_up(tmp_path: Path) -> None:
 
 def test_draw_uses_a_logarithmic_axis_where_values_span_decades(tmp_path: Path) -> None:
     wide, narrow = sweep(), sweep((0.5, 0.9)).assign(parameter="beta")
-    zero = sweep((0.0, 2.0)).assign(parameter="cap")
-    figure = figure11.draw(collected(tmp_path, pd.concat([wide, narrow, zero])), note="n")
+    zero = sweep((0.0, 2.0, 40.0)).assign(parameter="cap")
+    noise = sweep((0.0, 0.2, 0.4)).assign(parameter="label_noise")
+    figure = figure11.draw(collected(tmp_path, pd.concat([wide, narrow, zero, noise])), note="n")
     scales = {axes.get_xlabel(): axes.get_xscale() for axes in figure.axes}
     assert scales["β of the moving average"] == "linear" and scales["weight cap"] == "symlog"
     assert scales["ε (activation units)"] == "log"
+    assert scales["swapped labels among Reasoning"] == "linear"
 
 
 def test_one_value_one_seed_draws_and_claims_nothing(tmp_path: Path) -> None:
