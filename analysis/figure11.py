@@ -111,7 +111,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     grid[0, 0].legend(fontsize=6)
     caption = (
         f"{plural(frame['seed'].nunique(), 'seed')}. Points: mean over seeds; bars: smallest to "
-        "largest seed (no interval: a handful of seeds gives none). Solid: average of the "
+        "largest seed (Table 5 has intervals). Solid: average of the "
         "sections; dotted: Reasoning."
     )
     add_text(figure, verdict(table), caption, note)

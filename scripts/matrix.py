@@ -282,10 +282,13 @@ def _as_row(pair: PreferencePair, subset: str) -> str:
 
 
 def label(cfg: DictConfig) -> str:
-    """One line for every table and figure: backbone, data, scale."""
+    """One line for every table and figure: backbone, data, scale, and the experiment if it is one."""
     kinds = {"generated": "generated preference pairs"}
     data = kinds.get(cfg.data.kind, f"training pairs: {cfg.data.name}")
-    return f"{cfg.model.name} · {data} · benchmark: {cfg.benchmark} · profile {cfg.profile.name}"
+    facts = [cfg.model.name, data, f"benchmark: {cfg.benchmark}", f"profile {cfg.profile.name}"]
+    if cfg.get("experiment"):
+        facts.append(f"experiment {cfg.experiment.name}")
+    return " · ".join(facts)
 
 
 def run_facts(run: Run) -> dict[str, Any]:

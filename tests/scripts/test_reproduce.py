@@ -96,6 +96,13 @@ def test_runs_are_scored_on_the_gpus_that_they_were_trained_on(
     assert [one.devices for one in asked] == [ranks]
 
 
+def test_the_label_names_an_experiment() -> None:
+    plain = matrix.label(compose_config("reproduce", ["profile=cpu"]))
+    assert plain.endswith("generated preference pairs · benchmark: generated · profile cpu")
+    sgd = matrix.label(compose_config("reproduce", ["profile=cpu", "experiment=sgd", "matrix=sgd"]))
+    assert sgd == f"{plain} · experiment sgd"
+
+
 def test_a_loss_that_needs_every_token_goes_without_the_kernel_for_shared_rows() -> None:
     words = ["profile=cpu", "training.attention=flex_attention"]
     cfg = compose_config("reproduce", words)
