@@ -282,7 +282,7 @@ def _as_row(pair: PreferencePair, subset: str) -> str:
 
 
 def label(cfg: DictConfig) -> str:
-    """One line for every table and figure: backbone, data, scale, and the experiment if it is one."""
+    """One line for every table and figure: backbone, data, benchmark, profile, experiment."""
     kinds = {"generated": "generated preference pairs"}
     data = kinds.get(cfg.data.kind, f"training pairs: {cfg.data.name}")
     facts = [cfg.model.name, data, f"benchmark: {cfg.benchmark}", f"profile {cfg.profile.name}"]
