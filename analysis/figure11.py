@@ -110,12 +110,18 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         axes.set_axis_off()
     grid[0, 0].legend(fontsize=6)
     caption = (
-        f"{plural(frame['seed'].nunique(), 'seed')}. Points: mean over seeds; bars: smallest to "
+        f"{seeds_of(table)}. Points: mean over seeds; bars: smallest to "
         "largest seed (Table 5 has intervals). Solid: average of the "
         "sections; dotted: Reasoning."
     )
     add_text(figure, verdict(table), caption, note)
     return figure
+
+
+def seeds_of(table: pd.DataFrame) -> str:
+    """Return how many seeds a point has: "3 seeds", or "2 to 3 seeds a point"."""
+    least, most = int(table["seeds"].min()), int(table["seeds"].max())
+    return plural(most, "seed") if least == most else f"{least} to {plural(most, 'seed')} a point"
 
 
 def panel(axes: Axes, table: pd.DataFrame) -> None:

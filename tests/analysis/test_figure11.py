@@ -54,6 +54,12 @@ def test_one_value_one_seed_draws_and_claims_nothing(tmp_path: Path) -> None:
     assert "at one value only" in figure.get_suptitle() and "1 seed" in figure.get_supxlabel()
 
 
+def test_the_caption_counts_the_seeds_of_a_point(tmp_path: Path) -> None:
+    both = pd.concat([sweep(), sweep((0.5, 0.9), seeds=1).assign(parameter="beta")])
+    caption = figure11.draw(collected(tmp_path, both)).get_supxlabel()
+    assert caption.startswith("1 to 2 seeds a point.")
+
+
 def test_collect_checks_its_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fractions from 0 to 1"):
         collected(tmp_path, sweep().assign(accuracy=60.0))
