@@ -141,6 +141,9 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
 
 COMMITTED = {
     "cpu_rates": ["profile=cpu", "matrix=pair_full", "training.compute_dtype=float32"],
+    "cpu_sgd": [
+        *("profile=cpu", "experiment=sgd", "matrix=sgd", "training.compute_dtype=float32"),
+    ],
 }
 """The commands, without what changes no run, that made the archives of results/."""
 
