@@ -53,7 +53,7 @@ def test_the_papers_constants_are_in_one_place() -> None:
 def test_every_training_setting_is_typed_and_complete(training: str) -> None:
     settings = check(compose_config("train", [f"training={training}"]))
     assert isinstance(settings, TrainingSettings)
-    optional = {"micro_batch_tokens"}
+    optional = {"micro_batch_tokens", "attention"}
     needed = [field.name for field in fields(settings) if field.name not in optional]
     assert all(getattr(settings, name) is not None for name in needed)
 
