@@ -104,7 +104,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     grid = figure.subplots(rows, min(2, len(parameters)), squeeze=False)
     for axes, parameter in zip(grid.flat, parameters, strict=False):
         panel(axes, table[table["parameter"] == parameter])
-        axes.set_xlabel(LABELS.get(parameter, parameter.replace("_", " ")))
+        axes.set_xlabel(parameter_label(parameter))
         axes.set_ylabel("accuracy (%)")
     for axes in grid.flat[len(parameters) :]:
         axes.set_axis_off()
@@ -116,6 +116,11 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     )
     add_text(figure, verdict(table), caption, note)
     return figure
+
+
+def parameter_label(parameter: str) -> str:
+    """Return a swept parameter's name for readers."""
+    return LABELS.get(parameter, parameter.replace("_", " "))
 
 
 def seeds_of(table: pd.DataFrame) -> str:

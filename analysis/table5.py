@@ -10,7 +10,7 @@ from typing import Final
 import pandas as pd
 
 from analysis import table1
-from analysis.figure11 import LABELS
+from analysis.figure11 import LABELS, parameter_label
 from analysis.style import method_label, ordered
 from analysis.tables import read_scores, write_table
 
@@ -88,8 +88,3 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
             labels={**words, "minus": method_label},
         ),
     ]
-
-
-def parameter_label(parameter: str) -> str:
-    """Return a parameter's name as figure 11 writes it."""
-    return LABELS.get(parameter, parameter.replace("_", " "))
