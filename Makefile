@@ -72,9 +72,9 @@ lint: $(VENV)/.ready-dev ## ruff and mypy
 	$(VENV)/bin/mypy
 
 test: lint ## lint, types and the whole test suite
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadscope $(ARGS)
 
-bench: $(VENV)/.ready ## run the benchmarks; results/benchmarks/*.csv
+bench: $(VENV)/.ready-dev ## run the benchmarks; results/benchmarks/*.csv
 	for file in benchmarks/[a-z]*.py; do $(RUN) -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 faults: $(VENV)/.ready-dev ## kill, fill the disk, damage files, take permissions, drop ranks; results/benchmarks/faults.csv

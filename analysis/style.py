@@ -269,11 +269,15 @@ def shared_legend(axes: Axes, source: Axes, columns: int = 1) -> None:
 
 
 def freeze_layout(figure: Figure) -> None:
-    """Lay the figure out once and keep that: each draw would otherwise move it by a fraction."""
+    """Lay the figure out once and keep that: each draw would otherwise move it by a fraction.
+
+    No engine is left, not even matplotlib's "none", for which each format would be drawn twice.
+    """
     with matplotlib.style.context(["default", STYLE]):
         figure.set_dpi(DPI)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        if (engine := figure.get_layout_engine()) is not None:
+            engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 def figure_bytes(figure: Figure, kind: str) -> bytes:

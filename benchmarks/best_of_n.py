@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.common import BACKBONE, RESULTS, interleave, machine, with_ratios, write
+from benchmarks.common import RESULTS, backbone, interleave, machine, with_ratios, write
 from rm.models import DTYPES, RewardModel, fast_dtype, lower_precision, new_reward_model
 from rm.prefix import batches_by_shared_tokens, forward_shared, shared_batch
 from rm.tokens import pad
@@ -100,11 +100,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
-    model, _ = new_reward_model(BACKBONE, DTYPES[words.dtype], seed=0)
+    model, _ = new_reward_model(backbone(), DTYPES[words.dtype], seed=0)
     lower_precision(model.eval().backbone, DTYPES[words.dtype])
     one_by_one(model, make_rows(16, 2))  # warm up
     frames = [
-        measure(model, prompt, n, words.rounds).assign(dtype=words.dtype, **machine())
+        measure(model, prompt, n, words.rounds).assign(**machine() | {"dtype": words.dtype})
         for prompt in words.prompts
         for n in words.n
     ]

@@ -6,6 +6,7 @@ from medians of one run. Processor time, which other jobs disturb least, stands 
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import time
@@ -18,14 +19,23 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from rm.backbones import BackboneSettings, prepare_backbone
 from rm.files import atomic_write_text
 from rm.models import DTYPES, fast_dtype
+from scripts.config import compose_config, typed
 
-BACKBONE = Path("runs/cache/backbones/smollm2-135m-instruct")
 RESULTS = Path("results/benchmarks")
 DTYPE = DTYPES[fast_dtype()]
 """What real models are measured in: bfloat16, or float32 where this machine emulates that."""
 Way = Callable[[], object]
+
+
+@functools.cache
+def backbone() -> Path:
+    """The folder of SmolLM2-135M-Instruct, made if it is not there yet."""
+    config = compose_config("train", ["model=smollm2-135m-instruct"])
+    settings = typed(BackboneSettings, config.model)
+    return prepare_backbone(settings, Path(config.cache_dir) / "backbones")
 
 
 def interleave(ways: Mapping[str, Way], rounds: int, label: str, warm_up: int = 1) -> pd.DataFrame:

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from transformers import AutoConfig
 
-from benchmarks.common import BACKBONE, RESULTS, interleave, machine, with_ratios, write
+from benchmarks.common import RESULTS, backbone, interleave, machine, with_ratios, write
 from benchmarks.prefix import sides, synthetic
 from rm.batches import PairCollator, model_inputs
 from rm.capability import can_flex
@@ -152,7 +152,7 @@ def measure(
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", type=Path, default=BACKBONE)
+    parser.add_argument("--backbone", type=Path, help="a model folder; else SmolLM2-135M-Instruct")
     parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--device", default="cuda")
@@ -162,10 +162,11 @@ def main() -> None:
         print("no CUDA GPU here: nothing was measured")
         return
     name = torch.cuda.get_device_name() if given.device.startswith("cuda") else "cpu"
-    ways = ways_on(given.backbone, given.device)
+    folder = given.backbone or backbone()
+    ways = ways_on(folder, given.device)
     for length in given.lengths:
-        found = measure(given.backbone, length, given.device, given.rounds, ways)
-        found = found.assign(device=name, backbone=given.backbone.name, **machine())
+        found = measure(folder, length, given.device, given.rounds, ways)
+        found = found.assign(device=name, backbone=folder.name, **machine())
         write(found, given.output, ["device", "backbone", "length"])
 
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.growth [--pairs 1000 2000 4000 8000 16000] [--lengths 128 256 512 1024]
 
-pairs   scoring generated pairs with a tiny random Llama, so that what grows is our own work; each
-        size in a process of its own, whose peak memory is read at its end. `time_a_token` is the
-        time a token over that of the largest size (1: linear), `memory_mb` the peak beyond what
-        the process held before it scored.
+pairs   scoring generated pairs with a tiny random Llama, so that what grows is our own work; in
+        every round each size in a process of its own, whose peak memory is read at its end.
+        `time_a_token` is the time a token over that of the largest size (1: linear), `memory_mb`
+        the peak beyond what the process held before it scored; medians.
 length  one full training step of SmolLM2-135M on 4 pairs of random tokens, half of each shared.
 
 Writes results/benchmarks/growth.csv.
@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from benchmarks.common import RESULTS, interleave, machine, timed, write
 from benchmarks.prefix import synthetic
@@ -49,8 +50,9 @@ def score(pairs: int) -> dict[str, float]:
     rows = [row for sides in encoded for row in sides]
     scorer.rewards(rows[:64])
     before = _peak()
-    seconds, _ = timed(lambda: scorer.rewards(rows))
-    return {"wall_s": seconds, "memory_mb": _peak() - before, "tokens": sum(map(len, rows))}
+    wall, cpu = timed(lambda: scorer.rewards(rows))
+    tokens = sum(map(len, rows))
+    return {"wall_s": wall, "cpu_s": cpu, "memory_mb": _peak() - before, "tokens": tokens}
 
 
 def _peak() -> float:
@@ -66,14 +68,19 @@ def in_a_process(pairs: int, threads: int) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def by_pairs(sizes: list[int], threads: int) -> pd.DataFrame:
-    """Score every size."""
-    records = [
-        {"what": "pairs", "size": size, **in_a_process(size, threads)} for size in sorted(sizes)
+def by_pairs(sizes: list[int], threads: int, rounds: int) -> pd.DataFrame:
+    """Score every size once a round."""
+    found = [
+        {"size": size, **in_a_process(size, threads)}
+        for _ in tqdm(range(rounds), desc="pairs", leave=False)
+        for size in sorted(sizes)
     ]
-    frame = pd.DataFrame(records)
+    by_size = pd.DataFrame(found).groupby("size")
+    frame = by_size.median()
+    wall = by_size["wall_s"]
+    frame = frame.assign(wall_low=wall.min(), wall_high=wall.max(), rounds=rounds).reset_index()
     each = frame.wall_s / frame.tokens
-    return frame.assign(time_a_token=each / each.iloc[-1])
+    return frame.assign(what="pairs", time_a_token=each / each.iloc[-1])
 
 
 def by_length(lengths: list[int], rounds: int) -> pd.DataFrame:
@@ -111,7 +118,7 @@ def main() -> None:
         print(json.dumps(score(given.score)))
         return
     if given.pairs:
-        found = by_pairs(given.pairs, given.threads).assign(**machine())
+        found = by_pairs(given.pairs, given.threads, given.rounds).assign(**machine())
         write(found, given.output, ["what", "size"])
     if given.lengths:
         found = by_length(given.lengths, given.rounds).assign(**machine())

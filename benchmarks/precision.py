@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.common import BACKBONE, RESULTS, machine, write
+from benchmarks.common import RESULTS, backbone, machine, write
 from rm.batches import PairCollator, model_inputs
 from rm.generated import generate
 from rm.models import RewardModel, lower_precision, new_reward_model
@@ -36,7 +36,7 @@ def models() -> dict[str, RewardModel]:
     made = {}
     for name in ("float32", "float32 stream", "bfloat16 stream"):
         dtype = torch.float32 if name == "float32" else torch.bfloat16
-        model, _ = new_reward_model(BACKBONE, dtype, seed=0)
+        model, _ = new_reward_model(backbone(), dtype, seed=0)
         lower_precision(model.backbone, torch.bfloat16)
         if name == "float32":
             model.backbone.float()
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "precision.csv")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    _, tokenizer = new_reward_model(BACKBONE, torch.float32, seed=0)
+    _, tokenizer = new_reward_model(backbone(), torch.float32, seed=0)
     made = [one.pair for one in generate("test", given.pairs, 0)]
     pairs, _ = tokenize_pairs(made, ChatTemplate(tokenizer), 384, drop=True)
     found = errors(pairs).assign(data="generated", pairs=len(pairs), **machine())

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import BACKBONE, DTYPE, RESULTS, interleave, machine, with_ratios, write
+from benchmarks.common import DTYPE, RESULTS, backbone, interleave, machine, with_ratios, write
 from rm.generated import generate
 from rm.losses import bt
 from rm.models import RewardModel, RewardOutput, new_reward_model, train_part
@@ -58,7 +58,7 @@ class Bench:
 
 def build(part: str) -> Bench:
     """SmolLM2-135M: "top6" over a frozen trunk, or "full"."""
-    model, _ = new_reward_model(BACKBONE, DTYPE, seed=0)
+    model, _ = new_reward_model(backbone(), DTYPE, seed=0)
     lower = None
     if part == "top6":
         train_part(model, "top_layers", top_layers=TOP_LAYERS, frozen_dtype=DTYPE)
@@ -80,7 +80,7 @@ def groups_of(data: str, count: int, shared: Path, seed: int = 0) -> list[Group]
 
 def encoded(pairs: Sequence[PreferencePair]) -> list[Group]:
     """Token rows as training sees them, in a seeded order."""
-    _, tokenizer = new_reward_model(BACKBONE, DTYPE, seed=0)
+    _, tokenizer = new_reward_model(backbone(), DTYPE, seed=0)
     made, _ = tokenize_pairs(pairs, ChatTemplate(tokenizer), MAX_LENGTH, drop=True)
     random.Random(0).shuffle(made)
     return [(pair.chosen, pair.rejected) for pair in made]

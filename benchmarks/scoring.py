@@ -24,9 +24,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BatchEncoding, PreTrainedTokenizerBase
 
 from benchmarks.common import (
-    BACKBONE,
     DTYPE,
     RESULTS,
+    backbone,
     interleave,
     machine,
     matrix_numbers,
@@ -196,8 +196,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    model, tokenizer = new_reward_model(BACKBONE, DTYPE, seed=0)
-    checkpoint = BACKBONE.parent / "benchmark-checkpoint"
+    model, tokenizer = new_reward_model(backbone(), DTYPE, seed=0)
+    checkpoint = backbone().parent / "benchmark-checkpoint"
     save_reward_model(model, tokenizer, checkpoint)
     lower_precision(model.backbone, DTYPE)
     scorer = Scorer(model, tokenizer, max_length=MAX_LENGTH, batch_tokens=BATCH_TOKENS)

@@ -36,10 +36,10 @@ from datasets import Dataset
 from transformers import AutoTokenizer, Trainer, TrainingArguments
 
 from benchmarks.common import (
-    BACKBONE,
     DTYPE,
     RESULTS,
     Way,
+    backbone,
     interleave,
     machine,
     matrix_numbers,
@@ -124,7 +124,7 @@ def preferences(data: str, shared: Path) -> list[PreferencePair]:
 
 def tokenized(pairs: Sequence[PreferencePair], max_length: int) -> list[TokenPair]:
     """Token pairs as training sees them."""
-    template = ChatTemplate(AutoTokenizer.from_pretrained(BACKBONE))
+    template = ChatTemplate(AutoTokenizer.from_pretrained(backbone()))
     return tokenize_pairs(pairs, template, max_length, drop=True)[0]
 
 
@@ -160,11 +160,11 @@ def trl_step(task: Task) -> Way:
     )
     trainer = RewardTrainer(
         model=AutoModelForSequenceClassification.from_pretrained(
-            BACKBONE, num_labels=1, dtype=torch.float32
+            backbone(), num_labels=1, dtype=torch.float32
         ),
         args=config,
         train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(BACKBONE),
+        processing_class=AutoTokenizer.from_pretrained(backbone()),
     )
     return stepper(trainer, lambda: [trainer.data_collator(rows)], lambda: None)
 
@@ -179,7 +179,7 @@ def our_step(
     micro_batch: int = BATCH,
 ) -> Way:
     """Our trainer: everything trained, or the top layers, over a trunk cached in `cache`."""
-    model, tokenizer = new_reward_model(BACKBONE, DTYPE, seed=0)
+    model, tokenizer = new_reward_model(backbone(), DTYPE, seed=0)
     frozen = DTYPE if part == "top_layers" else None
     train_part(model, part, top_layers=TOP_LAYERS, frozen_dtype=frozen)  # type: ignore[arg-type]
     trunk = None
@@ -244,7 +244,7 @@ def against_trl(task: Task, rounds: int) -> pd.DataFrame:
     found["saved"] = 1 - found.tokens / task.row_tokens
     found["pairs_per_s"] = len(task.pairs) / found.wall_s
     found["row_tokens_per_s"] = task.row_tokens / found.wall_s
-    model, _ = new_reward_model(BACKBONE, DTYPE, seed=0)
+    model, _ = new_reward_model(backbone(), DTYPE, seed=0)
     rate = product_rate()
     work = 6 * matrix_numbers([model.backbone]) * found.tokens
     found["product_gflops"] = rate / 1e9
@@ -272,7 +272,7 @@ def trunk_reuse(task: Task, cache: Path, rounds: int) -> pd.DataFrame:
         "cached, shared": ours(share_prefix=True, cache=cache, micro_batch=MICRO_BATCH),
     }
     found = with_ratios(interleave(ways, rounds, "trunk"), "all layers, two-row")
-    model, _ = new_reward_model(BACKBONE, DTYPE, seed=0)
+    model, _ = new_reward_model(backbone(), DTYPE, seed=0)
     train_part(model, "top_layers", top_layers=TOP_LAYERS, frozen_dtype=DTYPE)
     fills = []
     for shared in (False, True):

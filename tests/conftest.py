@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import pytest
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -30,19 +31,26 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def smoke_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of one run of the whole pipeline, smoke profile, one seed; do not change them."""
-    folder = tmp_path_factory.mktemp("smoke")
+def smoke_results(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Results of one run of the whole pipeline, smoke profile, one seed; do not change them.
+
+    All workers of the test session share one run: the first to come makes it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "smoke"
     words = ["profile=smoke", "seeds=[0]", "methods=[bt,normbt,normbt_no_ema]", "threads=1"]
     words += ["gradient_pairs=8", f"runs_dir={folder}/runs", f"results_dir={folder}/results"]
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.reproduce", *words, f"cache_dir={folder}/cache"],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            done = subprocess.run(
+                [sys.executable, "-m", "scripts.reproduce", *words, f"cache_dir={folder}/cache"],
+                cwd=REPOSITORY,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
+            (folder / "done").touch()
     return folder / "results"
 
 

@@ -66,7 +66,7 @@ def test_the_gpu_script_goes_through_all_its_ways(tiny: Path) -> None:
 def test_our_steps_run_two_row_and_shared(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "BACKBONE", tiny)
+    monkeypatch.setattr(training, "backbone", lambda: tiny)
     monkeypatch.setattr(training, "synthetic", partial(training.synthetic, vocabulary=200))
     task = training.task_of("synthetic 50 %", 4, Path(), tmp_path)
     assert task.row_tokens == 4 * 2 * 256 and task.tree_tokens(4) == 4 * 384
