@@ -34,6 +34,13 @@ def test_same_bytes_for_two_figures_and_for_one_written_twice(tmp_path: Path) ->
     assert [path.read_bytes() for path in other] != runs[0]
 
 
+def test_a_format_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, draw = [], Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda *given: (drawn.append(1), draw(*given)))
+    style.write_figure(small_figure(), tmp_path / "figure9")
+    assert len(drawn) == 2
+
+
 def test_files_are_png_at_200_dpi_and_svg_without_dates_or_fonts(tmp_path: Path) -> None:
     png, svg = style.write_figure(small_figure(), tmp_path / "figure9")
     assert (png.name, svg.name) == ("figure9.png", "figure9.svg")
