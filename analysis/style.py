@@ -64,6 +64,8 @@ WEIGHT_FORMS: Final = {
     "mlp": "with an MLP head",
     "shuffled": "with shuffled weights",
     "mean_for_all": "with its mean weight for all",
+    "shuffled_within": "with weights shuffled within categories",
+    "category_mean": "with its category's mean weight",
 }
 """Methods normbt_<key>: other forms of NormBT's weight on plain BT (table 2), and their names."""
 RIVALS: Final = {

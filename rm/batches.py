@@ -17,7 +17,7 @@ from rm.prefix import common_prefix, share, shared_batch
 from rm.tokens import TokenPair, pad
 from rm.trunk import TrunkCache
 
-NOT_FOR_THE_MODEL = ("margin", "pair_id", "distance")
+NOT_FOR_THE_MODEL = ("margin", "pair_id", "category", "distance")
 """Entries of a batch that are the loss's and the weight's."""
 
 
@@ -194,10 +194,12 @@ class PairCollator:
         With `share`, `shared` (a SharedBatch of the rows) takes the place of the first three.
         `targets` (2·pairs, length), where the collator is to ask for likelihoods.
         `margin` (pairs,) float32 is there only if every pair of the batch has one. `pair_id`
-        names the pairs, in order. `distance` (pairs,) float32, where the collator has one.
+        names the pairs, in order, `category` their categories ("": none). `distance` (pairs,)
+        float32, where the collator has one.
         """
         rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         batch = self._rows(rows) | {"pair_id": [pair.pair_id for pair in pairs]}
+        batch["category"] = [pair.category or "" for pair in pairs]
         if self.likelihood:
             batch["targets"] = self._targets(pairs)
         if self.distance is not None:

@@ -35,7 +35,7 @@ from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text, damage, is_sealed, seal, writing
 from rm.losses import PairLoss, Regularizer, TextGeneration
 from rm.models import RewardModel, RewardOutput
-from rm.weights import PairWeight, is_due, representation_distance
+from rm.weights import Deal, PairWeight, is_due, representation_distance
 
 Item = TypeVar("Item")
 TRAINABLE_FILE = "trainable.safetensors"
@@ -152,13 +152,14 @@ class PairTrainer(Trainer):
         pair_distance: PairDistance | None = None,
         regularizer: Regularizer | None = None,
         text: TextGeneration | None = None,
+        deal: Deal | None = None,
         mu: float | None = None,
     ) -> None:
         """`mu`: the pair weight's state to start from (resuming), None for a fresh run.
 
         `pair_distance` is what the weight goes by, the paper's if None; the records hold
-        ‖h_w − h_l‖ whatever it is. `step_pairs` holds the last step's global batch as
-        `step_record` takes it.
+        ‖h_w − h_l‖ whatever it is. `deal` deals a batch's weights out again. `step_pairs` holds
+        the last step's global batch as `step_record` takes it.
         """
         super().__init__(
             model=model, args=args, train_dataset=stream, data_collator=lambda one: collator(*one)
@@ -167,7 +168,7 @@ class PairTrainer(Trainer):
         self.reward_model = model
         self.pair_loss, self.pair_weight, self.mu = pair_loss, pair_weight, mu
         self.pair_distance, self.regularizer = pair_distance or Representation(), regularizer
-        self.text = text
+        self.text, self.deal = text, deal
         model.keep_mean = self.pair_distance.by_mean
         first = stream.batches[: args.gradient_accumulation_steps * args.world_size]
         self.global_batch = sum(map(len, first))
@@ -230,7 +231,7 @@ class PairTrainer(Trainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
@@ -244,6 +245,8 @@ class PairTrainer(Trainer):
         sides = output.hidden.detach().chunk(2)
         distance = self._distance(inputs, output)
         weight = self.pair_weight.weigh(distance, self.mu, torch.sigmoid(-difference.detach()))
+        if self.deal is not None:
+            weight = self.deal(weight, inputs["category"])
         loss = self.pair_loss(difference, inputs.get("margin"))
         facts = (difference, representation_distance(*sides), weight, loss, distance)
         self._pieces.append(torch.stack([fact.detach() for fact in facts]).T)

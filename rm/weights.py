@@ -6,11 +6,13 @@ batch (all ranks, all accumulation steps). So one step has one μ, however the b
 μ is None until the first batch: the trainer then measures that batch's distances beforehand and
 calls `start` with them; a weight with `every_step` gets them before every step.
 
-Beside NormBT's weight stand other forms of it (table 2), a rival, and three controls.
+Beside NormBT's weight stand other forms of it (table 2), a rival, and controls: three weights, and
+two ways to deal a batch's weights out again within its categories.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -205,10 +207,7 @@ class Shuffled(NormBT):
     def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
         """Weights (pairs,) under stop-gradient, in an order that the distances themselves seed."""
         weight = super().weigh(distance, mu)
-        # A generator of its own: the global one also draws dropout, which must stay paired.
-        seed = int(distance.double().sum().item() * 1e6) % 2**63
-        order = torch.randperm(len(weight), generator=torch.Generator().manual_seed(seed))
-        return weight[order.to(weight.device)]
+        return weight[_order(len(weight), distance).to(weight.device)]
 
 
 @dataclass(frozen=True)
@@ -222,6 +221,52 @@ class MeanForAll(NormBT):
         """Weights (pairs,) under stop-gradient, all the same."""
         weight = super().weigh(distance, mu)
         return weight.mean().expand(len(weight))
+
+
+# --- Controls: a batch's weights dealt out again within its categories ---------------------------
+
+Deal = Callable[[Tensor, Sequence[str]], Tensor]
+"""(weights, categories) of a whole batch → weights, each (pairs,)."""
+
+
+def dealt_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
+    """Weights (pairs,) of a whole batch, dealt to other pairs of the same category.
+
+    Every category keeps the weights that it has, so what is left of NormBT is how much a category
+    counts. `categories` names each pair's, in order.
+    """
+    order = torch.arange(len(weight), device=weight.device)
+    for places in _places(categories, weight.device):
+        order[places] = places[_order(len(places), weight[places]).to(weight.device)]
+    return weight[order]
+
+
+def mean_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
+    """The mean weight of each pair's category in a whole batch, (pairs,).
+
+    Every category counts as much as under NormBT, and its pairs count alike.
+    """
+    found = weight.clone()
+    for places in _places(categories, weight.device):
+        found[places] = weight[places].mean()
+    return found
+
+
+def _places(categories: Sequence[str], device: torch.device) -> list[Tensor]:
+    """The places of each category's pairs, in the categories' alphabetical order."""
+    return [
+        torch.tensor([n for n, one in enumerate(categories) if one == name], device=device)
+        for name in sorted(set(categories))
+    ]
+
+
+def _order(size: int, seeding: Tensor) -> Tensor:
+    """A permutation that the numbers in `seeding` draw.
+
+    By a generator of its own: the global one also draws dropout, which must stay paired.
+    """
+    seed = int(seeding.double().sum().item() * 1e6) % 2**63
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
 
 def _started(mu: float | None) -> float:

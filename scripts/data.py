@@ -142,3 +142,13 @@ def require_margins(pairs: list[PreferencePair], loss: DictConfig) -> None:
             f"loss={loss.name} needs a margin for every pair: {len(without)} of {len(pairs)} have "
             f"none, first {without[0]}; use data with ratings or a loss without margin"
         )
+
+
+def require_categories(pairs: list[PreferencePair], loss: DictConfig) -> None:
+    """Raise InputError if the loss deals weights within categories and a pair has none."""
+    without = [pair.pair_id for pair in pairs if not pair.category]
+    if loss.get("deal") and without:
+        raise InputError(
+            f"loss={loss.name} needs a category for every pair: {len(without)} of {len(pairs)} "
+            f"have none, first {without[0]}; use data=generated or another loss"
+        )

@@ -70,7 +70,13 @@ from rm.trunk import open_cache
 from scripts import config as configuration
 from scripts import tracking
 from scripts.card import write_card
-from scripts.data import TrainingData, load_data, require_margins, source_fingerprint
+from scripts.data import (
+    TrainingData,
+    load_data,
+    require_categories,
+    require_margins,
+    source_fingerprint,
+)
 from scripts.jobs import recorded
 from scripts.launch import Launch, start_ranks
 from scripts.lock import only_one
@@ -277,6 +283,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     )
     data = load_data(cfg.data)
     require_margins(data.train, cfg.loss)
+    require_categories(data.train, cfg.loss)
     dtype = DTYPES[settings.compute_dtype]
     slow = emulation(dtype, "training.compute_dtype")
     if slow:
@@ -493,6 +500,7 @@ def build_trainer(
         pair_distance=distance_of(cfg.loss),
         regularizer=instantiate(cfg.loss.get("regularizer")),
         text=instantiate(cfg.loss.get("text")),
+        deal=instantiate(cfg.loss.get("deal")),
     )
     trainer.add_callback(MetricsFile(run_dir / "metrics.jsonl"))
     for callback in tracking.callbacks(cfg, trainer):

@@ -91,7 +91,8 @@ def test_shared_batches_hold_the_rows_in_the_same_order() -> None:
     made = [TokenPair("a", (5, 6), (5, 7), 0.5), TokenPair("b", (5, 8), (9,), 2.0)]
     batch = PairCollator(pad_id=0, share=True)(made)
     shared = batch["shared"]
-    assert set(batch) == {"shared", "margin", "pair_id"} and set(model_inputs(batch)) == {"shared"}
+    assert set(batch) == {"shared", "margin", "pair_id", "category"}
+    assert set(model_inputs(batch)) == {"shared"}
     assert shared.input_ids.tolist() == [[5, 6, 7, 8, 9]]
     assert shared.input_ids[0, shared.last].tolist() == [6, 8, 7, 9]
 

@@ -15,6 +15,8 @@ from rm.weights import (
     Proportional,
     Shuffled,
     Uniform,
+    dealt_within,
+    mean_within,
     representation_distance,
 )
 
@@ -165,3 +167,27 @@ def test_shuffled_deals_the_same_weights_the_same_way_without_the_global_generat
     assert torch.equal(torch.get_rng_state(), state) and torch.equal(found, again)
     assert torch.equal(found.sort().values, plain.sort().values)
     assert (found == plain).float().mean() < 0.2
+
+
+CATEGORIES = ["Reasoning", "Chat", "Reasoning", "Chat", "Chat", "Safety"]
+DEALT = torch.tensor([8.0, 1.0, 6.0, 0.5, 0.3, 2.0], dtype=torch.float64)
+
+
+def test_weights_are_dealt_within_their_categories_alone() -> None:
+    state = torch.get_rng_state()
+    found = dealt_within(DEALT, CATEGORIES)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(found, dealt_within(DEALT, CATEGORIES))
+    for name in set(CATEGORIES):
+        places = [n for n, one in enumerate(CATEGORIES) if one == name]
+        assert sorted(found[places].tolist()) == sorted(DEALT[places].tolist())
+    many = torch.rand(400, dtype=torch.float64)
+    assert (dealt_within(many, ["a", "b"] * 200) != many).double().mean() > 0.9
+
+
+def test_every_pair_gets_the_mean_of_its_category() -> None:
+    found = mean_within(DEALT, CATEGORIES)
+    assert found.tolist() == pytest.approx([7.0, 0.6, 7.0, 0.6, 0.6, 2.0], rel=1e-12)
+    assert DEALT.tolist() == [8.0, 1.0, 6.0, 0.5, 0.3, 2.0]
+    one = mean_within(DEALT, ["a"] * 6)
+    assert torch.allclose(one, DEALT.mean().expand(6), rtol=1e-12)

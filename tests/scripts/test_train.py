@@ -341,6 +341,28 @@ def test_forms_rivals_and_controls_train_on_the_same_batches(train_smoke: Train)
         assert found[-1]["reward_margin"] != plain[-1]["reward_margin"]
 
 
+@pytest.mark.parametrize("control", ["shuffled_within", "category_mean"])
+def test_weights_dealt_within_categories_keep_what_each_category_counts(
+    train_smoke: Train, control: str
+) -> None:
+    words = ("data.train_pairs=16", "training.micro_batch=8")
+    normbt = steps_of(train_smoke(*words, "loss=normbt"))
+    found = steps_of(train_smoke(*words, f"loss=normbt_{control}"))
+    assert found[0]["weight_mean"] == pytest.approx(normbt[0]["weight_mean"], rel=1e-6)
+    assert found[0]["mu"] == normbt[0]["mu"]
+    assert found[0]["weight_share_q1"] != pytest.approx(normbt[0]["weight_share_q1"], rel=1e-3)
+    assert found[-1]["reward_margin"] != normbt[-1]["reward_margin"]
+
+
+def test_weights_by_category_refuse_pairs_without(train_smoke: Train, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Question {i}?", "chosen": "Yes.", "rejected": "No."} for i in range(20)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["data=files", f"data.train={path}", f"data.validation={path}"]
+    with pytest.raises(InputError, match="needs a category for every pair: 20 of 20 have none"):
+        train_smoke("loss=normbt_category_mean", "training.micro_batch=8", *words)
+
+
 def test_weights_that_go_by_the_batch_itself_are_divided_as_one(train_smoke: Train) -> None:
     words = ("data.train_pairs=24", "loss=normbt_mean_one")
     whole = train_smoke(*words, "training.micro_batch=8")
