@@ -42,7 +42,7 @@ reproduce-full: $(VENV)/.ready ## every method, five seeds, learning rates by va
 	$(RUN) -m scripts.report profile=$(PROFILE)
 ifeq ($(PROFILE),cpu)
 	$(RUN) -m scripts.reproduce profile=cpu experiment=sgd matrix=sgd best_of_n=false runs_dir=runs/cpu_sgd results_dir=results/cpu_sgd $(ARGS)
-	$(RUN) -m scripts.reproduce profile=cpu experiment=small_gemma matrix=pair_full best_of_n=false runs_dir=runs/cpu_gemma results_dir=results/cpu_gemma $(ARGS)
+	$(RUN) -m scripts.reproduce profile=cpu experiment=small_gemma matrix=small_gemma best_of_n=false runs_dir=runs/cpu_gemma results_dir=results/cpu_gemma $(ARGS)
 endif
 
 best-of-n: $(VENV)/.ready ## Best-of-N alone: sample, relabel, train proxies, Figure 5 (part of reproduce)

@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from analysis import figure2, figure3, figure4, figure5, figure6, figure7, table1
-from analysis.style import method_label, plural
+from analysis.style import method_label, plural, short
 from analysis.tables import read_tidy
 from rm.errors import InputError
 
@@ -215,9 +215,14 @@ def update_correlation(data: Path, update: str) -> Measured:
 
 
 def correlation_drop(data: Path) -> Measured:
-    """Return the correlation under BT minus that under NormBT, on the same redrawn pairs."""
+    """Return |r| under BT minus |r| under NormBT, on the same redrawn pairs; names NormBT's own r.
+
+    Absolute, since a weight that over-corrects, to r = −0.99, depends on the distance no less.
+    """
     (bt, bt_draws, pairs), (ours, our_draws, _) = (within_bins(data, u) for u in figure3.UPDATES)
-    return Measured(bt - ours, *interval(bt_draws - our_draws), plural(pairs, "pair"))
+    own, low, high = map(short, (ours, *interval(our_draws)))
+    basis = f"{plural(pairs, 'pair')}; NormBT's own r {own} [{low}, {high}]"
+    return Measured(abs(bt) - abs(ours), *interval(np.abs(bt_draws) - np.abs(our_draws)), basis)
 
 
 def proxy_correlation(data: Path) -> Measured:

@@ -40,6 +40,8 @@ UNITS: Final = {
 KEYS: Final = ["method", "seed", "pair_id"]
 COLUMNS: Final = [*KEYS, "section", *QUANTITIES]
 CLAIMED: Final = "Reasoning"
+THETA: Final = "θ: the parameters that are trained (with LoRA: all)."
+"""What the gradients of gradients.csv are over (`scripts.measure`); figure 6 says it too."""
 LOG_FROM: Final = 20.0
 """A panel is logarithmic where its 95% quantile is this many times its 5% quantile."""
 
@@ -141,8 +143,8 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     seeds = {method: part["seed"].nunique() for method, part in frame.groupby("method")}
     counts = ", ".join(f"{model_label(m)} {plural(seeds[m], 'seed')}" for m in models)
     caption = (
-        f"Exact per-pair gradients of the BT loss. {counts}. One point a pair (mean over seeds), "
-        "n = pairs; box: quartiles; whiskers: 5% to 95%; number: median; "
+        f"Exact per-pair gradients of the BT loss. {THETA} {counts}. One point a pair (mean over "
+        "seeds), n = pairs; box: quartiles; whiskers: 5% to 95%; number: median; "
         "%: bootstrap resamples of the pairs in which that section's median is the smallest."
     )
     add_text(figure, verdict(summary), caption, note)

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.figure2 import THETA
 from analysis.figure6 import relation
 from analysis.style import (
     BLACK,
@@ -159,7 +160,7 @@ def caption(chosen: pd.DataFrame, left_out: int) -> str:
         f"bins of d = r_w − r_l; the outer {TAIL:.0%} at each end ({plural(left_out, 'point')}) "
         "are left out, as the error |σ(d) − 1| is not nearly fixed there. BT: ‖∇L_BT‖; NormBT: the "
         "same × the pair's weight w̃. Slope and Pearson's r within a seed, averaged over seeds; "
-        "brackets: 95% bootstrap over pairs."
+        f"brackets: 95% bootstrap over pairs. {THETA}"
     )
 
 

@@ -2,10 +2,11 @@
 
 Same seed, same pair, right in one model and wrong in the other. Pairs are binned by quantiles of
 ‖h_w − h_l‖ over all evaluation pairs, before any training. Seeds repeat pairs, so intervals never
-treat two seeds of one pair as two observations: they resample pairs, or give each pair one vote.
+treat two seeds of one pair as two observations: they redraw training seeds and then pairs, the same
+pairs for all seeds (as table 1's do), or give each pair one vote.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,13 +29,15 @@ from analysis.style import (
     wrap,
 )
 from analysis.tables import GROUP, pair_up, read_scores, require
-from eval.statistics import binomial_interval
+from eval.statistics import binomial_interval, draw_counts
 from rm.errors import InputError
 
 COLUMNS: Final = [
     *(*GROUP, "seed", "pair_id", "cluster", "distance"),
     *("correct_bt", "correct_normbt"),
 ]
+COUNTS: Final = ["seeds", "bt", "normbt"]
+"""What is summed over rows: a row itself, BT alone right, NormBT alone right."""
 BINS: Final = 6
 
 
@@ -108,40 +111,68 @@ def bin_table(
 
     Columns: bin (0 = closest), low, high (its edges), pairs (distinct pairs), wins_bt, wins_normbt
     (disagreements won, counted over seeds), share (NormBT's part of them) with share_low and
-    share_high (percentile bootstrap over pairs); voting (pairs with a majority over seeds), votes
-    (those for NormBT), vote, vote_low, vote_high (their part, exact binomial); difference (accuracy
-    NormBT − BT over all pairs of the bin, percent) with difference_low and difference_high
-    (bootstrap over pairs). Unknown values are NaN.
+    share_high (percentile bootstrap over seeds and then pairs); voting (pairs with a majority over
+    seeds), votes (those for NormBT), vote, vote_low, vote_high (their part, exact binomial);
+    difference (accuracy NormBT − BT over all pairs of the bin, percentage points) with
+    difference_low and difference_high (the same bootstrap). Unknown values are NaN.
     """
     place, edges = assign_bins(frame, bins)
+    seeds = sorted(frame["seed"].unique().tolist())
     rows = []
     for index in range(len(edges) - 1):
         part = frame[place == index]
         rows.append(
             {"bin": index, "low": edges[index], "high": edges[index + 1]}
-            | bin_row(per_pair(part), resamples, seed + index)
+            | bin_row(part, seeds, resamples, seed + index)
         )
     return pd.DataFrame(rows)
 
 
-def per_pair(part: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a pair: cluster, seeds, and in how many BT alone or NormBT alone was right."""
+def summed(part: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Return `COUNTS` summed within groups of rows that share `keys`, which are the index."""
     bt, normbt = part["correct_bt"].astype(bool), part["correct_normbt"].astype(bool)
     wins = part.assign(bt=bt & ~normbt, normbt=normbt & ~bt, seeds=1)
-    counts = wins.groupby(["cluster", "pair_id"])[["seeds", "bt", "normbt"]].sum().astype(int)
-    return counts.reset_index()
+    return wins.groupby(keys)[COUNTS].sum().astype(int)
 
 
-def resampled(pairs: pd.DataFrame, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Return seeds, bt and normbt summed over redrawn clusters of pairs: (3, resamples)."""
-    units = pairs.groupby("cluster")[["seeds", "bt", "normbt"]].sum().to_numpy()
-    return units[rng.integers(len(units), size=(resamples, len(units)))].sum(axis=1).T
+def per_seed(part: pd.DataFrame, seeds: list[int]) -> np.ndarray:
+    """Return `COUNTS` of every seed and cluster of pairs: (seeds, 3, clusters), 0 where absent."""
+    wide = summed(part, ["seed", "cluster"]).unstack("cluster", fill_value=0)
+    return wide.reindex(seeds, fill_value=0).to_numpy().reshape(len(seeds), len(COUNTS), -1)
 
 
-def bin_row(pairs: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]:
-    """Return the counts, shares and intervals of one bin from its `per_pair` rows."""
-    seeds, bt, normbt = (pairs[name].to_numpy() for name in ("seeds", "bt", "normbt"))
-    total, lost, won = resampled(pairs, resamples, np.random.default_rng(seed))
+def resampled(
+    parts: Sequence[np.ndarray], resamples: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Return each part's `COUNTS` (of `per_seed`) over redrawn seeds and clusters: (3, resamples).
+
+    As in `eval.statistics.section_intervals`, the redrawn seeds are the same for all parts and for
+    both methods, and the redrawn clusters, of each part by itself, the same for all seeds. With one
+    seed only clusters vary.
+    """
+    # Clusters first: what is drawn of them does not depend on the number of seeds.
+    clusters = [draw_counts(rng, resamples, part.shape[2]) for part in parts]
+    seeds = draw_counts(rng, resamples, len(parts[0]))
+    return [
+        ((part @ drawn.T) * seeds.T[:, None]).sum(axis=0)
+        for part, drawn in zip(parts, clusters, strict=True)
+    ]
+
+
+def gain(counts: np.ndarray) -> np.ndarray:
+    """Return the accuracy difference NormBT − BT, percentage points, of `COUNTS` (3, …)."""
+    total, lost, won = counts
+    with np.errstate(invalid="ignore"):  # no row where the drawn seeds have none in this bin
+        return 100.0 * (won - lost) / total
+
+
+def bin_row(part: pd.DataFrame, seeds: list[int], resamples: int, seed: int) -> dict[str, float]:
+    """Return the counts, shares and intervals of one bin from its rows of `seeds`."""
+    pairs = summed(part, ["pair_id"])
+    bt, normbt = pairs["bt"].to_numpy(), pairs["normbt"].to_numpy()
+    counts = per_seed(part, seeds)
+    (draws,) = resampled([counts], resamples, np.random.default_rng(seed))
+    _, lost, won = draws
     with np.errstate(invalid="ignore"):
         shares = won / (won + lost)
     votes, voting = int((normbt > bt).sum()), int((normbt != bt).sum())
@@ -156,8 +187,8 @@ def bin_row(pairs: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]:
         "votes": votes,
         "vote": votes / voting if voting else float("nan"),
         **exact("vote", votes, voting),
-        "difference": 100.0 * (normbt.sum() - bt.sum()) / seeds.sum(),
-        **ends("difference", 100.0 * (won - lost) / total),
+        "difference": float(gain(counts.sum(axis=(0, 2)))),
+        **ends("difference", gain(draws)),
     }
 
 
@@ -181,18 +212,17 @@ def trend(
 ) -> dict[str, float]:
     """Return the accuracy gain of the closest bin minus that of the farthest, in points.
 
-    Keys: trend, trend_low, trend_high (bootstrap over the pairs of each bin); NaN with one bin.
+    Keys: trend, trend_low, trend_high (bootstrap over seeds, the same for both bins, and then over
+    the pairs of each bin); NaN with one bin.
     """
     place, edges = assign_bins(frame, bins)
     if len(edges) < 3:
         return dict.fromkeys(("trend", "trend_low", "trend_high"), float("nan"))
-    rng, gains, draws = np.random.default_rng(seed), [], []
-    for index in (0, len(edges) - 2):
-        pairs = per_pair(frame[place == index])
-        total, lost, won = resampled(pairs, resamples, rng)
-        gains.append(100.0 * (pairs["normbt"] - pairs["bt"]).sum() / pairs["seeds"].sum())
-        draws.append(100.0 * (won - lost) / total)
-    return {"trend": gains[0] - gains[1], **ends("trend", draws[0] - draws[1])}
+    seeds = sorted(frame["seed"].unique().tolist())
+    parts = [per_seed(frame[place == index], seeds) for index in (0, len(edges) - 2)]
+    close, far = (gain(part.sum(axis=(0, 2))) for part in parts)
+    close_draws, far_draws = map(gain, resampled(parts, resamples, np.random.default_rng(seed)))
+    return {"trend": float(close - far), **ends("trend", close_draws - far_draws)}
 
 
 def groups(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -253,9 +283,10 @@ def caption(frame: pd.DataFrame) -> str:
         f"{plural(len(pairs), 'pair')}, {plural(frame['seed'].nunique(), 'seed')}, "
         f"{plural(int(apart.sum()), 'disagreement')} counted over seeds. Bins: quantiles of the "
         "untrained backbone's distance over all pairs. Seeds repeat pairs: filled points pool "
-        "seeds, with 95% bootstrap over pairs (whole problems where pairs share one); open points "
-        "give each pair one vote (majority over seeds), with 95% Clopper–Pearson. A tie counts as "
-        "a loss."
+        "seeds, with 95% bootstrap over seeds and then pairs (whole problems where pairs share "
+        "one), as is closest minus farthest; with few seeds it understates the seeds' share. Open "
+        "points give each pair one vote (majority over seeds), with 95% Clopper–Pearson. A tie "
+        "counts as a loss."
     )
 
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from analysis.figure2 import THETA
 from analysis.style import (
     BLACK,
     GREY,
@@ -162,7 +163,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     caption = (
         "Correlations within a seed, averaged over seeds; bars: 95% bootstrap over pairs (a pair "
         f"brings all its seeds). Dashed: the paper's r = {PAPER_R} (2B and 3B backbones). Sections "
-        f"of fewer than {FEWEST} pairs have none."
+        f"of fewer than {FEWEST} pairs have none. {THETA}"
     )
     add_text(figure, verdict(table), caption, note)
     return figure

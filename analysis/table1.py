@@ -1,7 +1,8 @@
 """Table 1: accuracy by section, methods × backbones × training data, with intervals.
 
-Three tables: the methods; the paired differences NormBT − BT (same seeds, same pairs); and the
-paper's numbers beside ours, which stand on another scale (2B and 3B backbones, human data).
+Three tables: the methods; the paired differences of each method and its base loss (same seeds, same
+pairs); and the paper's numbers beside ours, which stand on another scale (2B and 3B backbones,
+human data).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,13 @@ import pandas as pd
 from analysis.style import METHODS, RIVALS, SECTIONS, WEIGHT_FORMS, method_label, section_key
 from analysis.tables import GROUP, HIGH, LOW, pair_up, read_scores, require, write_table
 from eval import rewardbench
-from eval.protocol import Protocol
+from eval.protocol import Protocol, partial
 from eval.statistics import section_intervals
 from rm.errors import InputError
 
 PAPER: Final = Path(__file__).with_name("paper_numbers.csv")
+LISTED: Final = 4
+"""Partial subsets of a section that a caption names; of more, the rest is counted."""
 CELLS: Final = [*(section_key(section) for section in SECTIONS), "average"]
 COLUMNS: Final = [
     *("method", *GROUP, "seed", "pair_id", "subset", "section", "cluster", "correct"),
@@ -28,6 +31,8 @@ INTERVAL: Final = (
     "average is the mean of the four sections. With few seeds the brackets understate the seeds' "
     "share."
 )
+ROWS: Final = "Each method minus its base loss (a rival or control: minus BT)"
+"""What a row of `differences` is."""
 PAPER_SCALE: Final = (
     "The paper's numbers (arXiv 2512.06343) are on another scale wherever backbone, data or "
     "benchmark differ from ours: 2B and 3B backbones, trained on 80K pairs of human preference "
@@ -146,6 +151,29 @@ def protocol_of(benchmark: str, rows: pd.DataFrame) -> Protocol:
     return Protocol.from_counts(benchmark, rows.drop_duplicates("pair_id"))
 
 
+def partial_note(frame: pd.DataFrame, keys: Sequence[str] = ()) -> str:
+    """Return how the RewardBench rows of `frame` differ from the official set; "" if in nothing.
+
+    The rows are counted run by run, and what any run lacks is said. `keys`: columns that tell runs
+    apart besides method, seed, backbone and data. No other benchmark that table 1 shows has
+    official counts.
+    """
+    rows = frame[frame["benchmark"] == rewardbench.PROTOCOL.name]
+    notes: dict[str, dict[str, None]] = {}  # section -> its notes, an ordered set
+    for _, run in rows.groupby([*keys, *GROUP, "method", "seed"]):
+        counts = {str(name): {"pairs": n} for name, n in run["subset"].value_counts().items()}
+        for section, found in partial(counts, rewardbench.PROTOCOL).items():
+            notes.setdefault(section, {}).update(dict.fromkeys(found))
+    words = [f"{section}: {listed(list(found))}" for section, found in notes.items()]
+    return f" RewardBench is partial here ({'; '.join(words)})." if words else ""
+
+
+def listed(notes: Sequence[str]) -> str:
+    """Return the notes with commas between them, those after the first `LISTED` as a number."""
+    more = [f"{len(notes) - LISTED} more"] if len(notes) > LISTED else []
+    return ", ".join([*notes[:LISTED], *more])
+
+
 def by_method(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield each method's rows, the losses in the paper's order and each before its NormBT."""
     present = set(rows["method"])
@@ -187,28 +215,28 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
     Raises InputError: as `collect`, `build` and `differences`.
     """
     frame = collect(data)
-    table, paired = build(frame), differences(frame)
+    table, paired, short = build(frame), differences(frame), partial_note(frame)
     words = {"method": method_label, "minus": method_label}
     paths = [
         *write_table(
             table,
             folder / "table1",
-            f"Table 1. Accuracy by section, percent. {INTERVAL}",
+            f"Table 1. Accuracy by section, percent. {INTERVAL}{short}",
             note,
             labels={"method": method_label},
         ),
         *write_table(
             paired,
             folder / "table1_differences",
-            "Table 1, differences. NormBT minus its base loss on the same seeds and pairs, "
-            f"percentage points. {INTERVAL}",
+            f"Table 1, differences. {ROWS} on the same seeds and pairs, percentage points. "
+            f"{INTERVAL}{short}",
             note,
             labels=words,
         ),
         *write_table(
             beside_paper(table),
             folder / "table1_paper",
-            f"Table 1 beside the paper's reported numbers, percent. {PAPER_SCALE}",
+            f"Table 1 beside the paper's reported numbers, percent. {PAPER_SCALE}{short}",
             f"Rows of {HERE}: {note}" if note else "",
             labels={"method": method_label},
             digits=2,

@@ -59,21 +59,21 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
     """
     frame = collect(data)
     words = {"method": method_label, "minus": method_label}
-    table = build(frame)
+    table, under = build(frame), f"{table1.INTERVAL}{table1.partial_note(frame)}"
     paper = table1.beside_paper(table)
     paper = paper[(paper["source"] != "paper") | paper["method"].isin(PAPER_ROWS)]
     paper = paper[(paper["source"] != "paper") | (paper["backbone"] == "gemma-2b-it")]
     paper = paper[(paper["source"] != "paper") | (paper["data"] == "Unified-Feedback")]
     return [
         *write_table(
-            table, folder / "table2", f"{CAPTION} {table1.INTERVAL}", note,
+            table, folder / "table2", f"{CAPTION} {under}", note,
             labels={"method": method_label},
         ),
         *write_table(
             differences(frame),
             folder / "table2_differences",
             "Table 2, differences. NormBT minus each other form on the same seeds and pairs, "
-            f"percentage points. {table1.INTERVAL}",
+            f"percentage points. {under}",
             note,
             labels=words,
         ),

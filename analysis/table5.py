@@ -1,6 +1,7 @@
 """Table 5: accuracy at each value of a swept parameter, and what NormBT adds there.
 
-Two tables: the methods; the paired differences NormBT − BT (same seeds, same pairs).
+Two tables: the methods; the paired differences of each method and its base loss (same seeds, same
+pairs).
 """
 
 from collections.abc import Callable, Iterator
@@ -70,20 +71,20 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
     """
     frame = collect(data)
     words = {"parameter": parameter_label, "method": method_label}
+    under = f"{table1.INTERVAL}{table1.partial_note(frame, SWEPT)}"
     return [
         *write_table(
             build(frame),
             folder / "table5",
-            "Table 5. Accuracy by section at each value of a swept parameter, percent. "
-            f"{table1.INTERVAL}",
+            f"Table 5. Accuracy by section at each value of a swept parameter, percent. {under}",
             note,
             labels=words,
         ),
         *write_table(
             differences(frame),
             folder / "table5_differences",
-            "Table 5, differences. NormBT minus its base loss at each value of a swept parameter, "
-            f"same seeds and pairs, percentage points. {table1.INTERVAL}",
+            f"Table 5, differences. {table1.ROWS} at each value of a swept parameter, "
+            f"same seeds and pairs, percentage points. {under}",
             note,
             labels={**words, "minus": method_label},
         ),

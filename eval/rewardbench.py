@@ -6,6 +6,8 @@ The paper's average is the mean of the four sections; RewardBench's fifth, prior
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -66,44 +68,59 @@ ROWS: dict[str, int] = {
     for subset, weight in weights.items()
 }
 PROTOCOL = Protocol("rewardbench", SECTIONS, rows=ROWS)
+CODE = "hep-"
+CODE_SECTION = PROTOCOL.section_of("hep-cpp")
+NO_PROBLEMS = "hep-* have unequal row counts: resampled row by row, not by problem"
 
 
 def load(source: str = "hub") -> list[EvaluationRow]:
     """Read all rows of RewardBench from the Hub ("hub"), or of a local file in its schema.
 
     Columns: id, prompt, chosen, rejected, subset. `pair_id` is "subset/id" (the row number where
-    there is no id); `cluster` of a hep-* row is its problem. InputError names a malformed row.
+    there is no id); `cluster` of a hep-* row is its problem (`with_problems`). InputError names a
+    malformed row.
     """
     name = HUB if source == "hub" else source
-    rows = parse_rows(read_records(name, split=SPLIT), _Parser(), name)
+    rows = parse_rows(read_records(name, split=SPLIT), _parse, name)
     check_unique((row.pair_id for row in rows), name)
-    return rows
+    return with_problems(rows)
 
 
-class _Parser:
-    """Parse records in file order, counting hep-* problems: each language lists the same 164."""
+def _parse(record: Record, number: int) -> EvaluationRow:
+    subset = text_field(record, "subset")
+    identifier = number if record.get("id") is None else record["id"]
+    return EvaluationRow(
+        pair_id=f"{subset}/{identifier}",
+        section=_section(subset, record),
+        prompt=parse_prompt(record.get("prompt")),
+        chosen=text_field(record, "chosen"),
+        rejected=text_field(record, "rejected"),
+        subset=subset,
+    )
 
-    def __init__(self) -> None:
-        self.problems: Counter[str] = Counter()
 
-    def __call__(self, record: Record, number: int) -> EvaluationRow:
-        subset = text_field(record, "subset")
-        identifier = number if record.get("id") is None else record["id"]
-        return EvaluationRow(
-            pair_id=f"{subset}/{identifier}",
-            section=_section(subset, record),
-            prompt=parse_prompt(record.get("prompt")),
-            chosen=text_field(record, "chosen"),
-            rejected=text_field(record, "rejected"),
-            subset=subset,
-            cluster=self._cluster(subset),
-        )
+def with_problems(rows: Sequence[EvaluationRow]) -> list[EvaluationRow]:
+    """Return the rows, each hep-* row with its problem as `cluster`: its place in its language.
 
-    def _cluster(self, subset: str) -> str:
-        if not subset.startswith("hep-"):
-            return ""
-        self.problems[subset] += 1
-        return f"hep-problem-{self.problems[subset]}"
+    Each language lists the same 164 problems in the same order; the rows name none. Where the
+    languages have unequal counts, a place is not a problem, and every row is left to stand alone.
+    Languages of equal counts are taken to be in the official order.
+    """
+    if not places_are_problems(row.subset for row in rows):
+        return list(rows)
+    places: Counter[str] = Counter()
+    clustered = []
+    for row in rows:
+        places[row.subset] += 1
+        cluster = f"hep-problem-{places[row.subset]}" if row.subset.startswith(CODE) else ""
+        clustered.append(replace(row, cluster=cluster))
+    return clustered
+
+
+def places_are_problems(subsets: Iterable[str]) -> bool:
+    """Return whether all languages in `subsets`, one a row, have as many rows as each other."""
+    counts = Counter(subset for subset in subsets if subset.startswith(CODE))
+    return len(set(counts.values())) <= 1
 
 
 def _section(subset: str, record: Record) -> str:
@@ -115,5 +132,11 @@ def _section(subset: str, record: Record) -> str:
 
 
 def summarize(scores: pd.DataFrame) -> Summary:
-    """Summarise scored rows by RewardBench's weights; see `eval.protocol.summarize`."""
-    return summarize_pairs(scores, PROTOCOL)
+    """Summarise scored rows by RewardBench's weights; see `eval.protocol.summarize`.
+
+    `partial` also says where hep-* rows are not clustered by problem (`with_problems`).
+    """
+    summary = summarize_pairs(scores, PROTOCOL)
+    if not places_are_problems(scores["subset"]):
+        summary["partial"].setdefault(CODE_SECTION, []).append(NO_PROBLEMS)
+    return summary

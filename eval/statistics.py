@@ -61,7 +61,7 @@ def section_intervals(
     _check_options(resamples, level)
     strata = _strata(outcomes, protocol)
     generator = np.random.default_rng(seed)
-    seeds = _draw(generator, resamples, len(strata[0].values)) / len(strata[0].values)
+    seeds = draw_counts(generator, resamples, len(strata[0].values)) / len(strata[0].values)
     drawn = _rolled(strata, protocol, seeds, [_draw_units(generator, resamples, s) for s in strata])
     return _table(outcomes, protocol, _point(strata, protocol), drawn, level)
 
@@ -138,7 +138,7 @@ def _stratum(frame: pd.DataFrame, subsets: tuple[str, ...], seeds: Sequence[int]
     return _Stratum(subsets, values, counts[0])
 
 
-def _draw(generator: np.random.Generator, resamples: int, size: int) -> np.ndarray:
+def draw_counts(generator: np.random.Generator, resamples: int, size: int) -> np.ndarray:
     """Draw `size` of `size` with replacement, as counts (resamples, size)."""
     chosen = generator.integers(0, size, (resamples, size))
     flat = chosen + size * np.arange(resamples)[:, None]
@@ -147,7 +147,7 @@ def _draw(generator: np.random.Generator, resamples: int, size: int) -> np.ndarr
 
 
 def _draw_units(generator: np.random.Generator, resamples: int, stratum: _Stratum) -> np.ndarray:
-    return _draw(generator, resamples, len(stratum.counts))
+    return draw_counts(generator, resamples, len(stratum.counts))
 
 
 def _rolled(
@@ -265,7 +265,7 @@ def paired_bootstrap(
     if len(labels) != a.size:
         raise InputError(f"{len(labels)} cluster labels for {a.size} pairs")
     sums, counts = np.bincount(labels, weights=b - a), np.bincount(labels)
-    drawn = _draw(np.random.default_rng(seed), resamples, len(counts))
+    drawn = draw_counts(np.random.default_rng(seed), resamples, len(counts))
     low, high = percentile_interval((drawn @ sums) / (drawn @ counts), level)
     return Estimate(float(np.mean(b - a)), low, high)
 
@@ -313,11 +313,6 @@ def cohens_h(a: float, b: float) -> float:
     if not (0 <= a <= 1 and 0 <= b <= 1):
         raise InputError(f"proportions must lie in [0, 1], not {a}, {b}")
     return 2 * math.asin(math.sqrt(b)) - 2 * math.asin(math.sqrt(a))
-
-
-def difference_in_points(a: float, b: float) -> float:
-    """Return b − a, two fractions, in percentage points."""
-    return 100 * (b - a)
 
 
 def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:

@@ -212,7 +212,9 @@ class Shuffled(NormBT):
 
 @dataclass(frozen=True)
 class MeanForAll(NormBT):
-    """The mean of NormBT's weights over the batch, for every pair: its step size, no pairing.
+    """The mean of NormBT's weights over the batch, for every pair: their sum, no pairing.
+
+    Plain SGD takes NormBT's larger step with it; AdamW divides a loss's scale out and takes BT's.
 
     Means over what `weigh` is given, so the whole global batch must be one micro-batch.
     """

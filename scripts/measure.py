@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase
 
@@ -29,10 +31,11 @@ from rm.provenance import fingerprint_of
 from rm.tokens import ChatTemplate, TokenPair, encode_pair
 from rm.trainer import TrainingSettings
 from rm.trunk import open_cache
-from rm.weights import NormBT
+from scripts import config as configuration
 from scripts.train import NEUTRAL, check
 
 UNTRAINED = "untrained"
+NORMBT = "normbt"
 VERSION = 3
 """Raised when a measurement's meaning changes, so that files of the old meaning are not read."""
 PROJECTED = 2**18
@@ -143,6 +146,8 @@ def gradients(
         return made[index]
 
     frame = kept(run.folder / "gradients", depends_on, lambda: both(0))
+    # Not part of what is kept: another ε or cap needs no gradient anew.
+    frame = frame.assign(weight=normbt_weights(cfg, frame["distance"].to_numpy()))
     angles = kept(run.folder / "directions", depends_on, lambda: both(1))
     names = pd.DataFrame(map(names_of, rows))
     frame = names.merge(frame, on="pair_id").assign(method=run.method, seed=run.seed)
@@ -152,10 +157,10 @@ def gradients(
 def measure_gradients(
     cfg: DictConfig, run: Run, rows: Sequence[EvaluationRow]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Measure gradients of `rows`, the NormBT weight each pair would get, and the cosines.
+    """Measure gradients of `rows`, and the cosines between them.
 
-    θ is what the run trains; the layers above the trunk are computed in float32. The weight is
-    μ / (‖h_w − h_l‖ + ε) with μ the sample's mean distance.
+    θ is what the run trains; for a LoRA run all parameters, since its checkpoint holds the adapters
+    merged. The layers above the trunk are computed in float32.
     """
     settings = check(cfg)
     model, tokenizer = load_reward_model(run.checkpoint, DTYPES[settings.compute_dtype])
@@ -173,13 +178,22 @@ def measure_gradients(
     projection = Projection(PROJECTED)
     collator = PairCollator(int(tokenizer.pad_token_id), trunk, share=settings.share_prefix)
     frame, sketches = pair_gradients(model, pairs, collator, projection)
-    distance = torch.tensor(frame["distance"].to_numpy())
-    weight = NormBT(beta=0.9, epsilon=1e-6).weigh(distance, distance.mean().item())
     angles = cosines(frame["pair_id"].tolist(), sketches, frame["gradient_distance"].tolist())
-    return (
-        frame.assign(weight=weight.numpy()),
-        angles.assign(error=projection.error(trained_numbers(model))),
-    )
+    return frame, angles.assign(error=projection.error(trained_numbers(model)))
+
+
+def normbt_weights(cfg: DictConfig, distance: np.ndarray) -> np.ndarray:
+    """Return the weights (pairs,) that NormBT would give pairs at `distance` (pairs,).
+
+    μ / (‖h_w − h_l‖ + ε), capped, with μ the sample's mean distance, under whatever checkpoint. ε
+    and cap are those of `cfg`, from which every run is composed, or of conf/loss/normbt.yaml where
+    `cfg` names another loss.
+    """
+    if cfg.loss.name != NORMBT:
+        cfg = configuration.compose_config("train", [f"loss={NORMBT}"])
+    known = torch.tensor(distance)
+    weights: torch.Tensor = instantiate(cfg.loss.weight).weigh(known, known.mean().item())
+    return weights.numpy()
 
 
 def trained_numbers(model: RewardModel) -> int:

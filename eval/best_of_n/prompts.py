@@ -69,11 +69,6 @@ def choose(prompts: Sequence[Prompt], number: int) -> list[Prompt]:
     return [prompts[place] for place in taken]
 
 
-def prompts_fingerprint(prompts: Sequence[Prompt]) -> str:
-    """SHA-256 (16 hex digits) of the prompts in order."""
-    return fingerprint_of([as_json(prompt) for prompt in prompts])
-
-
 def as_json(prompt: Prompt) -> dict[str, Any]:
     """Return the prompt's fields as JSON-ready values."""
     return {**asdict(prompt), "turns": list(prompt.turns)}

@@ -76,7 +76,7 @@ def test_the_verdict_follows_the_rule(
 
 def test_what_the_data_lacks_is_not_run(tmp_path: Path) -> None:
     found = claims.judge_all(tmp_path, claims.read_claims())
-    assert len(found) == 20 and {one.verdict for one in found} == {NOT_RUN}
+    assert len(found) == 22 and {one.verdict for one in found} == {NOT_RUN}
     assert all(one.reason for one in found)
 
 
@@ -109,9 +109,21 @@ def test_measures_of_gradients(tmp_path: Path) -> None:
     bt, ours = (claims.update_correlation(tmp_path, u) for u in ("bt", "normbt"))
     assert bt.low > 0.99 and abs(ours.value) < 0.5
     drop = claims.correlation_drop(tmp_path)
-    assert drop.value == pytest.approx(bt.value - ours.value) and drop.low > 0
+    assert drop.value == pytest.approx(abs(bt.value) - abs(ours.value)) and drop.low > 0
+    assert drop.basis.startswith("32 pairs; NormBT's own r ")  # 8 in the tails of d
     with pytest.raises(InputError, match="needs pairs of Chat"):
         claims.median_ratio(tmp_path, "distance", "Chat", "smallest")
+
+
+def test_a_weight_that_over_corrects_is_no_drop(tmp_path: Path) -> None:
+    """BT's update grows with the distance, NormBT's falls with it as closely: nothing is gained."""
+    over = gradients().assign(weight=lambda f: (20 - f["distance"]) / f["distance"])
+    over.to_csv(tmp_path / "gradients.csv", index=False)
+    bt, ours = (claims.update_correlation(tmp_path, u) for u in ("bt", "normbt"))
+    assert bt.value > 0.99 and ours.value < -0.99
+    drop = claims.correlation_drop(tmp_path)
+    assert abs(drop.value) < 0.01 and max(abs(drop.low), abs(drop.high)) < 0.05
+    assert "NormBT's own r −1.000" in drop.basis
 
 
 def test_centred_correlation_is_pearsons_within_one_bin() -> None:

@@ -76,6 +76,7 @@ def test_draw_prints_medians_counts_and_verdict() -> None:
     assert "smallest median: Reasoning" in top.get_title(loc="left")
     assert figure.get_suptitle().startswith("Is Reasoning smallest")
     assert "tiny · 3 seeds" in figure.get_supxlabel()
+    assert figure2.THETA in figure.get_supxlabel().replace("\n", " ")
     assert "after BT training 3 seeds" in figure.get_supxlabel().replace("\n", " ")
 
 

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from analysis import figure4, style
+from eval.protocol import Protocol
+from eval.statistics import paired_bootstrap, section_intervals
 from rm.errors import InputError
 
 PLACE = {"backbone": "tiny", "data": "made", "benchmark": "generated"}
@@ -116,6 +118,70 @@ def test_seeds_do_not_narrow_the_interval() -> None:
     assert one["share_high"] - one["share_low"] == pytest.approx(2 * 1.96 * 0.5 / 40**0.5, abs=0.06)
 
 
+def opposed(pairs: int = 400) -> pd.DataFrame:
+    """In seed 0 NormBT alone is right on every pair, in seed 1 BT alone."""
+    rows = [(i, float(i)) for i in range(pairs)]
+    return pd.concat(
+        [disagreements([(*row, who) for row in rows]).assign(seed=s) for s, who in enumerate("nb")]
+    )
+
+
+def test_seeds_are_redrawn_too() -> None:
+    """Two seeds of opposite gains: one resample in four holds seed 0 alone, one seed 1 alone."""
+    row = figure4.bin_table(opposed(), 1, resamples=500).iloc[0]
+    assert (row["share"], row["share_low"], row["share_high"]) == (0.5, 0, 1)
+    assert (row["difference"], row["difference_low"], row["difference_high"]) == (0, -100, 100)
+
+
+def test_the_trend_redraws_the_same_seeds_in_both_bins() -> None:
+    """A gain that differs by seed and not by distance leaves no trend, whatever seeds are drawn."""
+    frame = opposed()
+    assert figure4.trend(frame, 2, 500) == {"trend": 0, "trend_low": 0, "trend_high": 0}
+    far = frame["distance"] >= 200
+    tilted = frame.assign(correct_bt=far, correct_normbt=far | (frame["seed"] == 0))
+    assert figure4.trend(tilted, 2, 500) == {"trend": 50, "trend_low": 0, "trend_high": 100}
+
+
+def mixed(seeds: int) -> pd.DataFrame:
+    """Eighty pairs, two a cluster, with outcomes that differ by seed and pair."""
+    rng = np.random.default_rng(3)
+    frame = disagreements([(i, 1.0, "") for i in range(80)], seeds)
+    right = rng.random((2, len(frame))) < [[0.5], [0.7]]
+    cluster = [f"c{int(pair[1:]) // 2:02}" for pair in frame["pair_id"]]
+    return frame.assign(correct_bt=right[0], correct_normbt=right[1], cluster=cluster)
+
+
+def test_intervals_are_those_of_eval_statistics() -> None:
+    """One seed: its bootstrap over pairs, draw by draw; more: table 1's, up to the draws."""
+    frame = mixed(seeds=1)
+    row = figure4.bin_table(frame, 1, resamples=500).iloc[0]
+    alone = paired_bootstrap(
+        frame["correct_bt"],
+        frame["correct_normbt"],
+        clusters=frame["cluster"].tolist(),
+        resamples=500,
+    )
+    found = [row[f"difference{end}"] for end in ("", "_low", "_high")]
+    assert found == pytest.approx([100 * alone.value, 100 * alone.low, 100 * alone.high])
+
+    frame = mixed(seeds=3)
+    row = figure4.bin_table(frame, 1, resamples=4000).iloc[0]
+    gains = frame["correct_normbt"].astype(float) - frame["correct_bt"].astype(float)
+    outcomes = frame.assign(subset="s", correct=gains)
+    protocol = Protocol.from_counts("one", outcomes.assign(section="Chat"))
+    table = section_intervals(outcomes, protocol, resamples=4000).iloc[0]
+    found = [row[f"difference{end}"] for end in ("", "_low", "_high")]
+    expected = [100 * table[name] for name in ("mean", "low", "high")]
+    assert found == pytest.approx(expected, abs=1.0)
+
+
+def test_a_seed_without_pairs_of_a_bin_is_drawn_and_counts_nothing() -> None:
+    frame = pd.concat([ladder(60), disagreements([(0, 0.0, "b")]).assign(seed=1)])
+    trend = figure4.trend(frame, 3, resamples=200)
+    assert trend["trend"] == pytest.approx(100 * 19 / 21 + 100)
+    assert np.isfinite([trend["trend_low"], trend["trend_high"]]).all()
+
+
 def test_pairs_of_one_problem_are_resampled_together() -> None:
     frame = disagreements([(i, 1.0, "n" if i < 20 else "b") for i in range(40)])
     alone = figure4.bin_table(frame, 1, resamples=500).iloc[0]
@@ -158,6 +224,7 @@ def test_draw_states_counts_and_bars() -> None:
     figure = figure4.draw(ladder(60, seeds=2), note="tiny · 2 seeds")
     caption = figure.get_supxlabel().replace("\n", " ")
     assert "60 pairs, 2 seeds, 80 disagreements" in caption and "tiny · 2 seeds" in caption
+    assert "bootstrap over seeds and then pairs" in caption
     wins = figure.axes[0]
     heights = [bar.get_height() for bar in wins.patches]
     assert heights == [0, 0, 0, 0, 20, 20, 20, 20, 0, 0, 0, 0]

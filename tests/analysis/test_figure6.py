@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import figure6, style
+from analysis import figure2, figure6, style
 from rm.errors import InputError
 
 
@@ -99,6 +99,7 @@ def test_draw_states_ours_beside_the_papers(tmp_path: Path) -> None:
     assert f"after BT training {r:.3f} [" in title and title.endswith("paper 0.928")
     assert "n = 40 pairs × 2 seeds" in figure.axes[0].get_title()
     assert "tiny · 2 seeds" in figure.get_supxlabel()
+    assert figure2.THETA in figure.get_supxlabel().replace("\n", " ")
 
 
 def test_extreme_inputs_draw_or_say_why() -> None:

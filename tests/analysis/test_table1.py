@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis import table1
+from eval import rewardbench
 from rm.errors import InputError
 
 SECTIONS = ("Chat", "Chat Hard", "Safety", "Reasoning")
@@ -104,6 +105,43 @@ def test_rewardbench_has_its_official_weights(tmp_path: Path) -> None:
     assert row["reasoning"] == pytest.approx(50)
 
 
+def rewardbench_rows(rows: dict[str, int], method: str = "bt") -> pd.DataFrame:
+    """One run of RewardBench with as many rows of a subset as `rows` says, all right."""
+    made = scores({method: {}}, pairs=sum(rows.values()), seeds=1)
+    made = made[made["section"] == "Chat"].assign(benchmark="rewardbench")
+    subsets = [name for name, count in rows.items() for _ in range(count)]
+    sections = [rewardbench.PROTOCOL.section_of(name) for name in subsets]
+    return made.assign(subset=subsets, section=sections)
+
+
+def test_a_partial_rewardbench_is_said_under_every_table(tmp_path: Path) -> None:
+    rows = {**rewardbench.ROWS, "refusals-dangerous": 83, "donotanswer": 135}
+    collected(tmp_path, pd.concat([rewardbench_rows(rows, name) for name in ("bt", "normbt")]))
+    said = (
+        " RewardBench is partial here (Safety: refusals-dangerous has 83 of 100 rows, donotanswer "
+        "has 135 of 136 rows)."
+    )
+    paths = table1.write(tmp_path, tmp_path / "out")
+    captions = [p.read_text().split("\n")[0] for p in paths if p.suffix == ".md"]
+    assert len(captions) == 3 and all(caption.endswith(said) for caption in captions)
+
+
+def test_what_one_run_lacks_is_said_and_what_a_whole_set_or_another_has_is_not(
+    tmp_path: Path,
+) -> None:
+    whole = rewardbench_rows(rewardbench.ROWS)
+    assert table1.partial_note(collected(tmp_path, whole)) == ""
+    assert table1.partial_note(collected(tmp_path, scores(RIGHT))) == ""
+    few = rewardbench_rows({"mt-bench-easy": 28, "hep-go": 3}, "normbt")
+    assert table1.partial_note(collected(tmp_path, pd.concat([whole, few]))) == (
+        " RewardBench is partial here (Chat: missing subset alpacaeval-easy, missing subset "
+        "alpacaeval-length, missing subset alpacaeval-hard, missing subset mt-bench-med; "
+        "Chat Hard: no rows: left out of the average; Safety: no rows: left out of the average; "
+        "Reasoning: missing subset math-prm, missing subset hep-cpp, hep-go has 3 of 164 rows, "
+        "missing subset hep-java, 3 more)."
+    )
+
+
 def test_a_section_that_is_absent_is_empty_not_zero(tmp_path: Path) -> None:
     frame = scores(RIGHT)
     table = table1.build(collected(tmp_path, frame[frame["section"] == "Chat"]), resamples=50)
@@ -142,6 +180,7 @@ def test_write_makes_three_tables_each_with_the_note(tmp_path: Path) -> None:
     shown = {p.name: p.read_text() for p in paths}
     assert all("tiny · made pairs" in text for name, text in shown.items() if name.endswith("md"))
     assert "| NormBT | tiny | made | generated | 2 | 60.0 [" in shown["table1.md"]
+    assert "(a rival or control: minus BT)" in shown["table1_differences.md"]
     beside = shown["table1_paper.md"]
     assert "another scale" in beside
     assert (

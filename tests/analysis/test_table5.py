@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from analysis import table1, table5
+from eval import rewardbench
 from rm.errors import InputError
-from tests.analysis.test_table1 import scores
+from tests.analysis.test_table1 import rewardbench_rows, scores
 
 
 def swept(parameter: str, value: float, right: dict[str, dict[str, int]]) -> pd.DataFrame:
@@ -63,8 +64,21 @@ def test_files_name_parameters_as_figure_11_does(tmp_path: Path) -> None:
     ]
     text = paths[4].read_text()
     assert "| swapped labels among Reasoning | 0.4 | NormBT | BT |" in text
+    assert "(a rival or control: minus BT) at each value" in text
     assert "learning rate" not in text and "tiny · made" in text
     assert "| learning rate | 3e-05 | NormBT |" in paths[1].read_text()
+
+
+def test_a_value_whose_runs_saw_part_of_rewardbench_is_said(tmp_path: Path) -> None:
+    short = {**rewardbench.ROWS, "math-prm": 5}
+    runs = [
+        rewardbench_rows(rows).assign(parameter="beta", value=value)
+        for value, rows in ((0.5, rewardbench.ROWS), (0.9, short))
+    ]
+    pd.concat(runs).to_parquet(tmp_path / "sweep_scores.parquet")
+    paths = table5.write(tmp_path, tmp_path / "out")
+    said = "RewardBench is partial here (Reasoning: math-prm has 5 of 447 rows)."
+    assert said in paths[1].read_text() and said in paths[4].read_text()
 
 
 def test_a_parameter_of_one_method_alone_has_no_differences(tmp_path: Path) -> None:

@@ -290,6 +290,36 @@ def test_hep_clusters_are_one_problem_in_six_languages(
     assert aligned > 150  # a few names differ in one language
 
 
+def code_file(path: Path, **counts: int) -> str:
+    """RewardBench rows of the languages hep-*, so many of each."""
+    return write_lines(
+        path,
+        *(
+            {**RECORD, "subset": f"hep-{language}", "id": number}
+            for language, count in counts.items()
+            for number in range(count)
+        ),
+    )
+
+
+def test_hep_problems_are_places_where_all_languages_have_as_many_rows(tmp_path: Path) -> None:
+    rows = rewardbench.load(code_file(tmp_path / "a.jsonl", go=2, rust=2))
+    assert [row.cluster for row in rows] == ["hep-problem-1", "hep-problem-2"] * 2
+    rows = rewardbench.load(code_file(tmp_path / "b.jsonl", go=2))
+    assert [row.cluster for row in rows] == ["hep-problem-1", "hep-problem-2"]
+
+
+def test_hep_rows_stand_alone_where_a_language_lacks_some_and_the_summary_says_so(
+    tmp_path: Path, mini: list[rewardbench.EvaluationRow]
+) -> None:
+    rows = rewardbench.load(code_file(tmp_path / "a.jsonl", go=2, rust=3))
+    assert {row.cluster for row in rows} == {""}
+    summary = rewardbench.summarize(scores_of(("hep-go", 2, 0, 0), ("hep-rust", 3, 0, 0)))
+    assert rewardbench.NO_PROBLEMS in summary["partial"]["Reasoning"]
+    even = rewardbench.summarize(scores_of(("hep-go", 2, 0, 0), ("hep-rust", 1, 0, 1)))
+    assert rewardbench.NO_PROBLEMS not in even["partial"]["Reasoning"]
+
+
 # --- the protocol itself ----------------------------------------------------------------------
 
 

@@ -140,6 +140,10 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
 
 
 COMMITTED = {
+    "cpu_gemma": [
+        *("profile=cpu", "experiment=small_gemma", "matrix=small_gemma"),
+        "training.compute_dtype=float32",
+    ],
     "cpu_rates": ["profile=cpu", "matrix=pair_full", "training.compute_dtype=float32"],
     "cpu_sgd": [
         *("profile=cpu", "experiment=sgd", "matrix=sgd", "training.compute_dtype=float32"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from eval.rows import EvaluationRow, sample_rows
 from scripts import measure
+from scripts.config import compose_config
 
 
 def rows(counts: dict[str, int]) -> list[EvaluationRow]:
@@ -42,6 +44,17 @@ def test_texts_carry_their_features(tmp_path: Path) -> None:
     frame = measure.texts(tmp_path, rows({"Chat": 2}))
     assert frame["prompt"].tolist() == ["q", "q"] and frame["overlap"].tolist() == [0.5, 0.5]
     assert {"pair_id", "section", "subset", "cluster", "chosen", "rejected"} <= set(frame)
+
+
+def test_the_weight_is_normbts_as_the_configuration_sets_it() -> None:
+    distance = np.array([1.0, 3.0])
+
+    def weights(*words: str) -> list[float]:
+        return list(measure.normbt_weights(compose_config("reproduce", words), distance))
+
+    assert weights() == list(2 / (distance + 1e-6))
+    assert weights("loss.weight.epsilon=1", "loss.weight.cap=0.75") == [0.75, 0.5]
+    assert weights("loss=bt") == weights("loss=normbt_shuffled") == weights()
 
 
 def test_the_pipelines_files_hold_the_same_pairs(smoke_results: Path) -> None:
