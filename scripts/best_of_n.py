@@ -62,7 +62,7 @@ from rm.preferences import PreferencePair, fingerprint, write_pairs
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 from rm.untrusted import load_weights
 from scripts import config as configuration
-from scripts.data import load_data
+from scripts.data import TrainingData, load_data
 from scripts.evaluate import load_scorer
 from scripts.lock import only_one
 from scripts.train import check, comparable, train
@@ -91,12 +91,20 @@ class Judged:
 
 
 def run(cfg: DictConfig, overrides: Sequence[str]) -> Path:
-    """Run what is missing of the experiment; return the results folder."""
+    """Run what is missing of the experiment and draw it; return the results folder."""
     with only_one(Path(cfg.runs_dir)):
-        return _run(cfg, overrides)
+        results = _compute(cfg, overrides)
+        draw(results, label(cfg, settings_of(cfg)))
+        return results
 
 
-def _run(cfg: DictConfig, overrides: Sequence[str]) -> Path:
+def compute(cfg: DictConfig, overrides: Sequence[str]) -> Path:
+    """Run what is missing of the experiment, draw nothing; return the results folder."""
+    with only_one(Path(cfg.runs_dir)):
+        return _compute(cfg, overrides)
+
+
+def _compute(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     started, bon = time.time(), check_all(cfg)
     kept = configuration.without_keys(overrides, (*OWN_KEYS, *DROPPED_KEYS))
     for method in bon.proxy.methods:
@@ -110,7 +118,6 @@ def _run(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     judged = [judge(cfg, bon, kept, kind, material, answered) for kind in bon.golds]
     results = Path(cfg.results_dir)
     write_data(cfg, bon, results / "data", judged, sampled, time.time() - started)
-    draw(results, label(cfg, bon))
     return results
 
 
@@ -153,6 +160,16 @@ def compose_run(kept: Sequence[str], own: Sequence[str]) -> DictConfig:
 # --- Prompts and pairs ---------------------------------------------------------------------------
 
 
+def find_prompts(cfg: DictConfig, bon: BonSettings) -> list[Prompt]:
+    """Return the held-out prompts alone, which takes a fraction of `find_material`'s time.
+
+    Raises InputError for fewer than are asked for, or for a subset that does not exist.
+    """
+    if cfg.data.kind == "generated":
+        return _generated_prompts(cfg, bon, subsets_of(bon))
+    return _source_prompts(_source(cfg, bon), bon)
+
+
 def find_material(cfg: DictConfig, bon: BonSettings) -> Material:
     """Return prompts and pairs of the configured data: generated, or a source's own splits."""
     if cfg.data.kind == "generated":
@@ -161,16 +178,9 @@ def find_material(cfg: DictConfig, bon: BonSettings) -> Material:
 
 
 def _from_source(cfg: DictConfig, bon: BonSettings) -> Material:
-    """Prompts of the validation split, and a seeded sample of the training pairs of other prompts.
-
-    A source has several pairs a prompt, so more of its validation pairs are read than prompts are
-    wanted.
-    """
-    settings = cfg.data.copy()
-    if settings.get("validation_limit") is not None:
-        settings.validation_limit = max(settings.validation_limit, 4 * bon.prompts.number)
-    data = load_data(settings)
-    prompts = choose(prompts_of_pairs(data.validation), bon.prompts.number)
+    """Prompts of the validation split, and a seeded sample of training pairs of other prompts."""
+    data = _source(cfg, bon)
+    prompts = _source_prompts(data, bon)
     asked = {prompt.turns_key for prompt in prompts}
     pairs = [pair for pair in data.train if turns_key(pair.prompt) not in asked]
     order = np.random.default_rng(cfg.data.seed).permutation(len(pairs))
@@ -178,16 +188,28 @@ def _from_source(cfg: DictConfig, bon: BonSettings) -> Material:
     return Material(prompts, pairs, [""] * len(pairs))
 
 
+def _source(cfg: DictConfig, bon: BonSettings) -> TrainingData:
+    """Load a source; where its validation is limited, four pairs for every prompt that is wanted.
+
+    A prompt may have several pairs.
+    """
+    settings = cfg.data.copy()
+    if settings.get("validation_limit") is not None:
+        settings.validation_limit = max(settings.validation_limit, 4 * bon.prompts.number)
+    return load_data(settings)
+
+
+def _source_prompts(data: TrainingData, bon: BonSettings) -> list[Prompt]:
+    return choose(prompts_of_pairs(data.validation), bon.prompts.number)
+
+
 def _generated(cfg: DictConfig, bon: BonSettings) -> Material:
     """Test prompts and training pairs of the chosen subsets.
 
     No pair is in the profile's own training data or in the gold's.
     """
-    subsets = bon.prompts.subsets or [name for names in SUBSETS.values() for name in names]
-    prompts = choose(
-        prompts_of_generated(of_subsets("test", bon.prompts.number, cfg.data.seed, subsets)),
-        bon.prompts.number,
-    )
+    subsets = subsets_of(bon)
+    prompts = _generated_prompts(cfg, bon, subsets)
     taken = {made.pair.prompt[-1]["content"] for made in gold_pairs(cfg, bon)}
     wanted = bon.proxy.pairs + len(taken)
     fresh = [
@@ -199,6 +221,16 @@ def _generated(cfg: DictConfig, bon: BonSettings) -> Material:
     chosen = choose(prompts_of_generated(fresh), bon.proxy.pairs)
     made = [made_by_id[one.prompt_id] for one in chosen]
     return Material(prompts, [one.pair for one in made], [one.subset for one in made])
+
+
+def _generated_prompts(cfg: DictConfig, bon: BonSettings, subsets: Sequence[str]) -> list[Prompt]:
+    made = of_subsets("test", bon.prompts.number, cfg.data.seed, subsets)
+    return choose(prompts_of_generated(made), bon.prompts.number)
+
+
+def subsets_of(bon: BonSettings) -> Sequence[str]:
+    """The generated subsets that prompts are taken from: those that are named, or all."""
+    return bon.prompts.subsets or [name for names in SUBSETS.values() for name in names]
 
 
 def gold_pairs(cfg: DictConfig, bon: BonSettings) -> list[GeneratedPair]:

@@ -37,7 +37,7 @@ from scripts.architecture import (
     meta_model,
     scoring_model,
 )
-from scripts.best_of_n import settings_of
+from scripts.best_of_n import find_prompts, settings_of
 from scripts.data import require_margins
 from scripts.evaluate import BENCHMARKS
 from scripts.matrix import GRID_SEED, check_benchmark, train_config
@@ -149,7 +149,10 @@ def compose_matrix(run: DryRun, composed: list[DictConfig]) -> str:
 
 
 def best_of_n(run: DryRun, composed: list[DictConfig]) -> tuple[BonSettings | None, Check]:
-    """Compose and check every proxy; None where Best-of-N is left out or cannot work."""
+    """Compose and check every proxy, count prompts; None where it is left out or cannot work.
+
+    With too few prompts it is not None: its models are checked all the same.
+    """
     found: list[BonSettings] = []
 
     def compose() -> str:
@@ -162,6 +165,7 @@ def best_of_n(run: DryRun, composed: list[DictConfig]) -> tuple[BonSettings | No
             check(one)
             composed.append(one)
         found.append(bon)
+        enough_prompts(run.cfg, bon)
         engine = "vLLM" if is_installed() else "transformers, as vLLM is not installed: slower"
         proxies = f"{len(bon.proxy.methods)} methods × {len(bon.proxy.seeds)} seeds as proxies"
         sampled = f"{bon.prompts.number:,} prompts × {bon.policy.samples} samples by {engine}"
@@ -169,6 +173,23 @@ def best_of_n(run: DryRun, composed: list[DictConfig]) -> tuple[BonSettings | No
 
     line = attempt("Best-of-N", compose)
     return (found[0] if found else None), line
+
+
+def enough_prompts(cfg: DictConfig, bon: BonSettings) -> None:
+    """Raise InputError where fewer prompts are held out than Best-of-N asks for.
+
+    They are counted where the data are on this machine. Elsewhere the held-out pairs of as many
+    rows as conf/plan.yaml states are an upper bound; the size of a split of its own is unknown.
+    """
+    if cfg.data.kind != "hub" or Path(cfg.data.hub).exists():
+        find_prompts(cfg, bon)
+        return
+    pairs = find_pairs(cfg.data, cfg.plan).validation
+    if cfg.data.validation_split is None and pairs < bon.prompts.number:
+        raise InputError(
+            f"bon.prompts.number={bon.prompts.number} and data={cfg.data.name} holds {pairs} pairs "
+            "out: lower it, or raise data.validation_share"
+        )
 
 
 def benchmark(cfg: DictConfig) -> str:

@@ -1,8 +1,8 @@
 """The whole pipeline: python -m scripts.reproduce profile=cpu (what `make reproduce` calls).
 
-Trains every method with every seed, scores each, measures exact gradients, runs Best-of-N, and
-writes tables, figures, their data and the report under results/<profile>. Every stage leaves a
-manifest; a stage whose manifest matches its inputs is not repeated.
+Trains every method with every seed, scores each, measures exact gradients, and writes tables,
+figures and their data under results/<profile>; then Best-of-N with its own, and the report. Every
+stage leaves a manifest; a stage whose manifest matches its inputs is not repeated.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -18,8 +19,8 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from analysis import report
-from analysis.gallery import draw_all
+from analysis import figure5, report
+from analysis.gallery import INDEX, Item, draw_all, draw_figure, draw_table, note_of
 from analysis.style import MODELS
 from eval.rows import sample_rows
 from eval.spreadsheet import csv_text
@@ -64,13 +65,15 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     for method in cfg.methods:
         check(train_config(cfg, overrides, method, cfg.seeds[0], "train"))
     left_out = best_of_n_left_out(cfg)
-    if left_out is not None:
+    if left_out is None:
+        best_of_n.find_prompts(cfg, best_of_n.settings_of(cfg))  # too few: said before training
+    else:
         print(f"Best-of-N is left out: {left_out}", flush=True)
     runs_dir, results = Path(cfg.runs_dir), Path(cfg.results_dir)
     test = benchmark_data(cfg, runs_dir)
     untrained = make_untrained(cfg, runs_dir)
-    evaluate_run(cfg, untrained, test)
     rates = choose_rates(cfg, overrides)
+    evaluate_run(cfg, untrained, test)  # no test pair is read before rates are chosen
     configs = run_configs(cfg, overrides, rates)
     runs = [Run(c.loss.name, c.seed, Path(c.run_dir)) for c in configs]
     for number, (one, run) in enumerate(zip(configs, runs, strict=True), start=1):
@@ -81,17 +84,25 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
         for run in runs:
             shutil.rmtree(run.checkpoint, ignore_errors=True)
     collect(cfg, results / "data", [untrained, *runs])
+    # Best-of-N takes hours and may fail: what does not need it is written before it starts.
+    state = "not finished" if left_out is None else f"left out: {left_out}"
+    write_manifest(cfg, results, runs, state, time.time() - started)
+    items = draw_all(results)
     if left_out is None:
         experiment = OmegaConf.merge(cfg, {"runs_dir": str(runs_dir / "best_of_n")})
-        best_of_n.run(experiment, kept_words(overrides))  # type: ignore[arg-type]
-    write_manifest(cfg, results, runs, left_out, time.time() - started)
-    print("\n".join(item.line() for item in draw_all(results)))
+        best_of_n.compute(experiment, kept_words(overrides))  # type: ignore[arg-type]
+        items = draw_best_of_n(results, items)
+        write_manifest(cfg, results, runs, cfg.bon.name, time.time() - started)
+    print("\n".join(item.line() for item in items))
     report.write(results)
     return results
 
 
 def best_of_n_left_out(cfg: DictConfig) -> str | None:
-    """Why Best-of-N is not part of this call; None if it is. InputError if it is and can't be."""
+    """Why Best-of-N is not part of this call; None if it is. InputError if it is and can't be.
+
+    From the configuration alone: whether the data hold enough prompts out is `find_prompts`'s.
+    """
     if cfg.best_of_n is False:
         return "best_of_n=false"
     try:
@@ -166,10 +177,25 @@ def collect(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> None:
     measure.write_parquet(pd.concat(metrics), folder / "metrics.parquet")
 
 
+def draw_best_of_n(results: Path, items: Sequence[Item]) -> list[Item]:
+    """Draw what Best-of-N adds to the `items` that are drawn; write the index of all."""
+    note = note_of("figure5", results, "")
+    drawn = {
+        "best_of_n": draw_table("best_of_n", figure5, results, note),
+        "figure5": draw_figure("figure5", figure5, results, note),
+    }
+    made = [drawn.get(item.name, item) for item in items]
+    atomic_write_json(results / "figures" / INDEX, [asdict(item) for item in made])
+    return made
+
+
 def write_manifest(
-    cfg: DictConfig, results: Path, runs: Sequence[Run], left_out: str | None, seconds: float
+    cfg: DictConfig, results: Path, runs: Sequence[Run], best_of_n_state: str, seconds: float
 ) -> None:
-    """Write which runs, settings, data and code made the results."""
+    """Write which runs, settings, data and code made the results.
+
+    best_of_n_state: Best-of-N's size once it is done, or why it is not.
+    """
     atomic_write_json(
         results / "manifest.json",
         {
@@ -179,7 +205,7 @@ def write_manifest(
             "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
             "benchmark": cfg.benchmark,
             "benchmark_data": benchmark_name(cfg),
-            "best_of_n": cfg.bon.name if left_out is None else f"left out: {left_out}",
+            "best_of_n": best_of_n_state,
             "seconds_of_this_call": round(seconds, 1),
             "environment": environment(),
         },

@@ -3,9 +3,10 @@
 Trains and scores every value × method × seed of conf/sweep/<name>.yaml as scripts.reproduce would,
 and writes into results/<profile>/data: sweep.csv (method, parameter, value, seed, section,
 accuracy as a fraction), sweep_scores.parquet (a row a run and pair) and sweep.json (of each
-parameter: the runs, the settings, the environment). What they hold of other parameters stays. A
-finished run is not repeated, and the value that the configuration has anyway is the run that
-scripts.reproduce makes with the same settings. Weights that a sweep made are dropped.
+parameter: its runs; settings and environment of the newest call). What they hold of other runs
+stays, so that a sweep may be worked off value by value and seed by seed. A finished run is not
+repeated, and the value that the configuration has anyway is the run that scripts.reproduce makes
+with the same settings. Weights that a sweep made are dropped.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ from scripts.measure import Run, write_parquet
 from scripts.train import stale_because
 
 COLUMNS = ["method", "parameter", "value", "seed", "section", "accuracy"]
+RUN = [*SWEPT, "method", "seed"]
+"""What tells the runs of all sweeps apart."""
+DIGITS = ".6g"
+"""How sweep.csv writes a number, and so how two values are compared."""
 
 
 def sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
@@ -71,7 +76,7 @@ def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
         facts.append({"value": value, **run_facts(run)})
     folder = Path(cfg.results_dir) / "data"
     merge(pd.DataFrame(rows)[COLUMNS], folder / "sweep.csv", COLUMNS[:-1])
-    merge(pd.concat(scores), folder / "sweep_scores.parquet", [*SWEPT, "method", "seed"])
+    merge(pd.concat(scores), folder / "sweep_scores.parquet", RUN)
     note(cfg, facts, folder / "sweep.json")
     return folder / "sweep.csv"
 
@@ -123,31 +128,47 @@ def scores_of(cfg: DictConfig, run: Run, value: float) -> pd.DataFrame:
 
 
 def merge(frame: pd.DataFrame, path: Path, keys: list[str]) -> None:
-    """Write a table of the sweep, ordered by `keys`; rows of other parameters stay."""
+    """Write a table of the sweep, ordered by `keys`; rows of runs that `frame` lacks stay."""
     as_csv = path.suffix == ".csv"
     if path.is_file():
         earlier = read_csv(path) if as_csv else pd.read_parquet(path)
-        frame = pd.concat([earlier[~earlier["parameter"].isin(frame["parameter"])], frame])
+        frame = pd.concat([earlier[~runs_in(earlier).isin(runs_in(frame))], frame])
     ordered = frame.sort_values(keys, kind="stable")
     if as_csv:
-        atomic_write_text(path, csv_text(ordered, float_format="%.6g"))
+        atomic_write_text(path, csv_text(ordered, float_format=f"%{DIGITS}"))
     else:
         write_parquet(ordered, path)
 
 
+def runs_in(frame: pd.DataFrame) -> pd.MultiIndex:
+    """The run of each row, as `RUN` names it."""
+    values = [format(value, DIGITS) for value in frame["value"]]
+    return pd.MultiIndex.from_frame(frame[RUN].assign(value=values))
+
+
 def note(cfg: DictConfig, runs: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write the manifest of one parameter's sweep into `path`; those of other parameters stay."""
+    """Write the manifest of one parameter's sweep into `path`; those of other parameters stay.
+
+    So do its other runs. What stands beside the runs is of this call.
+    """
     parts = read_json(path) if path.is_file() else {}
+    earlier = parts.get(cfg.sweep.parameter, {}).get("runs", [])
+    noted = {run_key(one): one for one in [*earlier, *runs]}
     parts[cfg.sweep.parameter] = {
         "label": label(cfg),
         "sweep": OmegaConf.to_container(cfg.sweep),
-        "runs": runs,
+        "runs": sorted(noted.values(), key=lambda one: (one["value"], one["method"], one["seed"])),
         "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
         "benchmark": cfg.benchmark,
         "benchmark_data": benchmark_name(cfg),
         "environment": environment(),
     }
     atomic_write_json(path, dict(sorted(parts.items())))
+
+
+def run_key(facts: dict[str, Any]) -> tuple[str, str, int]:
+    """What tells a noted run from the others of its parameter."""
+    return format(facts["value"], DIGITS), facts["method"], facts["seed"]
 
 
 @configuration.main("sweep")

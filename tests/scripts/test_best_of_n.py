@@ -168,6 +168,13 @@ def test_proxies_gold_and_prompts_share_no_prompt() -> None:
     assert set(material.subsets) == set(bon.prompts.subsets)
 
 
+@pytest.mark.parametrize("subsets", ["[]", "[gen-length,gen-python]"])
+def test_the_prompts_alone_are_those_of_the_whole_material(subsets: str) -> None:
+    cfg = compose_config("best_of_n", ["profile=smoke", f"bon.prompts.subsets={subsets}"])
+    bon = script.settings_of(cfg)
+    assert script.find_prompts(cfg, bon) == script.find_material(cfg, bon).prompts
+
+
 def test_prompts_and_pairs_of_ones_own_data(tmp_path: Path) -> None:
     rows = [
         {"prompt": f"Question {i % 30}?", "chosen": f"good {i}", "rejected": f"bad {i}"}
@@ -180,6 +187,7 @@ def test_prompts_and_pairs_of_ones_own_data(tmp_path: Path) -> None:
     cfg = compose_config("best_of_n", [*words, "bon.prompts.number=4"])
     material = script.find_material(cfg, script.settings_of(cfg))
     assert len(material.prompts) == 4 and len(material.pairs) == 20
+    assert script.find_prompts(cfg, script.settings_of(cfg)) == material.prompts
     asked = {prompt.last_user for prompt in material.prompts}
     assert not asked & {pair.prompt[-1]["content"] for pair in material.pairs}
     leaky = tmp_path / "validation.jsonl"  # a validation file that shares prompts with training

@@ -19,6 +19,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from rm.errors import InputError
 from scripts import dry_run
+from scripts.best_of_n import settings_of
 from scripts.config import compose_config
 from scripts.dry_run import FAILED, OK, SKIPPED, Check, access, checks, existing
 from tests.scripts.hub_layout import skywork, unified_feedback
@@ -124,7 +125,8 @@ def test_paper_experiments_on_local_copies(
     source, kind = make(tmp_path / "copy", 400), experiment.split("_")[0]
     words = ["profile=paper", "benchmark=rewardbench", f"experiment={experiment}", "seeds=[0]"]
     words += [f"data.hub={source}", f"model.path={backbone_folders[kind]}", "devices=8"]
-    found = made(tmp_path, *words, f"bon.policy.path={backbone_folders['gemma']}")
+    words += [f"bon.policy.path={backbone_folders['gemma']}"]
+    found = made(tmp_path, *words, "bon.prompts.number=4")
     (data,) = [one for one in found if one.name == "data"]
     assert data.state == OK and "400 rows" in data.detail and "tokens" in data.detail
     states = {one.name: one.state for one in found}
@@ -132,6 +134,22 @@ def test_paper_experiments_on_local_copies(
     if not torch.cuda.is_available():
         assert "has 0 CUDA GPUs" in failures(found)["devices"]
         assert states["memory"] == SKIPPED
+    small = made(tmp_path, *words)
+    assert "1000 prompts were asked for and" in failures(small)["Best-of-N"]
+    assert {"policy", "gold"} <= {one.name for one in small}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_paper_experiments_hold_enough_prompts_out(experiment: str) -> None:
+    cfg = compose_config("plan", ["profile=paper", f"experiment={experiment}"])
+    bon = settings_of(cfg)
+    dry_run.enough_prompts(cfg, bon)
+    if cfg.data.validation_split is None:
+        cfg.data.validation_share = 0.0125
+        with pytest.raises(
+            InputError, match="number=1000 and data=skywork_80k holds 963 pairs out"
+        ):
+            dry_run.enough_prompts(cfg, bon)
 
 
 def test_paper_without_anything_local_and_the_hub_offline(

@@ -11,8 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from omegaconf import DictConfig
 
+from analysis import style
+from analysis.gallery import read_index
+from rm.errors import InputError
 from scripts import matrix
+from scripts import reproduce as pipeline
 from scripts.archive import pack, unpack
 from scripts.config import CONF, compose_config
 from scripts.measure import Run
@@ -134,6 +139,60 @@ def test_second_call_trains_and_scores_nothing(done: Path, cache: Path) -> None:
     assert (done / "results/figures/figure2.svg").read_bytes() == figure
 
 
+def composed(folder: Path, cache: Path, *words: str) -> tuple[DictConfig, list[str]]:
+    own = [f"cache_dir={cache}", f"runs_dir={folder}/runs", f"results_dir={folder}/results"]
+    overrides = ["profile=smoke", *own, *words]
+    return compose_config("reproduce", overrides), overrides
+
+
+def test_all_else_is_written_before_best_of_n_and_nothing_is_drawn_twice(
+    done: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, drawn, started = tmp_path / "results", [], []
+
+    def compute(*_: object) -> None:
+        assert json.loads((results / "manifest.json").read_text())["best_of_n"] == "not finished"
+        missing = {item.name: item.missing for item in read_index(results)}
+        assert "Best-of-N was not" in missing["figure5"] and not missing["table1"]
+        assert (results / "tables/table1.md").is_file()
+        assert (results / "figures/figure2.svg").is_file()
+        for path in done.glob("results/data/best_of_n*"):
+            (results / "data" / path.name).write_bytes(path.read_bytes())
+        started.append(True)
+
+    real = style.write_figure
+    monkeypatch.setattr(style, "write_figure", lambda f, stem: drawn.append(stem) or real(f, stem))
+    monkeypatch.setattr(pipeline.best_of_n, "compute", compute)
+    pipeline.reproduce(*composed(done, cache, "seeds=[0]", f"results_dir={results}"))
+    assert started and results / "figures/figure5" in drawn and len(set(drawn)) == len(drawn)
+    assert json.loads((results / "manifest.json").read_text())["best_of_n"] == "smoke"
+    ours, theirs = (
+        [item for item in read_index(folder) if item.name in ("best_of_n", "figure5")]
+        for folder in (results, done / "results")
+    )
+    assert ours == theirs and all(item.files for item in ours)
+    assert (results / "report.html").is_file()
+
+
+def test_too_few_prompts_for_best_of_n_are_said_before_anything_is_trained(
+    tmp_path: Path, cache: Path
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"a{n}", "chosen": "b", "rejected": "c"} for n in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["data=files", f"data.train={path}", "data.validation_share=0.1", "benchmark=pairs"]
+    words += [
+        f"benchmark_data={path}",
+        "bon.golds=[reward_model]",
+        "bon.gold.checkpoint=owner/name",
+    ]
+    with pytest.raises(InputError, match="5 prompts were asked for and 4 are there"):
+        pipeline.reproduce(*composed(tmp_path, cache, *words, "bon.prompts.number=5"))
+    assert (
+        not [*tmp_path.glob("runs/**/manifest.json")] and not (tmp_path / "runs/untrained").exists()
+    )
+
+
 def test_a_rate_from_the_edge_of_the_grid_is_named() -> None:
     grid = pd.DataFrame(
         [
@@ -157,6 +216,9 @@ def test_learning_rates_are_chosen_on_validation_pairs_alone(tmp_path: Path, cac
     assert len(grid) == 4 and (grid["pairs"] == 16).all()
     best = grid.loc[grid.groupby("method")["accuracy"].idxmax()]
     assert grid[grid["chosen"]].sort_values("method").equals(best.sort_values("method"))
+    untrained = tmp_path / "runs/untrained/evaluation/manifest.json"  # the first of the test pairs
+    chosen = tmp_path / "results/data/grid.csv"
+    assert untrained.stat().st_mtime_ns > chosen.stat().st_mtime_ns
     assert result.stdout.count("widen grid=") == 2  # of two rates, each is the first or the last
     manifest = json.loads((tmp_path / "results/manifest.json").read_text())
     rates = {run["method"]: run["config"]["training"]["learning_rate"] for run in manifest["runs"]}

@@ -12,10 +12,11 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from analysis import figure11
+from analysis.table5 import FILE
 from rm.errors import InputError
 from scripts.config import CONF
 from scripts.matrix import train_config
-from scripts.sweep import sweep
+from scripts.sweep import COLUMNS, RUN, merge, note, run_key, sweep
 from scripts.train import train
 
 
@@ -49,6 +50,60 @@ def test_sweeps_fill_one_table(
     assert [one.read_bytes() for one in tables_of(path)] == written
     frame = figure11.collect(path.parent)
     assert set(frame["parameter"]) == {"cap", "label_noise"}
+
+
+def test_a_sweep_may_be_worked_off_value_by_value_and_seed_by_seed(
+    tmp_path: Path, cache: Path
+) -> None:
+    for values, seeds in (("[4]", "[0]"), ("[1]", "[0,1]"), ("[4]", "[1]")):
+        path = run(tmp_path, cache, "sweep=cap", f"sweep.values={values}", f"seeds={seeds}")
+    words = ["sweep=cap", "sweep.values=[1,4]", "seeds=[0,1]", f"results_dir={tmp_path}/at_once"]
+    at_once = run(tmp_path, cache, *words)
+    assert path.read_bytes() == at_once.read_bytes()
+    pd.testing.assert_frame_equal(*(pd.read_parquet(tables_of(one)[1]) for one in (path, at_once)))
+    noted, whole = (json.loads(one.with_name("sweep.json").read_text()) for one in (path, at_once))
+    assert noted["cap"]["runs"] == whole["cap"]["runs"]
+    runs = [(one["value"], one["method"], one["seed"]) for one in noted["cap"]["runs"]]
+    assert runs == [(value, "normbt", seed) for value in (1, 4) for seed in (0, 1)]
+
+
+def test_a_value_that_the_table_rounds_is_replaced(tmp_path: Path) -> None:
+    path, third = tmp_path / "sweep.csv", 1 / 3
+    run_of = {"method": "bt", "parameter": "beta", "seed": 0, "section": "average"}
+    for value, accuracy in ((third, 0.1), (0.5, 0.2), (third, 0.3)):
+        frame = pd.DataFrame([{**run_of, "value": value, "accuracy": accuracy}])
+        merge(frame[COLUMNS], path, COLUMNS[:-1])
+    assert pd.read_csv(path)[["value", "accuracy"]].to_numpy().tolist() == [
+        [0.333333, 0.3],
+        [0.5, 0.2],
+    ]
+
+
+def test_the_results_that_are_here_take_another_run(tmp_path: Path) -> None:
+    """The sweeps of results/cpu_rates were written before rows were replaced run by run."""
+    for name in ("sweep.csv", "sweep_scores.parquet", "sweep.json"):
+        (tmp_path / name).write_bytes((CONF.parent / "results/cpu_rates/data" / name).read_bytes())
+    table, scores = pd.read_csv(tmp_path / "sweep.csv"), pd.read_parquet(tmp_path / FILE)
+    noted = json.loads((tmp_path / "sweep.json").read_text())
+    ours = ("label_noise", 0.2, "bt", 0)
+    merge(of_run(table, ours).assign(accuracy=0.5), tmp_path / "sweep.csv", COLUMNS[:-1])
+    merge(of_run(scores, ours).assign(reward_chosen=9.0), tmp_path / FILE, RUN)
+    facts = {"value": 0.2, "method": "bt", "seed": 0, "steps": -1}
+    note(composed(["profile=cpu", "sweep=label_noise"]), [facts], tmp_path / "sweep.json")
+    again, merged = pd.read_csv(tmp_path / "sweep.csv"), pd.read_parquet(tmp_path / FILE)
+    assert len(again) == len(table) and (of_run(again, ours)["accuracy"] == 0.5).all()
+    assert (again["accuracy"] != table["accuracy"]).sum() <= 5
+    assert len(merged) == len(scores) and (merged["reward_chosen"] == 9.0).sum() == 480
+    now = json.loads((tmp_path / "sweep.json").read_text())
+    assert now["close_share"] == noted["close_share"]
+    keys = [[run_key(one) for one in made["label_noise"]["runs"]] for made in (noted, now)]
+    assert (
+        keys[0] == keys[1] and [one["steps"] for one in now["label_noise"]["runs"]].count(-1) == 1
+    )
+
+
+def of_run(frame: pd.DataFrame, key: tuple[str, float, str, int]) -> pd.DataFrame:
+    return frame[(frame[RUN] == list(key)).all(axis=1)]
 
 
 def tables_of(path: Path) -> list[Path]:
