@@ -41,6 +41,7 @@ OWN_KEYS = (
     "benchmark_data",
     "best_of_n",
     "bon",
+    "gold",
     "gradient_pairs",
     "eval",
     "runs_dir",

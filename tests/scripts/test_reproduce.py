@@ -101,6 +101,13 @@ def test_runs_are_scored_on_the_gpus_that_they_were_trained_on(
     assert [one.devices for one in asked] == [ranks]
 
 
+@pytest.mark.parametrize("command", ["reproduce", "sweep"])
+def test_no_key_of_a_whole_pipeline_reaches_a_single_run(command: str) -> None:
+    words = ["profile=smoke", *(["sweep=beta"] if command == "sweep" else [])]
+    own = set(compose_config(command, words)) - set(compose_config("train", ["profile=smoke"]))
+    assert "gold" in own and matrix.kept_words([f"{key}=x" for key in own]) == []
+
+
 def test_the_label_names_an_experiment() -> None:
     plain = matrix.label(compose_config("reproduce", ["profile=cpu"]))
     assert plain.endswith("generated preference pairs · benchmark: generated · profile cpu")
@@ -178,7 +185,8 @@ def test_too_few_prompts_for_best_of_n_are_said_before_anything_is_trained(
     tmp_path: Path, cache: Path
 ) -> None:
     path = tmp_path / "pairs.jsonl"
-    rows = [{"prompt": f"a{n}", "chosen": "b", "rejected": "c"} for n in range(40)]
+    row = {"chosen": "b", "rejected": "c", "category": "Chat", "subset": "ours"}
+    rows = [{"prompt": f"a{n}", **row} for n in range(40)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["data=files", f"data.train={path}", "data.validation_share=0.1", "benchmark=pairs"]
     words += [
