@@ -32,7 +32,7 @@ def _load(name: str, path: Path) -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def official() -> Iterator[SimpleNamespace]:
     """The package's constants and its aggregation code (utils), version 0.1.4."""
     spec = importlib.util.find_spec("rewardbench")
