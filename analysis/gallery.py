@@ -1,7 +1,7 @@
 """Every figure and table of a results folder, drawn from its saved data alone, and their index."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -110,16 +110,32 @@ def draw_all(results: Path) -> list[Item]:
     Raises InputError: the manifest is missing or unreadable.
     """
     note = str(read_manifest(results)["label"])
-    items = [
-        draw_table(name, module, results, note_of(name, results, note))
-        for name, module in TABLES.items()
-    ]
-    items += [
-        draw_figure(name, module, results, note_of(name, results, note))
-        for name, module in FIGURES.items()
-    ]
+    return write_index(results, [draw_one(name, results, note) for name in (*TABLES, *FIGURES)])
+
+
+def redraw(results: Path, names: Collection[str]) -> list[Item]:
+    """Draw the items `names` of a results folder anew; return all items, and write their index.
+
+    Raises InputError: the manifest or the index of the last `draw_all` is missing or unreadable.
+    """
+    note = str(read_manifest(results)["label"])
+    items = read_index(results)
+    drawn = [draw_one(item.name, results, note) if item.name in names else item for item in items]
+    return write_index(results, drawn)
+
+
+def write_index(results: Path, items: list[Item]) -> list[Item]:
+    """Write what `read_index` reads; return the items."""
     atomic_write_json(results / "figures" / INDEX, [asdict(item) for item in items])
     return items
+
+
+def draw_one(name: str, results: Path, note: str) -> Item:
+    """Draw the figure or write the table called `name`, with `note` or a note of its own."""
+    note = note_of(name, results, note)
+    if name in TABLES:
+        return draw_table(name, TABLES[name], results, note)
+    return draw_figure(name, FIGURES[name], results, note)
 
 
 def note_of(name: str, results: Path, note: str) -> str:

@@ -134,21 +134,16 @@ def _held_out(
     return TrainingData(train, validation, {"train": report, "held_out": len(validation)})
 
 
-def require_margins(pairs: list[PreferencePair], loss: DictConfig) -> None:
-    """Raise InputError if the loss needs margins and a pair has none (pitfall 7)."""
-    without = [pair.pair_id for pair in pairs if pair.margin is None]
-    if loss.needs_margin and without:
-        raise InputError(
-            f"loss={loss.name} needs a margin for every pair: {len(without)} of {len(pairs)} have "
-            f"none, first {without[0]}; use data with ratings or a loss without margin"
-        )
-
-
-def require_categories(pairs: list[PreferencePair], loss: DictConfig) -> None:
-    """Raise InputError if the loss deals weights within categories and a pair has none."""
-    without = [pair.pair_id for pair in pairs if not pair.category]
-    if loss.get("deal") and without:
-        raise InputError(
-            f"loss={loss.name} needs a category for every pair: {len(without)} of {len(pairs)} "
-            f"have none, first {without[0]}; use data=generated or another loss"
-        )
+def require_facts(pairs: list[PreferencePair], loss: DictConfig) -> None:
+    """Raise InputError if the loss needs margins or categories and a pair has none (pitfall 7)."""
+    unrated = [pair.pair_id for pair in pairs if pair.margin is None]
+    unsorted = [pair.pair_id for pair in pairs if not pair.category]
+    for needed, fact, without, instead in (
+        (loss.needs_margin, "margin", unrated, "data with ratings or a loss without margin"),
+        (loss.get("deal"), "category", unsorted, "data=generated or another loss"),
+    ):
+        if needed and without:
+            raise InputError(
+                f"loss={loss.name} needs a {fact} for every pair: {len(without)} of {len(pairs)} "
+                f"have none, first {without[0]}; use {instead}"
+            )

@@ -38,7 +38,7 @@ from scripts.architecture import (
     scoring_model,
 )
 from scripts.best_of_n import find_prompts, settings_of
-from scripts.data import require_margins
+from scripts.data import require_facts
 from scripts.evaluate import BENCHMARKS
 from scripts.matrix import GRID_SEED, check_benchmark, train_config
 from scripts.plan import (
@@ -239,7 +239,7 @@ def data(run: DryRun, composed: Sequence[DictConfig]) -> str:
             raise InputError(f"{message}, or unset HF_HUB_OFFLINE to fetch it")
         raise NotChecked(f"{message} to have a sample tokenised")
     for one in composed:
-        require_margins(found.taken, one.loss)
+        require_facts(found.taken, one.loss)
     settings = check(composed[0])
     if pairs_of_steps(settings, found.train) == 0:
         raise InputError(

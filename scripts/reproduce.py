@@ -11,7 +11,6 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -19,8 +18,8 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from analysis import figure5, report
-from analysis.gallery import INDEX, Item, draw_all, draw_figure, draw_table, note_of
+from analysis import report
+from analysis.gallery import draw_all, redraw
 from analysis.style import MODELS
 from eval.rows import sample_rows
 from eval.spreadsheet import csv_text
@@ -91,7 +90,7 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     if left_out is None:
         experiment = OmegaConf.merge(cfg, {"runs_dir": str(runs_dir / "best_of_n")})
         best_of_n.compute(experiment, kept_words(overrides))  # type: ignore[arg-type]
-        items = draw_best_of_n(results, items)
+        items = redraw(results, ("best_of_n", "figure5"))
         write_manifest(cfg, results, runs, cfg.bon.name, time.time() - started)
     print("\n".join(item.line() for item in items))
     report.write(results)
@@ -175,18 +174,6 @@ def collect(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> None:
             metrics.append(steps.assign(method=run.method, seed=run.seed))
     measure.write_parquet(pd.concat(scores), folder / "scores.parquet")
     measure.write_parquet(pd.concat(metrics), folder / "metrics.parquet")
-
-
-def draw_best_of_n(results: Path, items: Sequence[Item]) -> list[Item]:
-    """Draw what Best-of-N adds to the `items` that are drawn; write the index of all."""
-    note = note_of("figure5", results, "")
-    drawn = {
-        "best_of_n": draw_table("best_of_n", figure5, results, note),
-        "figure5": draw_figure("figure5", figure5, results, note),
-    }
-    made = [drawn.get(item.name, item) for item in items]
-    atomic_write_json(results / "figures" / INDEX, [asdict(item) for item in made])
-    return made
 
 
 def write_manifest(

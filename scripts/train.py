@@ -70,13 +70,7 @@ from rm.trunk import open_cache
 from scripts import config as configuration
 from scripts import tracking
 from scripts.card import write_card
-from scripts.data import (
-    TrainingData,
-    load_data,
-    require_categories,
-    require_margins,
-    source_fingerprint,
-)
+from scripts.data import TrainingData, load_data, require_facts, source_fingerprint
 from scripts.jobs import recorded
 from scripts.launch import Launch, start_ranks
 from scripts.lock import only_one
@@ -282,8 +276,7 @@ def prepare(cfg: DictConfig) -> Prepared:
         configuration.typed(BackboneSettings, cfg.model), cache / "backbones"
     )
     data = load_data(cfg.data)
-    require_margins(data.train, cfg.loss)
-    require_categories(data.train, cfg.loss)
+    require_facts(data.train, cfg.loss)
     dtype = DTYPES[settings.compute_dtype]
     slow = emulation(dtype, "training.compute_dtype")
     if slow:

@@ -89,6 +89,10 @@ def test_a_loss_without_its_margins(tmp_path: Path) -> None:
     found = smoke(tmp_path, *words)
     assert "loss=normbt_margin needs a margin for every pair" in failures(found)["data"]
     assert failures(smoke(tmp_path, *words, "methods=[bt]")) == {}
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text("".join(json.dumps({**row, "category": None}) + "\n" for row in rows))
+    words += [f"data.train={bare}", "methods=[normbt_category_mean]"]
+    assert "needs a category for every pair" in failures(smoke(tmp_path, *words))["data"]
 
 
 def test_disk_and_memory_against_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
