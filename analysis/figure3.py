@@ -145,6 +145,7 @@ def draw(frame: pd.DataFrame, note: str = "", model: str | None = None) -> Figur
             found = table[(table["update"] == update) & (table["bin"] == column)].iloc[0]
             panel(grid[row, column], chosen[place == column], update, found, headed=row == 0)
         grid[row, 0].set_ylabel(f"{method_label(update)} update size\n(nats / parameter unit)")
+    grid[0, 0].set_ylim(bottom=0)  # shared, and once all is drawn: a limit ends the scaling
     for axes in grid[-1]:
         axes.set_xlabel(r"$\Vert h_w - h_l\Vert_2$" "\n(activation units)")
     add_text(figure, verdict(table), caption(chosen, left_out), note)
@@ -170,7 +171,6 @@ def panel(axes: Axes, part: pd.DataFrame, update: str, found: pd.Series, headed:
     colour = METHOD_COLOURS[update]
     axes.scatter(x, y, s=5, alpha=0.5, linewidths=0, color=colour)
     axes.set_xlim(0, 1.05 * x.max() or 1.0)
-    axes.set_ylim(bottom=0)
     bounds = (interval(found[f"{end}low"], found[f"{end}high"]) for end in ("", "error_"))
     head = [f"{name} {text}" for name, text in zip(("d", "error"), bounds, strict=True) if headed]
     if not np.isfinite(found["slope"]):

@@ -92,6 +92,17 @@ def test_draw_shows_the_trained_model_unless_told(tmp_path: Path) -> None:
         figure3.draw(frame, model="normbt")
 
 
+def test_every_point_and_line_is_inside_the_shared_axis(tmp_path: Path) -> None:
+    frame = gradients()
+    frame["weight"] *= 10  # NormBT's updates far above those of BT's panels
+    drawn = figure3.draw(collected(tmp_path, frame))
+    low, high = drawn.axes[0].get_ylim()
+    assert low == 0
+    for axes in drawn.axes:
+        shown = [*axes.collections[0].get_offsets()[:, 1], *axes.lines[0].get_ydata()]
+        assert axes.get_ylim() == (low, high) and 0 <= min(shown) <= max(shown) <= high
+
+
 def test_extreme_inputs_draw_or_say_why(tmp_path: Path) -> None:
     frame = collected(tmp_path, gradients())
     with pytest.raises(InputError, match="no rows"):
