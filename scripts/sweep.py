@@ -107,8 +107,9 @@ def sweep_config(
     same = OmegaConf.select(base, cfg.sweep.key) == value
     if same and not stale_because(base, Path(base.run_dir)):
         return base
-    words = [*overrides, f"{cfg.sweep.key}={value}"]
-    return train_config(cfg, words, method, seed, f"sweep/{cfg.sweep.parameter}={value}")
+    written = int(value) if float(value).is_integer() else value  # 4 and 4.0 are one value
+    words = [*overrides, f"{cfg.sweep.key}={written}"]
+    return train_config(cfg, words, method, seed, f"sweep/{cfg.sweep.parameter}={written}")
 
 
 def rows_of(run: Run, parameter: str, value: float) -> list[dict[str, Any]]:

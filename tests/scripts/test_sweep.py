@@ -45,7 +45,7 @@ def test_sweeps_fill_one_table(
     assert len(runs) == 4 and len(base) == 2 and not [*(tmp_path / "runs").rglob("checkpoint")]
     written = [one.read_bytes() for one in tables_of(path)]
     capsys.readouterr()
-    run(tmp_path, cache, "sweep=cap", "sweep.values=[1,4]")
+    run(tmp_path, cache, "sweep=cap", "sweep.values=[1.0,4.0]")  # written otherwise, the same runs
     assert capsys.readouterr().out.count("the checkpoint is gone") == 2
     assert [one.read_bytes() for one in tables_of(path)] == written
     frame = figure11.collect(path.parent)
