@@ -12,12 +12,15 @@ import pandas as pd
 import yaml
 
 from analysis import figure2, figure3, figure4, figure5, figure6, figure7, table1
-from analysis.style import method_label, plural, short
-from analysis.tables import read_tidy
+from analysis.style import method_label, plural, section_key, short
+from analysis.tables import GROUP, AbsentError, read_tidy
+from eval.statistics import percentile_interval
 from rm.errors import InputError
 
 CLAIMS: Final = Path(__file__).parent.parent / "conf" / "claims.yaml"
-KEYS: Final = {"id", "text", "where", "paper", "measure", "says", "holds", "fails"}
+KEYS: Final = {
+    *("id", "text", "where", "paper", "measure", "says", "holds", "fails", "seeds", "pairs")
+}
 CONDITION: Final = re.compile(r"(value|low|high) *(<=|>=|<|>) *(-?\d+(?:\.\d+)?)")
 COMPARISONS: Final[dict[str, Callable[[float, float], bool]]] = {
     "<": operator.lt,
@@ -34,13 +37,18 @@ RESAMPLES: Final = 2000
 
 @dataclass(frozen=True)
 class Measured:
-    """A number with its interval, and what it rests on: a text ("96 pairs") and training seeds."""
+    """A number with its interval, and what it rests on.
+
+    `basis` says so in words; `pairs`: pairs (or prompts), the fewest where groups of them are
+    compared; `seeds`: training seeds. None: the number does not rest on such.
+    """
 
     value: float
     low: float
     high: float
     basis: str
-    seeds: int = 1
+    pairs: int | None = None
+    seeds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ def read_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
                 f"{path}: claim {claim['id']} names no known measure; known: {', '.join(MEASURES)}"
             )
         for rule in (claim["holds"], claim["fails"]):
-            satisfied(rule, Measured(0.0, 0.0, 0.0, ""))
+            satisfied(rule, Measured(0.0, 0.0, 0.0, basis=""))
     return claims
 
 
@@ -84,19 +92,23 @@ def judge_all(data: Path, claims: list[dict[str, Any]]) -> list[Judged]:
 def judge(data: Path, claim: dict[str, Any]) -> Judged:
     """Measure and judge one claim: its rule `holds` first, then `fails`, else undecided.
 
-    What the data lacks is "not run", with the reason; fewer training seeds than the claim asks for,
-    or a number that is undefined, is "undecided".
+    What was not run is "not run", with the reason; fewer training seeds or pairs than the claim
+    asks for, or a number that is undefined, is "undecided".
+
+    Raises InputError: data that are there are unusable.
     """
     arguments = {key: value for key, value in claim["measure"].items() if key != "name"}
     try:
         measured = MEASURES[claim["measure"]["name"]](data, **arguments)
-    except InputError as error:
+    except AbsentError as error:
         return Judged(claim, None, NOT_RUN, str(error))
     if not np.isfinite([measured.value, measured.low, measured.high]).all():
         return Judged(claim, measured, UNDECIDED, "too few pairs for an interval")
-    if measured.seeds < claim.get("seeds", 1):
-        wanted = plural(measured.seeds, "training seed")
-        return Judged(claim, measured, UNDECIDED, f"{wanted}, {claim['seeds']} asked for")
+    for what, name in (("seeds", "training seed"), ("pairs", "pair")):
+        there = getattr(measured, what)
+        if there is not None and there < claim[what]:
+            few = f"{plural(there, name)}, {claim[what]} asked for"
+            return Judged(claim, measured, UNDECIDED, few)
     for verdict, rule in ((HOLDS, claim["holds"]), (FAILS, claim["fails"])):
         if satisfied(rule, measured):
             return Judged(claim, measured, verdict, rule)
@@ -124,15 +136,6 @@ def condition(text: str, measured: Measured) -> bool:
     return COMPARISONS[found[2]](float(getattr(measured, found[1])), float(found[3]))
 
 
-def interval(draws: np.ndarray) -> tuple[float, float]:
-    """Return the 95% percentile interval of the finite draws; NaN where there are none."""
-    known = draws[np.isfinite(draws)]
-    if not len(known):
-        return float("nan"), float("nan")
-    low, high = np.quantile(known, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def median_ratio(
     data: Path, quantity: str, section: str, against: str, method: str = "untrained"
 ) -> Measured:
@@ -145,7 +148,7 @@ def median_ratio(
     frame = frame[frame["method"] == method]
     groups = {str(name): part[quantity].to_numpy() for name, part in frame.groupby("section")}
     if section not in groups or len(groups) < 2:
-        raise InputError(f"needs pairs of {section} and of another section, of method {method}")
+        raise AbsentError(f"needs pairs of {section} and of another section, of method {method}")
     own, others = groups.pop(section), list(groups.values())
     if against == "rest":
         others = [np.concatenate(others)]
@@ -157,7 +160,9 @@ def median_ratio(
         / np.min([np.median(v[p], axis=1) for v, p in zip(others, picks[1:], strict=True)], axis=0)
         for picks in (whole, drawn)
     ]
-    return Measured(float(ratios[0][0]), *interval(ratios[1]), plural(len(frame), "pair"))
+    fewest = min(map(len, (own, *others)))
+    basis = f"{plural(len(frame), 'pair')}, {fewest} or more of each side"
+    return Measured(float(ratios[0][0]), *percentile_interval(ratios[1]), basis, fewest)
 
 
 def head_identity(data: Path) -> Measured:
@@ -167,7 +172,7 @@ def head_identity(data: Path) -> Measured:
     stated = frame["error"] * frame["distance"]
     known = frame[stated > 0]
     worst = float((known["head_gradient_norm"] / stated[stated > 0] - 1).abs().max())
-    return Measured(worst, worst, worst, plural(len(known), "measured pair"))
+    return Measured(worst, worst, worst, plural(len(known), "measured pair"), len(known))
 
 
 def within_bins(
@@ -181,7 +186,7 @@ def within_bins(
     frame = figure3.collect(data)
     frame = frame[frame["method"] == method]
     if frame.empty:
-        raise InputError(f"gradients.csv has nothing of method {method}: measure it first")
+        raise AbsentError(f"gradients.csv has nothing of method {method}: measure it first")
     bins, _ = figure3.assign_bins(frame)
     kept = frame[bins >= 0]
     codes, names = pd.factorize(kept["pair_id"])
@@ -211,7 +216,7 @@ def centred_correlation(
 def update_correlation(data: Path, update: str) -> Measured:
     """Correlation of update size and distance at a like reward difference, untrained backbone."""
     value, draws, pairs = within_bins(data, update)
-    return Measured(value, *interval(draws), plural(pairs, "pair"))
+    return Measured(value, *percentile_interval(draws), plural(pairs, "pair"), pairs)
 
 
 def correlation_drop(data: Path) -> Measured:
@@ -220,9 +225,10 @@ def correlation_drop(data: Path) -> Measured:
     Absolute, since a weight that over-corrects, to r = −0.99, depends on the distance no less.
     """
     (bt, bt_draws, pairs), (ours, our_draws, _) = (within_bins(data, u) for u in figure3.UPDATES)
-    own, low, high = map(short, (ours, *interval(our_draws)))
+    own, low, high = map(short, (ours, *percentile_interval(our_draws)))
     basis = f"{plural(pairs, 'pair')}; NormBT's own r {own} [{low}, {high}]"
-    return Measured(abs(bt) - abs(ours), *interval(np.abs(bt_draws) - np.abs(our_draws)), basis)
+    ends = percentile_interval(np.abs(bt_draws) - np.abs(our_draws))
+    return Measured(abs(bt) - abs(ours), *ends, basis, pairs)
 
 
 def proxy_correlation(data: Path) -> Measured:
@@ -230,10 +236,11 @@ def proxy_correlation(data: Path) -> Measured:
     frame = figure6.collect(data)
     frame = frame[frame["method"] == "untrained"]
     if frame.empty:
-        raise InputError("gradients.csv has nothing of method untrained: measure it first")
+        raise AbsentError("gradients.csv has nothing of method untrained: measure it first")
     found = figure6.relation(frame, "distance", "gradient_distance")
     ends = (found["pearson_low"], found["pearson_high"])
-    return Measured(found["pearson"], *ends, plural(int(found["pairs"]), "pair"))
+    pairs = int(found["pairs"])
+    return Measured(found["pearson"], *ends, plural(pairs, "pair"), pairs)
 
 
 def mean_weight(data: Path, method: str = "normbt") -> Measured:
@@ -241,51 +248,80 @@ def mean_weight(data: Path, method: str = "normbt") -> Measured:
     frame = read_tidy(data / "metrics.parquet", [*figure7.KEYS, "weight_mean"])
     means = frame[frame["method"] == method].groupby("seed")["weight_mean"].mean()
     if means.empty:
-        raise InputError(f"metrics.parquet has no {method} run")
+        raise AbsentError(f"metrics.parquet has no {method} run")
     ends = (float(means.min()), float(means.max()))
-    return Measured(float(means.mean()), *ends, plural(len(means), "seed"), len(means))
+    return Measured(float(means.mean()), *ends, plural(len(means), "seed"), seeds=len(means))
 
 
 def accuracy_difference(data: Path, method: str, minus: str, cell: str) -> Measured:
     """Difference of two methods' accuracies in points (`table1.paired`)."""
-    frame = table1.collect(data)
+    frame = one_place(table1.collect(data))
     absent = [name for name in (method, minus) if name not in set(frame["method"])]
     if absent:
         names = ", ".join(method_label(name) for name in absent)
-        raise InputError(f"{names} {'was' if len(absent) == 1 else 'were'} not run in this profile")
+        raise AbsentError(
+            f"{names} {'was' if len(absent) == 1 else 'were'} not run in this profile"
+        )
     table = table1.paired(frame, [(method, minus)], RESAMPLES)
     if table.empty:
-        raise InputError(f"{method} and {minus} share no seed: train both with the same seeds")
-    row = table.iloc[0]
-    basis = f"{plural(int(row['pairs']), 'pair')} × {plural(int(row['seeds']), 'seed')}"
+        raise AbsentError(f"{method} and {minus} share no seed: train both with the same seeds")
+    row, seeds = table.iloc[0], int(table.iloc[0]["seeds"])
+    if cell != "average":
+        frame = frame[frame["section"].map(section_key) == cell]
+    pairs = frame["pair_id"].nunique()
+    basis = f"{plural(pairs, 'pair')} × {plural(seeds, 'seed')}"
     ends = (float(row[f"{cell}_low"]), float(row[f"{cell}_high"]))
-    return Measured(float(row[cell]), *ends, basis, int(row["seeds"]))
+    return Measured(float(row[cell]), *ends, basis, pairs, seeds)
 
 
 def close_gain(data: Path) -> Measured:
     """Accuracy gain NormBT − BT of the closest bin minus that of the farthest (`figure4.trend`)."""
-    frame = figure4.collect(data)
-    _, part = next(figure4.groups(frame))
-    found = figure4.trend(part)
-    seeds = part["seed"].nunique()
-    basis = f"{plural(part['pair_id'].nunique(), 'pair')} × {plural(seeds, 'seed')}"
-    return Measured(found["trend"], found["trend_low"], found["trend_high"], basis, seeds)
+    frame = one_place(figure4.collect(data))
+    found = figure4.trend(frame)
+    places, edges = figure4.assign_bins(frame)
+    outer = [frame.loc[places == at, "pair_id"].nunique() for at in (0, len(edges) - 2)]
+    seeds = frame["seed"].nunique()
+    basis = f"{outer[0]} and {plural(outer[1], 'pair')} × {plural(seeds, 'seed')}"
+    ends = (found["trend_low"], found["trend_high"])
+    return Measured(found["trend"], *ends, basis, min(outer), seeds)
 
 
-def gold_gain(data: Path, method: str, gold: str) -> Measured:
-    """Gold score of a NormBT method minus its base's at the largest n (`figure5.collect`)."""
+def one_place(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return `frame` if all of it is of one backbone, training data and benchmark.
+
+    Raises InputError: it is not, so that a claim would be about several things.
+    """
+    places = frame[GROUP].drop_duplicates()
+    if len(places) > 1:
+        names = "; ".join(" · ".join(map(str, place)) for place in places.to_numpy())
+        raise InputError(f"claims are judged on one backbone, data set and benchmark, not {names}")
+    return frame
+
+
+def gold_gain(data: Path, method: str, gold: str, at: str) -> Measured:
+    """Gold score of a NormBT method minus its base's (`figure5.collect`).
+
+    `at`: "largest", the largest n; "worst", the n of the smallest gain, with the smallest lower and
+    the smallest upper end over all n above 1 (at n = 1 all methods pick alike). So low > 0 says
+    that the method is ahead at every n, and high < 0 that it is behind at one at least.
+    """
     if not (data / "best_of_n.csv").is_file():
-        raise InputError("Best-of-N was not run in this profile")
+        raise AbsentError("Best-of-N was not run in this profile")
     frame = figure5.collect(data)
     rows = frame[(frame["method"] == method) & (frame["gold_kind"] == gold)]
-    rows = rows[rows["gain"].notna()].nlargest(1, "n")
+    rows = rows[rows["gain"].notna() & (rows["n"] > 1)]
     if rows.empty:
-        raise InputError(f"Best-of-N has no {method_label(method)} beside its base by this gold")
-    row = rows.iloc[0]
-    seeds = int(row["seeds"])
-    basis = f"n = {row['n']}, {plural(int(row['prompts']), 'prompt')} × {plural(seeds, 'seed')}"
-    ends = (float(row["gain_low"]), float(row["gain_high"]))
-    return Measured(float(row["gain"]), *ends, basis, seeds)
+        raise AbsentError(f"Best-of-N has no {method_label(method)} beside its base by this gold")
+    if at == "largest":
+        rows = rows.nlargest(1, "n")
+    row = rows.nsmallest(1, "gain").iloc[0]
+    prompts, seeds = int(row["prompts"]), int(row["seeds"])
+    basis = f"n = {row['n']}, {plural(prompts, 'prompt')} × {plural(seeds, 'seed')}"
+    if at == "worst":
+        behind = int((rows["gain_high"] < 0).sum())
+        basis += f"; behind at {behind} of {len(rows)} n"
+    ends = (float(rows["gain_low"].min()), float(rows["gain_high"].min()))
+    return Measured(float(row["gain"]), *ends, basis, prompts, seeds)
 
 
 MEASURES: Final[dict[str, Callable[..., Measured]]] = {

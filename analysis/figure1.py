@@ -28,7 +28,7 @@ from analysis.style import (
     short,
     styled,
 )
-from analysis.tables import one_row_each, read_tidy, require
+from analysis.tables import AbsentError, one_row_each, read_tidy, require
 from rm.errors import InputError
 
 KEYS: Final = ["method", "seed", "pair_id"]
@@ -81,7 +81,7 @@ def choose(frame: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     Raises InputError: fewer than two pairs, or all at one distance.
     """
     if frame["distance"].nunique() < 2:
-        raise InputError("figure 1 needs two pairs of unlike distance: raise gradient_pairs")
+        raise AbsentError("figure 1 needs two pairs of unlike distance: raise gradient_pairs")
     rows = frame.sort_values(["distance", "pair_id"]).reset_index(drop=True)
     number = max(1, int(TAIL * len(rows)))
     close, far = wrong_enough(rows.head(number)), wrong_enough(rows.tail(number))

@@ -27,8 +27,8 @@ from analysis.style import (
     shared_legend,
     styled,
 )
-from analysis.tables import one_row_each, read_tidy, require
-from rm.errors import InputError
+from analysis.tables import AbsentError, one_row_each, read_tidy, require
+from eval.statistics import percentile_interval
 
 KEYS: Final = ["pair_id", "pooling", "layer"]
 COLUMNS: Final = [*KEYS, "section", "distance", "relative"]
@@ -49,7 +49,7 @@ def collect(data: Path) -> pd.DataFrame:
     frame = read_tidy(path, [*KEYS, "section", "distance", "norm", "method"])
     frame = frame[frame["method"] == "untrained"]
     if frame.empty:
-        raise InputError(f"{path} has nothing of the untrained backbone: write it anew")
+        raise AbsentError(f"{path} has nothing of the untrained backbone: write it anew")
     relative = np.where(frame["norm"] > 0, frame["distance"] / frame["norm"].clip(lower=1e-12), 0.0)
     frame = frame.assign(relative=relative, section=frame["section"].map(section_label))
     return one_row_each(frame, KEYS, str(path))[COLUMNS].reset_index(drop=True)
@@ -80,8 +80,7 @@ def separation(frame: pd.DataFrame, resamples: int = 500, seed: int = 0) -> pd.D
         if len(values) > 1 and min(map(len, values)) > 1:
             share = float(between([v[None, :] for v in values])[0])
             draws = between([v[rng.integers(len(v), size=(resamples, len(v)))] for v in values])
-        finite = draws[np.isfinite(draws)]
-        low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (np.nan, np.nan)
+        low, high = percentile_interval(draws)
         names = dict(zip(("pooling", "layer"), key, strict=True))
         rows.append({**names, "share": share, "share_low": low, "share_high": high,
                      "pairs": len(known)})  # fmt: skip

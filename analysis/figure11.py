@@ -1,7 +1,7 @@
 """Figure 11: sensitivity: final accuracy by β, ε, weight cap, learning rate and training data.
 
-A panel a parameter: the average over sections (solid) and Reasoning (dotted) of every method, mean
-over seeds with their range.
+A panel a parameter: the average over sections (solid, filled) and Reasoning (dotted, open) of every
+method, mean over seeds with their range.
 """
 
 from pathlib import Path
@@ -51,13 +51,14 @@ def collect(data: Path) -> pd.DataFrame:
     """Return one row a method, parameter, value, seed and section of `data`/sweep.csv.
 
     Columns: method, parameter, value, seed, section (keys as in tables; "average" is added as the
-    mean of the sections where the file lacks it), accuracy (percent; the file holds fractions).
+    mean of the sections where the file lacks it), accuracy (percent; the file holds fractions). A
+    section that the benchmark lacks has no row.
 
     Raises InputError: the file is missing, empty, lacks a column, repeats a row, or holds an
     accuracy that is no fraction.
     """
     path = data / "sweep.csv"
-    frame = read_tidy(path, COLUMNS)[COLUMNS]
+    frame = read_tidy(path, COLUMNS)[COLUMNS].dropna(subset=["accuracy"])
     if not frame["accuracy"].between(0, 1).all():
         raise InputError(f"{path}: accuracies must be fractions from 0 to 1: write it anew")
     frame = one_row_each(frame.assign(section=frame["section"].map(section_key)), KEYS, str(path))
@@ -111,8 +112,8 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     grid[0, 0].legend(fontsize=6)
     caption = (
         f"{seeds_of(table)}. Points: mean over seeds; bars: smallest to "
-        "largest seed (Table 5 has intervals). Solid: average of the "
-        "sections; dotted: Reasoning."
+        "largest seed (Table 5 has intervals). Solid line, filled marker: average of the "
+        "sections; dotted line, open marker: Reasoning."
     )
     add_text(figure, verdict(table), caption, note)
     return figure
@@ -141,6 +142,7 @@ def panel(axes: Axes, table: pd.DataFrame) -> None:
             axes.errorbar(
                 rows["value"], centre, yerr=spans, linestyle=style, markersize=3, capsize=2,
                 color=METHOD_COLOURS.get(method, OTHER), marker=METHOD_MARKERS.get(method, "D"),
+                markerfacecolor=None if section == "average" else "white",
                 elinewidth=0.8, label=f"{method_label(method)}, {section}",
             )  # fmt: skip
     positive = table.loc[table["value"] > 0, "value"]

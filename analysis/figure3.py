@@ -99,11 +99,13 @@ def relations(frame: pd.DataFrame, bins: int = BINS, resamples: int = 1000) -> p
 
 
 def pick_model(frame: pd.DataFrame, model: str | None) -> str:
-    """Return the model whose pairs are shown: the one asked for, else after BT training if there.
+    """Return the model whose pairs are shown: the one asked for, else the untrained if there.
+
+    Its rewards are all near 0, so within a bin the error is nearly fixed; after training it is not.
 
     Raises InputError: the model asked for is not in the frame.
     """
-    present = ordered(frame["method"], ("bt", "untrained", "normbt"))
+    present = ordered(frame["method"], MODELS)
     if model is not None and model not in present:
         raise InputError(f"figure 3: no model {model!r} in the data; there: {', '.join(present)}")
     return model or present[0]
@@ -129,7 +131,7 @@ def draw(frame: pd.DataFrame, note: str = "", model: str | None = None) -> Figur
     """Return the figure: a column of panels a bin of d, BT's update above and NormBT's below.
 
     `frame` is what `collect` returns; `model` (untrained, bt, normbt) says whose pairs are shown,
-    by default those after BT training.
+    by default the untrained backbone's.
 
     Raises InputError: the frame has no rows, lacks a column or has no such model.
     """

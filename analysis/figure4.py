@@ -28,8 +28,8 @@ from analysis.style import (
     styled,
     wrap,
 )
-from analysis.tables import GROUP, pair_up, read_scores, require
-from eval.statistics import binomial_interval, draw_counts
+from analysis.tables import GROUP, AbsentError, pair_up, read_scores, require
+from eval.statistics import binomial_interval, draw_counts, percentile_interval
 from rm.errors import InputError
 
 COLUMNS: Final = [
@@ -59,7 +59,9 @@ def collect(data: Path, base: str = "bt", ours: str = "normbt") -> pd.DataFrame:
     both = both.rename(columns={"correct_left": "correct_bt", "correct_right": "correct_normbt"})
     both = both.merge(first[[*keys, "cluster"]], on=keys)
     if both.empty:
-        raise InputError(f"{path}: {base} and {ours} share no seed: train both with the same seeds")
+        raise AbsentError(
+            f"{path}: {base} and {ours} share no seed: train both with the same seeds"
+        )
     return with_distance(both, of_method(scores, "untrained", path), path)[COLUMNS]
 
 
@@ -70,7 +72,7 @@ def of_method(scores: pd.DataFrame, method: str, path: Path) -> pd.DataFrame:
     """
     rows = scores[scores["method"] == method]
     if rows.empty:
-        raise InputError(f"{path} has no rows of method {method}: evaluate it first")
+        raise AbsentError(f"{path} has no rows of method {method}: evaluate it first")
     return rows
 
 
@@ -194,9 +196,8 @@ def bin_row(part: pd.DataFrame, seeds: list[int], resamples: int, seed: int) -> 
 
 def ends(name: str, draws: np.ndarray) -> dict[str, float]:
     """Return the 95% percentile interval of bootstrap draws; NaN where no draw is defined."""
-    known = draws[np.isfinite(draws)]
-    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
-    return {f"{name}_low": float(low), f"{name}_high": float(high)}
+    low, high = percentile_interval(draws)
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def exact(name: str, hits: int, trials: int) -> dict[str, float]:

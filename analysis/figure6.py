@@ -32,6 +32,7 @@ from analysis.style import (
     styled,
 )
 from analysis.tables import one_row_each, read_tidy, require
+from eval.statistics import percentile_interval
 
 PAPER_R: Final = 0.928
 """Pearson's r that the paper reports in its appendix C."""
@@ -79,9 +80,8 @@ def relation(
         if pairs >= FEWEST:
             values = over_seeds(name, wide_x, wide_y, np.arange(pairs)[None, :])
             draws = over_seeds(name, wide_x, wide_y, picks)
-        known = draws[np.isfinite(draws)]
-        low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
-        found |= {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
+        low, high = percentile_interval(draws)
+        found |= {name: float(values[0]), f"{name}_low": low, f"{name}_high": high}
     return found
 
 
@@ -163,10 +163,20 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     caption = (
         "Correlations within a seed, averaged over seeds; bars: 95% bootstrap over pairs (a pair "
         f"brings all its seeds). Dashed: the paper's r = {PAPER_R} (2B and 3B backbones). Sections "
-        f"of fewer than {FEWEST} pairs have none. {THETA}"
+        f"of fewer than {FEWEST} pairs have none. {THETA} The score head, whose gradient distance "
+        "is the distance itself, makes up of the squared gradient distance, in the median: "
+        f"{head_shares(frame)}."
     )
     add_text(figure, verdict(table), caption, note)
     return figure
+
+
+def head_shares(frame: pd.DataFrame) -> str:
+    """Return each model's median share of the linear score head in ‖∇_θ(r_w − r_l)‖²."""
+    shares = (frame["distance"] / frame["gradient_distance"]) ** 2
+    medians = shares.groupby(frame["method"]).median()
+    words = [f"{model_label(m)} {medians[m]:.0%}" for m in ordered(frame["method"], MODELS)]
+    return ", ".join(words)
 
 
 def scatter(axes: Axes, chosen: pd.DataFrame) -> None:

@@ -23,7 +23,7 @@ from analysis.style import (
     plural,
     styled,
 )
-from analysis.tables import one_row_each, read_tidy, require
+from analysis.tables import AbsentError, one_row_each, read_tidy, require
 from rm.errors import InputError
 
 SHOWN: Final = ("bt", "normbt")
@@ -51,8 +51,10 @@ SPREADS: Final = {
     ),
 }
 """Columns of one panel, the first drawn solid and the others dotted, with title and unit."""
-WINDOWS: Final = 40
-"""The moving average spans a fortieth of a run's rows."""
+WINDOWS: Final = 15
+"""The moving average spans a fifteenth of a run's rows."""
+LAST: Final = 0.1
+"""The part of a run's rows that the title calls its end."""
 
 
 def collect(data: Path, methods: tuple[str, ...] = SHOWN) -> pd.DataFrame:
@@ -119,7 +121,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """
     require(frame, KEYS, "figure 7's data")
     if not shown_columns(frame):
-        raise InputError("figure 7's data has nothing to show: no loss, accuracy, … in any row")
+        raise AbsentError("figure 7's data has nothing to show: no loss, accuracy, … in any row")
     table = bands(smooth(frame))
     methods = [method for method in SHOWN if method in set(frame["method"])]
     methods += sorted(set(frame["method"]) - set(methods))
@@ -131,7 +133,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     for axes, (names, (title, unit)) in zip(grid, panels.items(), strict=False):
         panel(axes, table, methods, names, title, unit)
     legend(grid[len(panels)], methods)
-    add_text(figure, title_text(table, methods), caption(frame), note)
+    add_text(figure, title_text(frame, methods), caption(frame), note)
     return figure
 
 
@@ -182,15 +184,14 @@ def legend(axes: Axes, methods: list[str]) -> None:
     axes.legend(loc="center", fontsize=9)
 
 
-def title_text(table: pd.DataFrame, methods: list[str]) -> str:
-    """Return the last smoothed accuracy and margin of every method, where recorded."""
-    words = []
-    for method in methods:
-        rows = table[(table["method"] == method) & (table["column"] == "accuracy")]
-        if len(rows):
-            words.append(f"{method_label(method)} {float(rows['mean'].iloc[-1]):.0f}%")
-    end = f": batch accuracy at the end {', '.join(words)}" if words else ""
-    return f"Training dynamics{end}"
+def title_text(frame: pd.DataFrame, methods: list[str]) -> str:
+    """Return every method's batch accuracy over the last tenth of its steps, where recorded."""
+    if "accuracy" not in frame or frame["accuracy"].isna().all():
+        return "Training dynamics"
+    first = frame.groupby(["method", "seed"])["step"].transform(lambda s: s.quantile(1 - LAST))
+    means = frame[frame["step"] >= first].groupby("method")["accuracy"].mean()
+    words = [f"{method_label(method)} {means[method]:.0f}%" for method in methods]
+    return f"Training dynamics: batch accuracy over the last tenth of the steps {', '.join(words)}"
 
 
 def caption(frame: pd.DataFrame) -> str:

@@ -30,7 +30,7 @@ from analysis.style import (
     short,
     styled,
 )
-from analysis.tables import read_scores, read_tidy, require
+from analysis.tables import AbsentError, read_scores, read_tidy, require
 from analysis.texts import FEATURES
 from rm.errors import InputError
 
@@ -52,7 +52,7 @@ def collect(data: Path) -> pd.DataFrame:
     scores = read_scores(path)
     untrained = scores[scores["method"] == "untrained"].drop_duplicates("pair_id")
     if untrained.empty:
-        raise InputError(f"{path} has no rows of method untrained: evaluate it first")
+        raise AbsentError(f"{path} has no rows of method untrained: evaluate it first")
     texts = read_tidy(data / "pairs.parquet", ["pair_id", *FEATURES])
     frame = untrained.merge(texts[["pair_id", *FEATURES]], on="pair_id", how="left")
     missing = frame.loc[frame["overlap"].isna(), "pair_id"]
@@ -143,15 +143,15 @@ def r_squared(covariance: np.ndarray, chosen: list[int]) -> np.ndarray:
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """Return which feature explains most of the distance, with its interval and the whole R²."""
+    """Return which feature has the largest share of the distance, and the share of all."""
     known = table[table["share"].notna()]
     if known.empty:
         return "Too few pairs, or one distance only: nothing to explain"
     best = known.nlargest(1, "share").iloc[0]
     return (
-        f"{label(best['feature']).capitalize()} explains most of the untrained distance: "
+        f"{label(best['feature']).capitalize()} has the largest share of the untrained distance: "
         f"{best['share']:.0%} [{best['share_low']:.0%}, {best['share_high']:.0%}] of the variance "
-        f"of log distance; all together {best['r2']:.0%}"
+        f"of log distance, of {best['r2']:.0%} that all features together have"
     )
 
 

@@ -31,6 +31,7 @@ from analysis.style import (
     styled,
 )
 from analysis.tables import one_row_each, read_tidy, require
+from eval.statistics import percentile_interval
 from rm.errors import InputError
 
 KEYS: Final = ["method", "seed"]
@@ -146,14 +147,13 @@ def difference(frame: pd.DataFrame, resamples: int = 500, seed: int = 0) -> dict
         draws.append(means[0][1:] - means[1][1:])
     within, across = np.mean(points, axis=0)
     spread = np.mean(draws, axis=0)
-    finite = spread[np.isfinite(spread)]
-    low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (np.nan, np.nan)
+    low, high = percentile_interval(spread)
     return {
         "within": float(within),
         "across": float(across),
         "difference": float(within - across),
-        "difference_low": float(low),
-        "difference_high": float(high),
+        "difference_low": low,
+        "difference_high": high,
     }
 
 

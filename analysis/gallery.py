@@ -26,6 +26,7 @@ from analysis import (
     table4,
     table5,
 )
+from analysis.tables import AbsentError
 from rm.errors import InputError
 from rm.files import atomic_write_json, read_json
 
@@ -104,10 +105,10 @@ def draw_all(results: Path) -> list[Item]:
     """Draw every figure and table of `results` from `results`/data and its manifest.
 
     Writes figures/*.png and *.svg, tables/*.csv, *.md and *.tex, and figures/index.json, which
-    holds what this returns. What lacks its data is an item that says so, not an error; files of it
+    holds what this returns. What was not run is an item that says so, not an error; files of it
     from an earlier call are removed, so that nothing stale stands beside the rest.
 
-    Raises InputError: the manifest is missing or unreadable.
+    Raises InputError: the manifest is missing or unreadable, or data that are there are unusable.
     """
     note = str(read_manifest(results)["label"])
     return write_index(results, [draw_one(name, results, note) for name in (*TABLES, *FIGURES)])
@@ -188,14 +189,14 @@ def attempt(
     folder: str,
     make: Callable[[Item], list[Path]],
 ) -> Item:
-    """Run `make` on a fresh item; an InputError becomes the reason why it is missing."""
+    """Run `make` on a fresh item; an AbsentError becomes the reason why it is missing."""
     item = Item(name, ABOUT.get(name) or (module.__doc__ or "").split("\n\n")[0].strip())
     wanted, reason = OPTIONAL.get(name, ("", ""))
     try:
         if wanted and not (results / "data" / wanted).is_file():
-            raise InputError(reason)
+            raise AbsentError(reason)
         item.files = [str(path.relative_to(results)) for path in make(item)]
-    except InputError as error:
+    except AbsentError as error:
         item.missing = str(error)
         stale = [*results.glob(f"{folder}/{name}.*"), *results.glob(f"{folder}/{name}_*.*")]
         for path in stale:

@@ -15,17 +15,15 @@ import numpy as np
 import pandas as pd
 
 from analysis import claims, figure1
-from analysis.gallery import Item, read_index, read_manifest
+from analysis.gallery import TABLES, Item, read_index, read_manifest
 from analysis.style import method_label, model_label, plural, section_label, short
-from analysis.tables import display, header
-from eval.spreadsheet import read_csv
+from analysis.tables import AbsentError, read_markdown
 from rm.errors import InputError
 from rm.files import atomic_write_text
 
 FOLDER: Final = Path(__file__).parent
 TEMPLATE: Final = "report.html.j2"
 KINDS: Final = {"svg": "image/svg+xml", "png": "image/png"}
-DIGITS: Final = {"table1_paper": 2, "table2_paper": 2}
 LONGEST: Final = 3000
 """Characters of a text that the page shows."""
 BADGES: Final = {
@@ -87,7 +85,7 @@ def context(results: Path) -> dict[str, Any]:
     manifest, items = read_manifest(results), read_index(results)
     judged = claims.judge_all(results / "data", claims.read_claims())
     figures = [item for item in items if item.name.startswith("figure")]
-    tables = [item for item in items if item.name.startswith("table")]
+    tables = [item for item in items if item.name in TABLES]
     return {
         "manifest": manifest,
         "labels": labels(manifest),
@@ -206,22 +204,13 @@ def picture(results: Path, item: Item) -> Picture:
 
 
 def read_tables(results: Path, item: Item) -> list[Table]:
-    """Return the tables that an item's CSV files hold, as text cells."""
+    """Return the tables that an item's Markdown files hold."""
     tables = []
-    for name in item.files:
-        path = results / name
-        if path.suffix != ".csv":
-            continue
-        frame = read_csv(path)
-        words = {c: frame[c].map(method_label) for c in ("method", "minus") if c in frame}
-        shown = display(frame.assign(**words), DIGITS.get(path.stem, 1))
-        names = [
-            header(c, {m: method_label(m) for m in method_columns(c)}) for c in map(str, shown)
-        ]
-        shown, constant = without_constants(shown.set_axis(names, axis=1))
-        caption = path.with_suffix(".md").read_text().split("\n", 1)[0]
-        rows = shown.astype(str).values.tolist()
-        tables.append(Table(path.stem, f"{caption}{constant}", [*map(str, shown.columns)], rows))
+    for path in (results / name for name in item.files if name.endswith(".md")):
+        caption, cells = read_markdown(path.read_text())
+        shown, constant = without_constants(cells)
+        columns = [*map(str, shown.columns)]
+        tables.append(Table(path.stem, f"{caption}{constant}", columns, shown.values.tolist()))
     return tables
 
 
@@ -244,17 +233,12 @@ def without_constants(shown: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return shown.drop(columns=same), text
 
 
-def method_columns(column: str) -> list[str]:
-    """Return the column if it is named after a method (table 4)."""
-    return [column] if column.split("_")[0] in ("bt", "normbt") else []
-
-
 def pair_texts(data: Path) -> list[dict[str, str]]:
     """Return figure 1's two pairs with their whole texts; none where figure 1 cannot be drawn."""
     try:
         rows = figure1.pick_rows(figure1.collect(data))
         chosen = figure1.choose(rows)
-    except InputError:
+    except AbsentError:
         return []
     return [
         {

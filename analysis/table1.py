@@ -12,11 +12,19 @@ from typing import Final
 import pandas as pd
 
 from analysis.style import METHODS, RIVALS, SECTIONS, WEIGHT_FORMS, method_label, section_key
-from analysis.tables import GROUP, HIGH, LOW, pair_up, read_scores, require, write_table
+from analysis.tables import (
+    GROUP,
+    HIGH,
+    LOW,
+    AbsentError,
+    pair_up,
+    read_scores,
+    require,
+    write_table,
+)
 from eval import rewardbench
 from eval.protocol import Protocol, partial
 from eval.statistics import section_intervals
-from rm.errors import InputError
 
 PAPER: Final = Path(__file__).with_name("paper_numbers.csv")
 LISTED: Final = 4
@@ -28,7 +36,7 @@ COLUMNS: Final = [
 HERE: Final = "this repository"
 INTERVAL: Final = (
     "Brackets: 95% bootstrap over training seeds and then test pairs. A tie counts as a loss; the "
-    "average is the mean of the four sections. With few seeds the brackets understate the seeds' "
+    "average is the mean of the sections. With few seeds the brackets understate the seeds' "
     "share."
 )
 ROWS: Final = "Each method minus its base loss (a rival or control: minus BT)"
@@ -63,7 +71,7 @@ def of_trained(scores: pd.DataFrame, path: Path) -> pd.DataFrame:
     foreign = set(trained.loc[~known, "benchmark"])
     kept = trained[~trained["benchmark"].isin(foreign)]
     if kept.empty:
-        raise InputError(
+        raise AbsentError(
             f"{path} has no trained method on a benchmark with the sections "
             f"{', '.join(SECTIONS)}: evaluate one first"
         )

@@ -7,11 +7,13 @@ import pandas as pd
 
 from analysis import table1
 from analysis.style import WEIGHT_FORMS, method_label
-from analysis.tables import write_table
-from rm.errors import InputError
+from analysis.tables import AbsentError, write_table
 
 OURS: Final = "normbt"
-CAPTION: Final = "Table 2. Ablation of NormBT's moving average μ: accuracy by section, percent."
+CAPTION: Final = (
+    "Table 2. NormBT with its weight in other forms (the paper's: without its moving average μ, "
+    '"without EMA"): accuracy by section, percent.'
+)
 PAPER_ROWS: Final = ("normbt", "normbt_no_ema")
 
 
@@ -23,7 +25,7 @@ def ablations(frame: pd.DataFrame) -> list[str]:
     present = set(frame["method"])
     forms = [f"{OURS}_{form}" for form in WEIGHT_FORMS if f"{OURS}_{form}" in present]
     if OURS not in present or not forms:
-        raise InputError(
+        raise AbsentError(
             "table 2 compares NormBT with and without its moving average: run both, "
             "methods=[bt,normbt,normbt_no_ema]"
         )

@@ -12,7 +12,7 @@ import pandas as pd
 
 from eval.protocol import check_finite
 from eval.spreadsheet import csv_text, read_csv
-from eval.tables import markdown_text
+from eval.tables import markdown_text, plain_text
 from rm.errors import InputError, visible
 from rm.files import atomic_write_text
 
@@ -43,13 +43,18 @@ LATEX: Final = {
 }
 
 
+class AbsentError(InputError):
+    """What is asked for was not run: nothing is wrong with the data that are there."""
+
+
 def read_tidy(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Return the rows of a .csv or .parquet file that has at least `columns`.
 
-    Raises InputError: the file is missing, unreadable, empty or lacks a column.
+    Raises AbsentError: the file is missing or has no rows; InputError: it is unreadable or lacks a
+    column.
     """
     if not path.is_file():
-        raise InputError(f"{path} is missing: run the evaluation that writes it (make reproduce)")
+        raise AbsentError(f"{path} is missing: run the evaluation that writes it (make reproduce)")
     try:
         frame = pd.read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
     except Exception as error:  # pandas and pyarrow raise a dozen kinds
@@ -80,13 +85,13 @@ def read_scores(path: Path, keys: Sequence[str] = ()) -> pd.DataFrame:
 def require(frame: pd.DataFrame, columns: Sequence[str], name: str) -> pd.DataFrame:
     """Return `frame` if it has rows and all `columns`.
 
-    Raises InputError: it has not; the message names what is absent.
+    Raises AbsentError: it has no rows; InputError: a column is absent, which the message names.
     """
     absent = [column for column in columns if column not in frame.columns]
     if absent:
         raise InputError(f"{name} lacks the columns {', '.join(absent)}: write it anew")
     if frame.empty:
-        raise InputError(f"{name} has no rows: nothing to show")
+        raise AbsentError(f"{name} has no rows: nothing to show")
     return frame
 
 
@@ -207,6 +212,17 @@ def markdown(shown: pd.DataFrame, caption: str, note: str) -> str:
     lines = ["| " + " | ".join(map(markdown_text, row)) + " |" for row in rows]
     parts = [caption, "\n".join(lines), f"*{markdown_text(note)}*" if note else ""]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def read_markdown(text: str) -> tuple[str, pd.DataFrame]:
+    """Return the caption and the text cells of what `markdown` made: its inverse, but the note."""
+    lines = text.split("\n")
+    rows = [
+        [plain_text(cell) for cell in line[2:-2].split(" | ")]
+        for line in lines
+        if line.startswith("| ")
+    ]
+    return lines[0], pd.DataFrame(rows[2:], columns=rows[0], dtype=object)
 
 
 def latex(shown: pd.DataFrame, caption: str, note: str, label: str) -> str:

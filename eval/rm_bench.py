@@ -29,6 +29,9 @@ SPLIT = "train"  # its only split
 STYLES = ("concise", "detailed", "detailed_markdown")
 DIFFICULTIES = ("easy", "normal", "hard")
 
+# Counted in the official files; math's could not be had, so a cut of it goes unnoticed.
+ROWS = {"chat": 129, "code": 228, "safety-refuse": 284, "safety-response": 157}
+
 # Equal weights: the paper's safety score is the mean of its two halves.
 PROTOCOL = Protocol(
     "rm_bench",
@@ -38,6 +41,7 @@ PROTOCOL = Protocol(
         "math": {"math": 1.0},
         "safety": {"safety-refuse": 1.0, "safety-response": 1.0},
     },
+    rows=ROWS,
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -190,10 +190,13 @@ def _table(
     return pd.DataFrame(rows, columns=["level", "name", "mean", "low", "high", "pairs", "seeds"])
 
 
-def percentile_interval(values: np.ndarray, level: float) -> tuple[float, float]:
-    """Return the central `level` of the finite `values`: (low, high)."""
+def percentile_interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Return the central `level` of the finite `draws`: (low, high); NaN where there is none."""
+    known = draws[np.isfinite(draws)]
+    if not len(known):
+        return float("nan"), float("nan")
     tail = (1 - level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
+    low, high = np.quantile(known, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -238,36 +241,6 @@ def _paired(a: Outcomes, b: Outcomes) -> tuple[np.ndarray, np.ndarray]:
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise InputError("the values hold NaN or infinite entries")
     return first, second
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def paired_bootstrap(
-    correct_a: Outcomes,
-    correct_b: Outcomes,
-    *,
-    clusters: Sequence[Hashable] | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Estimate:
-    """Bootstrap mean(b) − mean(a) over pairs (whole clusters where given), in fractions."""
-    _check_options(resamples, level)
-    a, b = _paired(correct_a, correct_b)
-    labels = np.arange(a.size) if clusters is None else pd.factorize(np.asarray(clusters))[0]
-    if len(labels) != a.size:
-        raise InputError(f"{len(labels)} cluster labels for {a.size} pairs")
-    sums, counts = np.bincount(labels, weights=b - a), np.bincount(labels)
-    drawn = draw_counts(np.random.default_rng(seed), resamples, len(counts))
-    low, high = percentile_interval((drawn @ sums) / (drawn @ counts), level)
-    return Estimate(float(np.mean(b - a)), low, high)
 
 
 EXACT_LIMIT = 16

@@ -12,6 +12,7 @@ from eval.protocol import Protocol, Summary
 from rm.errors import visible
 
 _MARKUP = re.compile(r"[\\`*|<>~$&]|(?<!\w)_|_(?!\w)")
+_ESCAPED = re.compile(r"\\([\\`*|<>~$&_])")
 NO_INTERVAL = "none"
 ABSENT = "—"
 PARTIAL = " (partial)"
@@ -39,6 +40,11 @@ def markdown_text(text: str) -> str:
     or picture. Line breaks and other control characters are spelt.
     """
     return _MARKUP.sub(lambda found: f"\\{found[0]}", visible(text)).replace("](", "]\\(")
+
+
+def plain_text(text: str) -> str:
+    """Return what `markdown_text` made Markdown of: its inverse (but for what was spelt)."""
+    return _ESCAPED.sub(r"\1", text.replace("]\\(", "]("))
 
 
 def percent(value: float | None) -> str:

@@ -49,8 +49,8 @@ def verdicts(data: Path) -> str:
     missing = len(rows) - len(tested)
     head = (
         "The paper's claims and our controls at this scale, by the rules of `conf/claims.yaml` "
-        "(95 % intervals, not adjusted for their number"
-        f"{f'; {missing} further claims were not run' if missing else ''}):"
+        "(95 % intervals, not adjusted for their number; with few seeds they understate the seeds' "
+        f"share{f'; {missing} further claims were not run' if missing else ''}):"
     )
     return "\n".join([head, "", *lines])
 

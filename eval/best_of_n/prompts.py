@@ -21,11 +21,6 @@ class Prompt:
     subset: str = ""
 
     @property
-    def last_user(self) -> str:
-        """The text of the last turn: what a verifier reads."""
-        return self.turns[-1]["content"]
-
-    @property
     def turns_key(self) -> str:
         """What two prompts of the same turns share."""
         return turns_key(self.turns)

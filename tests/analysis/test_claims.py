@@ -12,7 +12,8 @@ from rm.errors import InputError
 
 CLAIM = {
     **{"id": "x", "text": "t", "where": "w", "paper": "p", "says": "s"},
-    **{"measure": {"name": "close_gain"}, "holds": "low > 0", "fails": "high < 0", "seeds": 3},
+    **{"measure": {"name": "close_gain"}, "holds": "low > 0", "fails": "high < 0"},
+    **{"seeds": 3, "pairs": 30},
 }
 
 
@@ -59,11 +60,13 @@ def test_rules_are_read_and_bad_ones_refused() -> None:
 @pytest.mark.parametrize(
     ("number", "verdict"),
     [
-        (Measured(2, 1, 3, "", 3), HOLDS),
-        (Measured(-2, -3, -1, "", 3), FAILS),
-        (Measured(1, -1, 3, "", 3), UNDECIDED),
-        (Measured(2, 1, 3, "", 2), UNDECIDED),  # too few seeds
-        (Measured(float("nan"), 1, 3, "", 3), UNDECIDED),
+        (Measured(2, 1, 3, "", 30, 3), HOLDS),
+        (Measured(-2, -3, -1, "", 30, 3), FAILS),
+        (Measured(1, -1, 3, "", 30, 3), UNDECIDED),
+        (Measured(2, 1, 3, "", 30, 2), UNDECIDED),  # too few seeds
+        (Measured(2, 2, 2, "", 29, 3), UNDECIDED),  # too few pairs, however narrow
+        (Measured(2, 1, 3, ""), HOLDS),  # rests on neither
+        (Measured(float("nan"), 1, 3, "", 30, 3), UNDECIDED),
     ],
 )
 def test_the_verdict_follows_the_rule(
@@ -76,8 +79,22 @@ def test_the_verdict_follows_the_rule(
 
 def test_what_the_data_lacks_is_not_run(tmp_path: Path) -> None:
     found = claims.judge_all(tmp_path, claims.read_claims())
-    assert len(found) == 22 and {one.verdict for one in found} == {NOT_RUN}
+    assert len(found) == 24 and {one.verdict for one in found} == {NOT_RUN}
     assert all(one.reason for one in found)
+
+
+def test_damaged_data_are_no_claim_that_was_not_run(tmp_path: Path) -> None:
+    gradients().assign(section="Chat").to_csv(tmp_path / "gradients.csv", index=False)
+    (tmp_path / "scores.parquet").write_bytes(b"cut")
+    with pytest.raises(InputError, match=r"scores\.parquet cannot be read"):
+        claims.judge_all(tmp_path, claims.read_claims())
+
+
+def test_claims_are_judged_on_one_backbone_data_set_and_benchmark() -> None:
+    frame = pd.DataFrame({"backbone": ["a", "b"], "data": "d", "benchmark": "x"})
+    assert len(claims.one_place(frame[:1])) == 1
+    with pytest.raises(InputError, match="not a · d · x; b · d · x"):
+        claims.one_place(frame)
 
 
 def test_claims_file_is_checked(tmp_path: Path) -> None:
@@ -101,7 +118,8 @@ def test_measures_of_gradients(tmp_path: Path) -> None:
     ratio = claims.median_ratio(tmp_path, "distance", "Reasoning", "smallest")
     medians = frame.groupby("section")["distance"].median()
     assert ratio.value == pytest.approx(medians["Reasoning"] / medians["Safety"])
-    assert ratio.low <= ratio.value <= ratio.high < 0.15 and ratio.basis == "40 pairs"
+    assert ratio.low <= ratio.value <= ratio.high < 0.15 and ratio.pairs == 20
+    assert ratio.basis == "40 pairs, 20 or more of each side"
     rest = claims.median_ratio(tmp_path, "gradient_norm", "Safety", "rest")
     assert 9 < rest.low < rest.high < 12
     assert claims.head_identity(tmp_path).value < 1e-9
@@ -143,16 +161,22 @@ def test_mean_weight_is_over_steps_then_seeds(tmp_path: Path) -> None:
         for step in (1, 3)
     ]
     pd.DataFrame(rows).to_parquet(tmp_path / "metrics.parquet")
-    assert claims.mean_weight(tmp_path) == Measured(3.5, 3.0, 4.0, "2 seeds", 2)
+    assert claims.mean_weight(tmp_path) == Measured(3.5, 3.0, 4.0, "2 seeds", seeds=2)
     with pytest.raises(InputError, match="no bt run"):
         claims.mean_weight(tmp_path, "bt")
 
 
 def test_accuracy_difference_and_close_gain(tmp_path: Path) -> None:
+    sections = ("Reasoning", "Chat")
     rows = [
         {
             **{"method": method, "backbone": "b", "data": "d", "benchmark": "generated"},
-            **{"seed": seed, "pair_id": f"p{i}", "subset": "s", "section": "Reasoning"},
+            **{
+                "seed": seed,
+                "pair_id": f"p{i}",
+                "subset": sections[i % 2],
+                "section": sections[i % 2],
+            },
             **{"distance": float(i), "reward_rejected": 0.5},
             "reward_chosen": float(i < 30 if method == "normbt" else i >= 30),
         }
@@ -163,16 +187,18 @@ def test_accuracy_difference_and_close_gain(tmp_path: Path) -> None:
     pd.DataFrame(rows).to_parquet(tmp_path / "scores.parquet")
     found = claims.accuracy_difference(tmp_path, "normbt", "bt", "reasoning")
     assert found.value == 0 and found.low < 0 < found.high
-    assert (found.basis, found.seeds) == ("60 pairs × 3 seeds", 3)
+    assert (found.basis, found.pairs, found.seeds) == ("30 pairs × 3 seeds", 30, 3)
+    assert claims.accuracy_difference(tmp_path, "normbt", "bt", "average").pairs == 60
     gain = claims.close_gain(tmp_path)
     assert (gain.value, gain.low, gain.high) == (200, 200, 200)  # +100 close, −100 far
+    assert (gain.basis, gain.pairs) == ("10 and 10 pairs × 3 seeds", 10)  # the outer sixths
     with pytest.raises(InputError, match="NormBT without EMA was not run"):
         claims.accuracy_difference(tmp_path, "normbt", "normbt_no_ema", "average")
 
 
-def test_gold_gain_is_the_paired_gain_at_the_largest_n(tmp_path: Path) -> None:
+def test_gold_gain_is_the_paired_gain_at_the_largest_or_the_worst_n(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not run in this profile"):
-        claims.gold_gain(tmp_path, "normbt", "verifier")
+        claims.gold_gain(tmp_path, "normbt", "verifier", "largest")
     rows = [
         {
             **{"gold_kind": "verifier", "method": method, "seed": "all", "n": n},
@@ -180,11 +206,14 @@ def test_gold_gain_is_the_paired_gain_at_the_largest_n(tmp_path: Path) -> None:
             **{"gold_high": 0.0, "gain": gain, "gain_low": gain - 0.1, "gain_high": gain + 0.2},
             **{"prompts": 9, "samples": 16, "seeds": 3},
         }
-        for n in (4, 16)
-        for method, gain in (("bt", np.nan), ("normbt", n / 16))
+        for n in (1, 4, 8, 16)
+        for method, gain in (("bt", np.nan), ("normbt", {1: 0, 4: -0.5, 8: 0.25, 16: 1}[n]))
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "best_of_n.csv", index=False)
-    found = claims.gold_gain(tmp_path, "normbt", "verifier")
-    assert found == Measured(1.0, 0.9, 1.2, "n = 16, 9 prompts × 3 seeds", 3)
+    found = claims.gold_gain(tmp_path, "normbt", "verifier", "largest")
+    assert found == Measured(1.0, 0.9, 1.2, "n = 16, 9 prompts × 3 seeds", 9, 3)
+    found = claims.gold_gain(tmp_path, "normbt", "verifier", "worst")
+    basis = "n = 4, 9 prompts × 3 seeds; behind at 1 of 3 n"
+    assert found == Measured(-0.5, -0.6, -0.3, basis, 9, 3)
     with pytest.raises(InputError, match="no NormBT beside its base"):
-        claims.gold_gain(tmp_path, "normbt", "reward_model")
+        claims.gold_gain(tmp_path, "normbt", "reward_model", "largest")

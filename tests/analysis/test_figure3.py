@@ -78,17 +78,17 @@ def test_verdict_counts_bins() -> None:
     assert "NormBT grows in 1, falls in 0, neither in 1 of 2 bins" in words
 
 
-def test_draw_shows_the_trained_model_unless_told(tmp_path: Path) -> None:
+def test_draw_shows_the_untrained_model_unless_told(tmp_path: Path) -> None:
     both = pd.concat([gradients(), gradients(method="untrained")])
     frame = collected(tmp_path, both)
     figure = figure3.draw(frame, note="tiny · 1 seed")
     assert len(figure.axes) == 8
     caption = figure.get_supxlabel().replace("\n", " ")
-    assert "after BT training: 80 pairs × 1 seed" in caption and "tiny · 1 seed" in caption
+    assert "untrained backbone: 80 pairs × 1 seed" in caption and "tiny · 1 seed" in caption
     assert "BT grows in 4" in figure.get_suptitle()
     assert "slope 0.9" in figure.axes[0].get_title()
-    assert "untrained" in figure3.draw(frame, model="untrained").get_supxlabel()
-    with pytest.raises(InputError, match=r"no model 'normbt' .* bt, untrained"):
+    assert "after BT training" in figure3.draw(frame, model="bt").get_supxlabel()
+    with pytest.raises(InputError, match=r"no model 'normbt' .* untrained, bt"):
         figure3.draw(frame, model="normbt")
 
 

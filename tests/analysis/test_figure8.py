@@ -34,7 +34,7 @@ def test_the_one_feature_that_matters_gets_all_of_the_share() -> None:
     assert table["share"].sum() == pytest.approx(1, abs=1e-9)
     assert table.loc["overlap", "share"] == pytest.approx(1, abs=0.05)
     assert (table["share_low"] <= table["share"] + 0.02).all()
-    assert "Lexical overlap explains most" in figure8.verdict(table.reset_index())
+    assert "Lexical overlap has the largest share" in figure8.verdict(table.reset_index())
 
 
 def test_shares_agree_with_a_plain_regression() -> None:

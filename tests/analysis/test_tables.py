@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analysis import tables
 from rm.errors import InputError
 
+CELL = st.text(alphabet="ab_*|\\`<>~$&[](). −é", max_size=8)
 FRAME = pd.DataFrame(
     {
         "method": ["bt", "normbt"],
@@ -62,6 +65,14 @@ def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_latex_and_markdown_escape_what_would_break_them() -> None:
     assert tables.escape("50% & a_b − #1 {x}") == r"50\% \& a\_b $-$ \#1 \{x\}"
     assert r"a\|b" in tables.markdown(pd.DataFrame({"x": ["a|b"]}), "", "")
+
+
+@given(st.lists(st.lists(CELL, min_size=2, max_size=2), min_size=1, max_size=4), CELL)
+def test_markdown_is_read_back_as_it_was(rows: list[list[str]], name: str) -> None:
+    frame = pd.DataFrame(rows, columns=["a", f"{name}b"], dtype=object)
+    caption, found = tables.read_markdown(tables.markdown(frame, "Caption.", "note"))
+    assert caption == "Caption." and list(found) == list(frame)
+    assert found.values.tolist() == frame.values.tolist()
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,8 @@ def test_safety_is_the_mean_of_its_halves_and_average_of_domains() -> None:
     assert summary["partial"] == {
         "code": ["no rows: left out of the average"],
         "math": ["no rows: left out of the average"],
+        "chat": ["chat has 1 of 129 rows"],
+        "safety": ["safety-refuse has 3 of 284 rows", "safety-response has 1 of 157 rows"],
     }
     assert (summary["items"], summary["pairs"]) == (5, 45)
     assert json.loads(json.dumps(summary)) == summary

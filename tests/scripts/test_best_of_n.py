@@ -160,7 +160,7 @@ def test_proxies_gold_and_prompts_share_no_prompt() -> None:
     cfg = compose_config("best_of_n", ["profile=cpu", "bon=cpu_full"])
     bon = script.settings_of(cfg)
     material = script.find_material(cfg, bon)
-    asked = {prompt.last_user for prompt in material.prompts}
+    asked = {prompt.turns[-1]["content"] for prompt in material.prompts}
     proxies = {pair.prompt[-1]["content"] for pair in material.pairs}
     gold = {made.pair.prompt[-1]["content"] for made in script.gold_pairs(cfg, bon)}
     assert (len(asked), len(proxies)) == (bon.prompts.number, bon.proxy.pairs)
@@ -188,11 +188,11 @@ def test_prompts_and_pairs_of_ones_own_data(tmp_path: Path) -> None:
     material = script.find_material(cfg, script.settings_of(cfg))
     assert len(material.prompts) == 4 and len(material.pairs) == 20
     assert script.find_prompts(cfg, script.settings_of(cfg)) == material.prompts
-    asked = {prompt.last_user for prompt in material.prompts}
+    asked = {prompt.turns[-1]["content"] for prompt in material.prompts}
     assert not asked & {pair.prompt[-1]["content"] for pair in material.pairs}
     leaky = tmp_path / "validation.jsonl"  # a validation file that shares prompts with training
     leaky.write_text("".join(json.dumps(row) + "\n" for row in rows[:10]))
     cfg.data.validation = str(leaky)
     material = script.find_material(cfg, script.settings_of(cfg))
-    asked = {prompt.last_user for prompt in material.prompts}
+    asked = {prompt.turns[-1]["content"] for prompt in material.prompts}
     assert not asked & {pair.prompt[-1]["content"] for pair in material.pairs}

@@ -86,7 +86,21 @@ def test_what_is_missing_is_named_and_stale_files_go(smoke_results: Path, tmp_pa
     assert "gradients.csv is missing" in items["figure2"].missing and not stale.exists()
     assert (copy / "figures" / "figure2x.svg").exists()
     page = report.write(copy).read_text()
-    assert "0 holds" in page and "22 not run" in page and "<img" not in page
+    assert "0 holds" in page and "24 not run" in page and "<img" not in page
+
+
+def test_damaged_data_are_an_error_and_no_reason_to_remove_what_was_drawn(
+    smoke_results: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(smoke_results, tmp_path / "results"))
+    scores = pd.read_parquet(copy / "data/scores.parquet")
+    scores.loc[scores.index[-1], "reward_chosen"] = float("nan")
+    scores.to_parquet(copy / "data/scores.parquet")
+    table = (copy / "tables/table1.csv").read_bytes()
+    for module in ("figures", "report"):
+        done = call(module, f"results_dir={copy}")
+        assert done.returncode == 2 and "have a reward that is NaN" in done.stderr
+    assert (copy / "tables/table1.csv").read_bytes() == table
 
 
 def test_without_results_the_command_says_what_to_do(tmp_path: Path) -> None:
@@ -120,6 +134,9 @@ def test_report_is_one_file_that_asks_for_nothing(smoke_results: Path) -> None:
     page = Page(text)
     images = page.all("img")
     assert len(images) == 10
+    tables = {str(heading.get("id")) for heading in page.all("h3")}
+    assert {"table1", "table4", "best_of_n"} <= tables
+    assert "<th>NormBT</th>" in text  # of table 4
     for image in images:
         assert str(image["src"]).startswith(
             ("data:image/svg+xml;base64,", "data:image/png;base64,")
