@@ -85,7 +85,7 @@ def micro_batches(
     parts = devices * math.ceil(most / devices)
     made = []
     for step, own in zip(steps, sizes, strict=True):
-        lengths = _even(own, parts, cut)
+        lengths = _even(own, parts, tokens, cut)
         ends = list(accumulate(lengths))
         made += [list(step[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
     return made
@@ -119,10 +119,13 @@ def _cut(sizes: Sequence[int], limit: int, most: int, *, padded: bool) -> list[i
 
 
 def _even(
-    sizes: Sequence[int], parts: int, cut: Callable[[Sequence[int], int], list[int]]
+    sizes: Sequence[int], parts: int, limit: int, cut: Callable[[Sequence[int], int], list[int]]
 ) -> list[int]:
-    """Numbers of pairs of exactly `parts` parts, the largest of them as small as can be."""
-    low, high = max(sizes), len(sizes) * max(sizes)
+    """Numbers of pairs of exactly `parts` parts, the largest of them as small as can be.
+
+    `parts` are enough for parts of at most `limit` tokens (a larger pair stands alone).
+    """
+    low, high = min(max(sizes), limit), limit
     while low < high:
         middle = (low + high) // 2
         if len(cut(sizes, middle)) <= parts:

@@ -12,11 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rm.batches import PairCollator, model_inputs
+from rm.errors import InputError
 from rm.models import RewardModel
 from rm.tokens import TokenPair
 from rm.weights import representation_distance
 
-HEAD = "classifier.score.weight"
+HEAD = "classifier.score."
 
 
 @dataclass
@@ -85,7 +86,11 @@ def pair_gradients(
     ‖∇_θ(r_w − r_l)‖; gradient_norm ‖∇_θ L_BT‖ = error · gradient_distance; head_gradient_norm,
     the score head's part of it. Norms are L2, over the parameters that require a gradient.
     Second: ∇_θ d of every pair under `projection`, (pairs, numbers); (pairs, 0) without one.
+
+    Raises InputError without pairs.
     """
+    if not pairs:
+        raise InputError("there is no pair whose gradient could be measured")
     model.eval()
     records, sketches = [], []
     for pair in tqdm(pairs, desc="pair gradients", unit="pair"):
@@ -93,6 +98,7 @@ def pair_gradients(
         error = torch.sigmoid(-difference.double()).item()
         squares = {name: part.double().square().sum().item() for name, part in gradient.items()}
         whole = sum(squares.values()) ** 0.5
+        head = sum(part for name, part in squares.items() if name.startswith(HEAD))
         records.append(
             {
                 "pair_id": pair.pair_id,
@@ -101,7 +107,7 @@ def pair_gradients(
                 "error": error,
                 "gradient_distance": whole,
                 "gradient_norm": error * whole,
-                "head_gradient_norm": error * squares[HEAD] ** 0.5,
+                "head_gradient_norm": error * head**0.5,
             }
         )
         sketches.append(torch.empty(0) if projection is None else projection(gradient))

@@ -37,7 +37,7 @@ from rm.sources import is_hub_name
 from rm.tokens import ChatTemplate, choose_pad_token
 from rm.untrusted import MODEL_FILES, load, load_weights
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass
@@ -178,16 +178,22 @@ def mean_of_real_tokens(states: Tensor, attention_mask: Tensor) -> Tensor:
     return (wide * mask).sum(dim=1) / mask.sum(dim=1)
 
 
-def miniature(model: RewardModel, layers: int = 2) -> RewardModel:
+def miniature(
+    model: RewardModel, layers: Sequence[int] = (0, 1), window: int | None = None
+) -> RewardModel:
     """A small random float32 model of the same architecture: what capability checks run on.
 
     There an architecture that computes something else is told apart from rounding, at any size of
-    the backbone. Leaves the random state as it was.
+    the backbone. `layers`: those whose kind of attention its own have; `window`: tokens that a
+    layer with a sliding window sees (None: as many as the backbone's). Leaves the random state as
+    it was.
     """
     config = copy.deepcopy(model.config)
-    config.num_hidden_layers, config.vocab_size, config.pad_token_id = layers, 16, 0
+    config.num_hidden_layers, config.vocab_size, config.pad_token_id = len(layers), 16, 0
     if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
+        config.layer_types = [config.layer_types[index] for index in layers]
+    if window is not None and getattr(config, "sliding_window", None):
+        config.sliding_window = window
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         classifier = type(model.classifier)(config)
@@ -392,13 +398,19 @@ def _add_lora(
     dropout: float,
     target_modules: Sequence[str],
 ) -> None:
-    """Inject adapters into the backbone in place; the head stays an ordinary Linear."""
-    settings = LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(target_modules)
-    )
+    """Inject adapters into the backbone in place; the head stays an ordinary Linear.
+
+    Raises InputError for settings that PEFT refuses, such as modules that the backbone lacks.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        LoraModel(model.backbone, settings, "default")
+        try:
+            settings = LoraConfig(
+                r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(target_modules)
+            )
+            LoraModel(model.backbone, settings, "default")
+        except ValueError as error:
+            raise InputError(f"training.lora: {error}") from error
 
 
 def plain_state(model: RewardModel, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -272,6 +272,17 @@ def split_pairs(
     return train, [pair for pair, key in zip(pairs, keys, strict=True) if key in chosen]
 
 
+def unseen(
+    pairs: Sequence[PreferencePair], train: Sequence[PreferencePair]
+) -> list[PreferencePair]:
+    """Return those of `pairs` whose prompt no pair of `train` has, in order.
+
+    Prompts are the same if they differ in case and white space only.
+    """
+    seen = {_prompt_key(pair, 0) for pair in train}
+    return [pair for pair in pairs if _prompt_key(pair, 0) not in seen]
+
+
 def _validation_size(total: int, validation: int | float) -> int:
     wanted = validation
     if isinstance(validation, float):

@@ -101,6 +101,7 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.parse_special_text = parse_special_text
         self.special = _special_names(tokenizer)
+        self._added = set(tokenizer.added_tokens_decoder)
         self.takes_system = self._takes_system()
 
     def encode(self, prompt: Sequence[Message], response: str) -> list[int]:
@@ -159,8 +160,21 @@ class ChatTemplate:
         first, *rest = re.split(f"{mark}([0-9]+){mark}", rendered)
         ids = self._ids(first)
         for index, piece in zip(rest[::2], rest[1::2], strict=True):
-            ids += self._ids(names[int(index)], split_special_tokens=True) + self._ids(piece)
+            ids += self._name_ids(names[int(index)]) + self._next_ids(piece)
         return ids
+
+    def _name_ids(self, name: str) -> list[int]:
+        """Tokenise a token's name as the text it is."""
+        ids = self._next_ids(name, split_special_tokens=True)
+        if self._added.isdisjoint(ids):
+            return ids
+        return self._next_ids(name[:1]) + self._next_ids(name[1:])  # added, but not as special
+
+    def _next_ids(self, piece: str, **options: Any) -> list[int]:
+        """Tokenise what follows other text: without the space that SentencePiece puts in front."""
+        opening, ids = self._ids("\n"), self._ids(f"\n{piece}", **options)
+        prefixed = len(opening) > 1 and ids[: len(opening)] == opening
+        return ids[len(opening) :] if prefixed else self._ids(piece, **options)
 
     def _ids(self, text: str, **options: Any) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False, **options)["input_ids"])
@@ -188,12 +202,15 @@ class ChatTemplate:
 
 
 def _special_names(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """Match the names of special tokens, and of added ones that the chat template writes."""
+    """Match the names of special tokens, and of added ones that the chat template writes.
+
+    White space alone (Gemma adds tokens for line breaks) is text wherever it stands.
+    """
     template = str(tokenizer.chat_template)
     names = {
         token.content
         for token in tokenizer.added_tokens_decoder.values()
-        if token.special or token.content in template
+        if (token.special or token.content in template) and token.content.strip()
     }
     longest_first = sorted(names, key=lambda name: (-len(name), name))
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

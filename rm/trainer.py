@@ -28,6 +28,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.training_args import OptimizerNames
 
 from rm.batches import PairCollator, PairStream, model_inputs
 from rm.distances import PairDistance, Representation
@@ -76,6 +77,38 @@ class TrainingSettings:
     lora: dict[str, Any] = field(default_factory=dict)
 
 
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+"""Those of transformers that need nothing beside what `TrainingSettings` has."""
+LORA = {"r", "alpha", "dropout", "target_modules"}
+
+
+def check_settings(settings: TrainingSettings) -> None:
+    """Raise InputError for a number out of range, an unknown name or an incomplete lora section."""
+    positive = ("epochs", "learning_rate", "max_length", "global_batch", "micro_batch")
+    for name in (*positive, "micro_batch_tokens"):
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            raise InputError(f"training.{name}={value}: must be above zero")
+    for name in ("warmup_ratio", "clip_norm", "weight_decay", "save_steps"):
+        if getattr(settings, name) < 0:
+            raise InputError(f"training.{name}={getattr(settings, name)}: must not be below zero")
+    if settings.warmup_ratio > 1:
+        raise InputError(
+            f"training.warmup_ratio={settings.warmup_ratio}: a share of the steps, at most 1"
+        )
+    optimizers = tuple(one.value for one in OptimizerNames)
+    for name, known in (("schedule", SCHEDULES), ("optimizer", optimizers)):
+        if getattr(settings, name) not in known:
+            raise InputError(
+                f"training.{name}={getattr(settings, name)}: choose one of {', '.join(known)}"
+            )
+    if settings.part == "lora" and set(settings.lora) != LORA:
+        raise InputError(
+            f"training.part=lora needs exactly {', '.join(sorted(LORA))} in training.lora, as "
+            "training=grm_lora has them"
+        )
+
+
 def check_batches(settings: TrainingSettings, devices: int) -> None:
     """Raise InputError unless all devices can take equally many micro-batches a step."""
     by_tokens = settings.micro_batch_tokens is not None
@@ -107,7 +140,7 @@ def training_arguments(
     `bf16` stays off there: `RewardModel` does its own autocast, so that the head and the master
     weights stay float32 under DeepSpeed too.
     """
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(run_dir / "trainer"),
         per_device_train_batch_size=1,
         gradient_accumulation_steps=accumulation,
@@ -135,6 +168,9 @@ def training_arguments(
         dataloader_pin_memory=torch.cuda.is_available(),
         deepspeed=deepspeed,
     )
+    # One device a process: without ranks transformers would take every GPU it sees (DataParallel).
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 class PairTrainer(Trainer):
@@ -196,16 +232,24 @@ class PairTrainer(Trainer):
         return samples, None
 
     def _distances(self, samples: Sequence[dict[str, Tensor]]) -> Tensor:
-        """Distances of a global batch, float64, in evaluation mode."""
-        self.reward_model.eval()
-        distances = []
-        with torch.set_grad_enabled(self.pair_distance.by_gradient):
+        """Distances of a global batch, float64, as the pass that follows will see them.
+
+        The random state is put back, so that dropout falls on the same places then. Raises
+        FloatingPointError, naming the pairs, where one is not finite.
+        """
+        self.reward_model.train()
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        distances: list[Tensor] = []
+        ids: list[str] = []
+        with torch.set_grad_enabled(self.pair_distance.by_gradient), torch.random.fork_rng(devices):
             for sample in samples:
                 inputs = self._prepare_inputs(sample)
                 output = self.reward_model(**model_inputs(inputs))
                 distances.append(self._distance(inputs, output).double())
-        self.reward_model.train()
-        return self._gather(torch.cat(distances))
+                ids += inputs.get("pair_id", [])
+        gathered = self._gather(torch.cat(distances))
+        self._require_finite(gathered, ids, "a distance")
+        return gathered
 
     def _gather(self, own: Tensor) -> Tensor:
         """Facts about the pairs of all ranks, (global batch, …), in order. All must ask."""
@@ -264,18 +308,24 @@ class PairTrainer(Trainer):
         pieces, ids = torch.cat(self._pieces), self._pair_ids
         self._pieces, self._pair_ids = [], []
         pairs = self._gather(pieces)
-        if not torch.isfinite(pairs).all():
-            good = torch.isfinite(pairs).all(dim=1).tolist()
-            wrong = [
-                pair for pair, is_good in zip(self._all(ids), good, strict=False) if not is_good
-            ]
-            raise self._not_finite(f"a reward, distance, weight or loss of {_some(wrong)}")
+        self._require_finite(pairs, ids, "a reward, distance, weight or loss")
         *recorded, weighed = pairs.double().cpu().T
         self.step_pairs = torch.stack(recorded).T
         self.step_record = step_record(self.step_pairs, self.mu)
         # What each pair adds to the loss, to name the largest after a spike.
         self._shares = dict(zip(ids, (pieces[:, 2] * pieces[:, 3]).tolist(), strict=False))
         self.mu = self.pair_weight.update(self.mu, weighed.mean().item())
+
+    def _require_finite(self, facts: Tensor, ids: list[str], what: str) -> None:
+        """Raise FloatingPointError naming the pairs whose `facts` (global batch, …) are not finite.
+
+        `ids` are this rank's own. All ranks must ask.
+        """
+        finite = torch.isfinite(facts).flatten(1).all(dim=1) if facts.ndim > 1 else facts.isfinite()
+        if not finite.all():
+            found = zip(self._all(ids), finite.tolist(), strict=False)
+            wrong = [pair for pair, good in found if not good]
+            raise self._not_finite(f"{what} of {_some(wrong)}")
 
     def _all(self, own: list[Item]) -> list[Item]:
         """What all ranks hold of their pairs, in the order of `_gather`. All must ask."""

@@ -41,7 +41,7 @@ def split_backbone(model: RewardModel, top_layers: int) -> nn.Module:
     a norm, so `upper(inputs_embeds=lower(ids))` is the whole backbone. Raises InputError where an
     architecture cannot be divided so (the plain forward still works).
     """
-    _check_split(model)
+    _check_split(model, top_layers)
     return _divide(model, top_layers)
 
 
@@ -59,15 +59,22 @@ def _view(backbone: Any, layers: Iterable[int], norm: nn.Module) -> nn.Module:
     view.__dict__["_modules"] = dict(backbone._modules)
     view.config = copy.deepcopy(backbone.config)
     view.config.num_hidden_layers = len(chosen)
+    if getattr(view.config, "layer_types", None):  # read by a layer's place within the view
+        view.config.layer_types = [backbone.config.layer_types[index] for index in chosen]
     view.layers = nn.ModuleList(backbone.layers[index] for index in chosen)
     view.norm = norm
     return view
 
 
 @torch.no_grad()
-def _check_split(model: RewardModel) -> None:
-    """Compare divided and whole forward on a small float32 model of the same architecture."""
-    small = miniature(model)
+def _check_split(model: RewardModel, top_layers: int) -> None:
+    """Compare divided and whole forward on a small float32 model of the same architecture.
+
+    Its two layers are of the kinds that meet at the cut (or would, at the outermost cuts), and its
+    window is shorter than the row, so that a layer with another's mask is noticed.
+    """
+    cut = min(max(len(model.backbone.layers) - top_layers, 1), len(model.backbone.layers) - 1)
+    small = miniature(model, layers=(cut - 1, cut), window=4)
     lower = _divide(small, 1)
     ids = torch.arange(2, 10).unsqueeze(0)
     mask = torch.ones_like(ids)

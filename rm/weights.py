@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -42,6 +42,10 @@ class PairWeight(Protocol):
     def every_step(self) -> bool:
         """Whether that is so for every global batch, not only the first."""
 
+    @property
+    def whole_batch(self) -> bool:
+        """Whether `weigh` must be given the whole global batch at once."""
+
     def start(self, distance: Tensor) -> float | None:
         """μ from the distances (pairs,) of a global batch."""
 
@@ -63,6 +67,8 @@ def is_due(weight: PairWeight, mu: float | None) -> bool:
 class _Stateless:
     """A weight without μ: nothing to start, nothing to update."""
 
+    whole_batch: ClassVar[bool] = False
+
     @property
     def needs_start(self) -> bool:
         return False
@@ -83,6 +89,7 @@ class _Averaging:
     """A weight whose μ is the moving average of the batches' mean distances."""
 
     beta: float
+    whole_batch: ClassVar[bool] = False
 
     @property
     def needs_start(self) -> bool:
@@ -155,6 +162,10 @@ class BatchMean(NormBT):
         """True: every batch brings its own μ."""
         return True
 
+    def update(self, mu: float | None, batch_mean: float) -> float:
+        """μ_t as it is, until `start` sets the next batch's. Raises ValueError before that."""
+        return _started(mu)
+
 
 @dataclass(frozen=True)
 class MeanOne(BatchMean):
@@ -204,6 +215,8 @@ class Shuffled(NormBT):
     Deals within what `weigh` is given, so the whole global batch must be one micro-batch.
     """
 
+    whole_batch: ClassVar[bool] = True
+
     def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
         """Weights (pairs,) under stop-gradient, in an order that the distances themselves seed."""
         weight = super().weigh(distance, mu)
@@ -218,6 +231,8 @@ class MeanForAll(NormBT):
 
     Means over what `weigh` is given, so the whole global batch must be one micro-batch.
     """
+
+    whole_batch: ClassVar[bool] = True
 
     def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
         """Weights (pairs,) under stop-gradient, all the same."""
@@ -267,7 +282,8 @@ def _order(size: int, seeding: Tensor) -> Tensor:
 
     By a generator of its own: the global one also draws dropout, which must stay paired.
     """
-    seed = int(seeding.double().sum().item() * 1e6) % 2**63
+    # Numbers that are not finite seed nothing: the trainer names their pairs after the step.
+    seed = int(torch.nan_to_num(seeding.double(), 0, 0, 0).sum().item() * 1e6) % 2**63
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
 

@@ -10,7 +10,13 @@ from omegaconf import DictConfig
 
 from rm.errors import InputError
 from rm.generated import SUBSETS, generate
-from rm.preferences import PreferencePair, fingerprint, load_preferences, split_pairs
+from rm.preferences import (
+    PreferencePair,
+    fingerprint,
+    load_preferences,
+    split_pairs,
+    unseen,
+)
 from rm.provenance import file_fingerprint, fingerprint_of
 from rm.sources import folder_files, local_path
 
@@ -104,9 +110,7 @@ def _files(data: DictConfig) -> TrainingData:
     if data.validation is None:
         return _held_out(train, report.as_dict(), data)
     validation, second = load_preferences(data.validation)
-    return TrainingData(
-        train, validation, {"train": report.as_dict(), "validation": second.as_dict()}
-    )
+    return _apart(train, report.as_dict(), validation, second.as_dict())
 
 
 def _hub(data: DictConfig) -> TrainingData:
@@ -122,9 +126,27 @@ def _hub(data: DictConfig) -> TrainingData:
         limit=data.validation_limit,
         seed=data.seed,
     )
-    return TrainingData(
-        train, validation, {"train": report.as_dict(), "validation": second.as_dict()}
-    )
+    return _apart(train, report.as_dict(), validation, second.as_dict())
+
+
+def _apart(
+    train: list[PreferencePair],
+    report: dict[str, Any],
+    validation: list[PreferencePair],
+    second: dict[str, Any],
+) -> TrainingData:
+    """Leave out, and count, validation pairs whose prompt is trained on.
+
+    Raises InputError if none is left.
+    """
+    kept = unseen(validation, train)
+    dropped = len(validation) - len(kept)
+    if validation and not kept:
+        raise InputError("every prompt of the validation data is in the training data: give others")
+    if dropped:
+        print(f"validation: {dropped} of {len(validation)} pairs left out: their prompt is trained")
+    facts = {"train": report, "validation": second, "validation_prompts_trained": dropped}
+    return TrainingData(train, kept, facts)
 
 
 def _held_out(

@@ -61,6 +61,7 @@ from rm.trainer import (
     PairTrainer,
     TrainingSettings,
     check_batches,
+    check_settings,
     drop_damaged_checkpoints,
     last_checkpoint,
     load_mu,
@@ -119,7 +120,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             return finished
         for line in drop_damaged_checkpoints(run_dir):
             print(line, flush=True)
-        if launcher.in_process(cfg.devices):
+        # DeepSpeed asks a launcher's environment for its ranks, even where there is one.
+        if launcher.in_process(cfg.devices) and cfg.deepspeed.settings is None:
             fit(cfg)
         else:
             prepare(cfg)  # downloads, data and trunk once, before the ranks start
@@ -235,11 +237,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def check(cfg: DictConfig) -> TrainingSettings:
     """Raise InputError for settings that can't work together; return the typed training section."""
     settings = configuration.typed(TrainingSettings, cfg.training)
-    positive = ("epochs", "learning_rate", "max_length", "global_batch", "micro_batch")
-    for name in (*positive, "micro_batch_tokens"):
-        value = getattr(settings, name)
-        if value is not None and value <= 0:
-            raise InputError(f"training.{name}={value}: must be above zero")
+    check_settings(settings)
     for name, least in (("devices", 1), ("seed", 0)):
         if not isinstance(cfg[name], int) or cfg[name] < least:
             raise InputError(f"{name}={cfg[name]}: must be a whole number, {least} or more")

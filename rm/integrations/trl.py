@@ -33,8 +33,17 @@ class WeightedRewardTrainer(RewardTrainer):
     """
 
     def __init__(self, *args: Any, pair_weight: PairWeight, **options: Any) -> None:
-        """`pair_weight`: from `rm.weights`; the other arguments are RewardTrainer's."""
+        """`pair_weight`: from `rm.weights`; the other arguments are RewardTrainer's.
+
+        Raises InputError for a weight over the whole batch where a step has several pieces.
+        """
         super().__init__(*args, **options)
+        pieces = self.args.gradient_accumulation_steps * self.args.world_size
+        if pair_weight.whole_batch and pieces > 1:
+            raise InputError(
+                f"{type(pair_weight).__name__} needs the global batch in one piece, not {pieces}: "
+                "gradient_accumulation_steps=1, one device"
+            )
         self.pair_weight = pair_weight
         self.mu: float | None = None
         self._distance_pieces: list[Tensor] = []
@@ -52,15 +61,16 @@ class WeightedRewardTrainer(RewardTrainer):
 
     @torch.no_grad()
     def _distances(self, samples: Sequence[dict[str, Any]]) -> Tensor:
-        model = cast(nn.Module, self.model)
-        model.eval()
+        """Distances of a global batch as the pass that follows will see them, dropout included."""
+        model = cast(nn.Module, self.model).train()
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
         found = []
-        for sample in samples:
-            inputs: Any = self._prepare_inputs(dict(sample))
-            with _last_hidden(model, inputs["attention_mask"]) as hidden:
-                model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-            found.append(representation_distance(*hidden[0].chunk(2)).double())
-        model.train()
+        with torch.random.fork_rng(devices):
+            for sample in samples:
+                inputs: Any = self._prepare_inputs(dict(sample))
+                with _last_hidden(model, inputs["attention_mask"]) as hidden:
+                    model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+                found.append(representation_distance(*hidden[0].chunk(2)).double())
         return self.accelerator.gather(torch.cat(found))
 
     def compute_loss(

@@ -183,6 +183,14 @@ def test_micro_batches_by_tokens_keep_to_the_limit_and_to_the_order(
     assert all(computed([batch]) <= limit for batch in batches if len(batch) > 1)
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_a_pair_over_the_limit_lets_no_others_over_it(seed: int) -> None:
+    made = random_pairs(8, seed)
+    found = micro_batches(made, range(8), global_batch=8, micro_batch=8, tokens=30)
+    for part in (part for part in found if len(part) > 1):
+        assert 2 * len(part) * max(len(row) for i in part for row in rows_of([made[i]])) <= 30
+
+
 def test_no_fewer_micro_batches_would_do_and_the_largest_is_as_small_as_can_be() -> None:
     """Against every way to cut a step's pairs into consecutive parts."""
     made = random_pairs(8, seed=5)

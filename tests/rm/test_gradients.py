@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from rm.batches import PairCollator, model_inputs
+from rm.errors import InputError
 from rm.gradients import HEAD, Projection, cosines, pair_gradients
 from rm.losses import bt
-from rm.models import RewardModel, new_reward_model, train_part
+from rm.models import RewardModel, new_reward_model, set_head, train_part
 from rm.tokens import TokenPair
 
 PAIRS = [
@@ -43,11 +44,26 @@ def test_norms_are_those_of_the_bt_loss(model: RewardModel) -> None:
         gradient = loss_gradient(model, pair)
         whole = torch.cat([part.flatten() for part in gradient.values()]).norm().item()
         assert row["gradient_norm"] == pytest.approx(whole, rel=1e-4)
-        assert row["head_gradient_norm"] == pytest.approx(gradient[HEAD].norm().item(), rel=1e-4)
+        assert row["head_gradient_norm"] == pytest.approx(
+            gradient[f"{HEAD}weight"].norm().item(), rel=1e-4
+        )
         # the paper's identity for the head, and the definition of the rest
         assert row["head_gradient_norm"] == pytest.approx(row["error"] * row["distance"], rel=1e-4)
         assert row["error"] == pytest.approx(1 / (1 + np.exp(row["difference"])), rel=1e-5)
         assert row["gradient_norm"] == pytest.approx(row["error"] * row["gradient_distance"])
+
+
+def test_the_heads_part_is_that_of_all_its_layers(model: RewardModel) -> None:
+    set_head(model, "mlp", seed=0)
+    frame, _ = pair_gradients(model, PAIRS[:1], PairCollator(0))
+    gradient = loss_gradient(model, PAIRS[0])
+    head = torch.cat([g.flatten() for name, g in gradient.items() if name.startswith(HEAD)])
+    assert frame["head_gradient_norm"][0] == pytest.approx(head.norm().item(), rel=1e-4)
+
+
+def test_no_pair_is_an_error(model: RewardModel) -> None:
+    with pytest.raises(InputError, match="no pair"):
+        pair_gradients(model, [], PairCollator(0))
 
 
 def test_cosines_are_those_of_the_loss_gradients(model: RewardModel) -> None:

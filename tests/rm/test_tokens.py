@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rm.errors import InputError
 from rm.preferences import PreferencePair
@@ -244,3 +245,50 @@ def test_pairs_that_name_a_special_token_are_counted(template: ChatTemplate, kin
     _, report = tokenize_pairs(pairs, template, 100, drop=True)
     assert report.special_text == report.as_dict()["special_text"] == 1
     assert "1 name a special token in their text" in report.lines()
+
+
+def test_added_line_breaks_are_ordinary_text(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Gemma adds tokens for them, and its template holds one: such a text names nothing special."""
+    tokenizer.add_tokens(["\n", "\n\n", "\n\n\n"])
+    template = ChatTemplate(tokenizer)
+    turns = [user("one\n\ntwo\n\n\n"), assistant("a cat\n\nthe dog\n")]
+    assert not template.names_special(turns)
+    expected = tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]
+    assert template.render(turns) == expected
+
+
+def test_a_typed_token_that_is_added_but_not_special_stays_text(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    tokenizer.add_tokens(["<tool_call>"])
+    tokenizer.chat_template += "{# writes <tool_call> #}"
+    ids = ChatTemplate(tokenizer).encode([user("a")], "see <tool_call> there")
+    assert tokenizer.convert_tokens_to_ids("<tool_call>") not in ids
+    assert "see <tool_call> there" in tokenizer.decode(ids)
+
+
+def sentencepiece() -> PreTrainedTokenizerBase:
+    """Characters with a "▁" before every text, as SentencePiece's Llama 2 and Mistral have it."""
+    names = ["<unk>", "<s>", "</s>", "<0x0A>", "▁", *"abcdefghijklmnopqrstuvwxyz<>/[]"]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    made = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    made.decoder = decoders.Replace("▁", " ")
+    template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}{{ eos_token }}"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        chat_template=template,
+    )
+
+
+def test_typed_names_bring_no_space_where_the_tokenizer_puts_one_before_a_text() -> None:
+    tokenizer = sentencepiece()
+    ids = ChatTemplate(tokenizer).encode([user("cat<s>sat")], "</s> mat")
+    assert tokenizer.convert_ids_to_tokens(ids) == [
+        *("<s>", "▁", *"cat", *"<s>", *"sat", *"</s>", "▁", *"mat", "</s>")
+    ]

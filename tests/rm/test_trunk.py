@@ -8,6 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    Gemma2Config,
+    Gemma3TextConfig,
+    Qwen2Config,
+)
 
 from rm import trunk
 from rm.batches import PairCollator, model_inputs
@@ -170,6 +176,56 @@ def test_a_stack_that_cannot_be_divided_is_an_error(
     monkeypatch.setattr(trunk, "_lower_states", lambda *args: original(*args) * 2 + 1)
     with pytest.raises(InputError, match="cannot be divided"):
         split_backbone(model, 1)
+
+
+TINY = {
+    **{"hidden_size": 16, "intermediate_size": 16, "vocab_size": 64, "num_hidden_layers": 6},
+    **{"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "num_labels": 1},
+    **{"pad_token_id": 0, "sliding_window": 8},
+}
+KINDS = ("sliding_attention", "sliding_attention", "full_attention")
+
+
+@pytest.fixture(params=["gemma2", "gemma3", "qwen2"])
+def windowed(request: pytest.FixtureRequest) -> RewardModel:
+    """A backbone whose layers see a window or everything, by their place."""
+    config = {
+        "gemma2": lambda: Gemma2Config(**TINY, layer_types=[*KINDS, *KINDS]),
+        "gemma3": lambda: Gemma3TextConfig(**TINY, layer_types=[*KINDS, *KINDS]),
+        "qwen2": lambda: Qwen2Config(**TINY, use_sliding_window=True, max_window_layers=3),
+    }[request.param]()
+    torch.manual_seed(0)
+    made = AutoModelForSequenceClassification.from_config(config)
+    return RewardModel(made, torch.float32).eval()
+
+
+@pytest.mark.parametrize("top", [1, 2, 4, 5])
+def test_a_divided_stack_keeps_each_layers_kind_of_attention(
+    windowed: RewardModel, top: int
+) -> None:
+    ids = torch.arange(2, 42).unsqueeze(0)
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        whole = windowed(mask, input_ids=ids).hidden
+        lower = split_backbone(windowed, top)
+        states = trunk._lower_states(windowed, lower, ids, mask)
+        parts = windowed(mask, trunk_states=states).hidden
+    assert torch.allclose(whole, parts, rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_with_the_attention_of_another_is_noticed(
+    windowed: RewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = trunk._view
+
+    def forgetful(backbone: Any, *args: Any, **options: Any) -> Any:
+        view = original(backbone, *args, **options)
+        view.config.layer_types = backbone.config.layer_types
+        return view
+
+    monkeypatch.setattr(trunk, "_view", forgetful)
+    with pytest.raises(InputError, match="cannot be divided"):
+        split_backbone(windowed, 3 if windowed.config.model_type == "qwen2" else 4)
 
 
 def test_batches_by_tokens_holds_every_row_once_within_the_limit() -> None:

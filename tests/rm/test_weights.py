@@ -110,6 +110,16 @@ def test_batch_mean_weighs_by_the_batch_itself_at_every_step() -> None:
     weight = BatchMean(0.9, 0.0)
     assert weight.every_step and not NORMBT.every_step
     assert weight.start(DISTANCES) == DISTANCES.mean().item()
+    assert weight.update(10.0, 20.0) == 10.0  # no average of batches
+    with pytest.raises(ValueError, match="not set"):
+        weight.update(None, 20.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_dealing_leaves_it_to_the_trainer_to_name_numbers_that_are_not_finite(value: float) -> None:
+    distance = torch.tensor([1.0, value, 2.0])
+    assert len(Shuffled(0.9, 0.0).weigh(distance, 1.0)) == 3
+    assert len(dealt_within(distance, ["a", "a", "b"])) == 3
 
 
 def test_mean_one_has_mean_one_and_keeps_normbts_proportions() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
+from omegaconf import DictConfig
 
 from rm.errors import InputError
 from scripts.config import compose_config
@@ -40,3 +44,23 @@ def test_label_noise_swaps_sides_of_close_pairs_alone(share: float) -> None:
 def test_a_share_that_is_none_is_refused(word: str) -> None:
     with pytest.raises(InputError, match="from 0 to 1"):
         load(word)
+
+
+def files(tmp_path: Path, validation: list[str]) -> DictConfig:
+    for name, prompts in (("train", ["Why?", "How?"]), ("validation", validation)):
+        rows = [{"prompt": prompt, "chosen": "a", "rejected": "b"} for prompt in prompts]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [f"data.train={tmp_path}/train.jsonl", f"data.validation={tmp_path}/validation.jsonl"]
+    return compose_config("train", ["profile=smoke", "data=files", *words]).data
+
+
+def test_validation_pairs_whose_prompt_is_trained_are_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = load_data(files(tmp_path, ["why? ", "When?", "Where?"]))
+    assert [pair.prompt[-1]["content"] for pair in data.validation] == ["When?", "Where?"]
+    assert data.report["validation_prompts_trained"] == 1 and len(data.train) == 2
+    assert "1 of 3 pairs left out" in capsys.readouterr().out
+    with pytest.raises(InputError, match="every prompt of the validation data"):
+        load_data(files(tmp_path, ["How?"]))

@@ -66,6 +66,14 @@ def test_rewards_and_distances_that_are_not_finite_stop_the_run(
         train_smoke("data.train_pairs=64", "loss=bt", "training.save_steps=3")
 
 
+def test_a_distance_of_the_first_batch_that_is_not_finite_names_its_pair_alone(
+    train_smoke: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_outputs(monkeypatch, lambda rewards, hidden: (rewards, spoil(hidden, math.nan)), calls=1)
+    with pytest.raises(FloatingPointError, match=r"a distance of pairs generated-train-\d+ is not"):
+        train_smoke("data.train_pairs=16", "loss=normbt")
+
+
 def test_an_infinite_loss_stops_the_run(
     train_smoke: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +112,7 @@ def test_batches_of_identical_pairs(train_smoke: Train, tmp_path: Path) -> None:
     row = {"prompt": "a question", "chosen": "one answer", "rejected": "another answer"}
     path = tmp_path / "pairs.jsonl"
     path.write_text((json.dumps(row) + "\n") * 16)
-    words = ("data=files", f"data.train={path}", f"data.validation={path}", "loss=normbt")
+    words = ("data=files", f"data.train={path}", "data.validation_share=0.0", "loss=normbt")
     first, *_ = steps_of(train_smoke(*words))
     assert first["weight_mean"] == pytest.approx(1, rel=1e-5)
     assert first["weight_q10"] == pytest.approx(first["weight_q90"], rel=1e-5)
@@ -180,7 +188,7 @@ def test_a_spike_on_two_ranks_names_a_pair_of_the_second(
     ]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ("data=files", f"data.train={path}", f"data.validation={path}", "loss=bt_margin")
+    words = ("data=files", f"data.train={path}", "data.validation_share=0.0", "loss=bt_margin")
     run = train_smoke(*words, "devices=2", "training.micro_batch=4")
     assert [step["step"] for step in steps_of(run) if step["loss_spike"]] == [steps]
     (line,) = [line for line in capfd.readouterr().out.splitlines() if "loss spike" in line]

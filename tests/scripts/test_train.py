@@ -12,16 +12,21 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 from rm import losses
 from rm.errors import InputError
 from rm.flex import flex_plan
 from rm.models import load_reward_model
-from rm.trainer import PairTrainer
+from rm.trainer import PairTrainer, training_arguments
 from scripts.config import compose_config
-from scripts.train import train
+from scripts.train import check, train
 
 Train = Callable[..., Path]
+LORA = (
+    *("training.part=lora", "+training.lora.r=4", "+training.lora.alpha=8"),
+    "+training.lora.dropout=0.0",
+)
 TWENTY = ("data.train_pairs=160", "loss=normbt", "training.micro_batch=2")
 COMPARED = ("loss", "mu", "distance_mean", "weight_mean", "reward_margin", "pair_loss")
 
@@ -300,6 +305,15 @@ def test_folder_of_another_configuration_is_refused(train_smoke: Train) -> None:
         (["data.train_pairs=10000000"], "exist"),
         (["data=files", "data.train=nowhere.jsonl"], "nowhere.jsonl"),
         (["data=files"], "data.train"),
+        (["training.schedule=cosin"], "schedule=cosin: choose one of linear, cosine"),
+        (["training.optimizer=adamw"], "optimizer=adamw: choose one of adamw_torch"),
+        (["training.warmup_ratio=3"], "warmup_ratio=3.0: a share of the steps"),
+        (["training.warmup_ratio=-0.5"], "warmup_ratio=-0.5: must not be below zero"),
+        (["training.save_steps=-1"], "save_steps=-1: must not be below zero"),
+        (["training.compute_dtype=float64"], "compute_dtype: choose one of float32, bfloat16"),
+        (["training.part=lora"], "needs exactly alpha, dropout, r, target_modules"),
+        ([*LORA, "+training.lora.target_modules=[nowhere]"], "nowhere"),
+        ([*LORA, "+training.lora.target_modules=[q_proj]", "training.lora.r=0"], "r"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(
@@ -317,10 +331,39 @@ def test_loss_with_margins_refuses_pairs_without(train_smoke: Train, tmp_path: P
     ]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ["data=files", f"data.train={path}", f"data.validation={path}"]
+    words = ["data=files", f"data.train={path}", "data.validation_share=0.0"]
     with pytest.raises(InputError, match="1 of 21 have none"):
         train_smoke("loss=bt_margin", *words)
     train_smoke("loss=bt", *words)
+
+
+@pytest.mark.parametrize("share", ["true", "false"])
+def test_weights_of_mean_one_have_it_under_dropout_too(train_smoke: Train, share: str) -> None:
+    """What μ is measured on is what is weighed: dropout falls on the same places."""
+    words = [*LORA, "+training.lora.target_modules=[q_proj,v_proj]", "training.lora.dropout=0.3"]
+    words += [
+        "training.learning_rate=0.05",
+        "data.train_pairs=40",
+        f"training.share_prefix={share}",
+    ]
+    steps = steps_of(train_smoke(*words, "loss=normbt_mean_one", "training.micro_batch=4"))
+    assert [step["weight_mean"] for step in steps] == pytest.approx([1] * 5, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_deepspeed_on_one_device_is_the_same_run(reference: Path, train_smoke: Train) -> None:
+    assert_same_run(reference, train_smoke(*TWENTY, "devices=1", "deepspeed=zero2"), rtol=2e-4)
+
+
+def test_a_process_takes_one_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else transformers hands micro-batches to all GPUs that it sees, as DataParallel."""
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda _: 8))
+    cfg = compose_config("train", ["profile=smoke"])
+    made = training_arguments(
+        check(cfg), run_dir=tmp_path, accumulation=1, steps=1, seed=0, report_to=[], run_name="a",
+        deepspeed=None,
+    )  # fmt: skip
+    assert made._n_gpu == 1
 
 
 def test_a_loss_over_whole_batches_refuses_accumulation(train_smoke: Train) -> None:
@@ -358,7 +401,7 @@ def test_weights_by_category_refuse_pairs_without(train_smoke: Train, tmp_path: 
     rows = [{"prompt": f"Question {i}?", "chosen": "Yes.", "rejected": "No."} for i in range(20)]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ["data=files", f"data.train={path}", f"data.validation={path}"]
+    words = ["data=files", f"data.train={path}", "data.validation_share=0.0"]
     with pytest.raises(InputError, match="needs a category for every pair: 20 of 20 have none"):
         train_smoke("loss=normbt_category_mean", "training.micro_batch=8", *words)
 

@@ -19,7 +19,7 @@ from rm.losses import bt
 from rm.models import new_reward_model
 from rm.tokens import ChatTemplate, TokenPair, tokenize_pairs
 from rm.trainer import MetricsFile, PairTrainer
-from rm.weights import MeanOne, NormBT, PairWeight, Uniform
+from rm.weights import MeanForAll, MeanOne, NormBT, PairWeight, Uniform
 from scripts.config import CONF
 
 trl = pytest.importorskip("trl", reason="trl is not installed: pip install --no-deps trl==1.16.0")
@@ -122,6 +122,13 @@ def test_losses_weights_mu_and_parameters_equal_ours_at_every_step(
     parameters = dict(other.reward_model.classifier.named_parameters())
     for name, value in one.model.named_parameters():
         assert torch.allclose(value, parameters[name], atol=2e-4), name
+
+
+def test_a_weight_over_the_whole_batch_is_refused_with_accumulation(
+    backbone: Path, pairs: list[TokenPair], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="MeanForAll needs the global batch in one piece, not 2"):
+        theirs(backbone, pairs, MeanForAll(0.9, 1e-6), tmp_path)
 
 
 def test_a_pad_token_that_ends_conversations_is_refused(
