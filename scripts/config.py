@@ -52,7 +52,7 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose(name, list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(explain(error, name)) from error
+        raise InputError(explain(error, name, overrides)) from error
 
 
 def typed(kind: type[Settings], section: DictConfig) -> Settings:
@@ -88,9 +88,23 @@ def load_saved(path: Path) -> DictConfig:
     return OmegaConf.create(content)
 
 
-def without_keys(overrides: Sequence[str], keys: Sequence[str]) -> list[str]:
-    """Return the command line's words but those that set one of `keys` or something in it."""
-    return [word for word in overrides if word.lstrip("+~").split("=")[0].split(".")[0] not in keys]
+def key_of(word: str) -> str:
+    """Return the key that a word of the command line sets, such as loss.weight.beta."""
+    return word.lstrip("+~").split("=")[0]
+
+
+def without_keys(
+    overrides: Sequence[str], keys: Sequence[str], exact: Sequence[str] = ()
+) -> list[str]:
+    """Return the command line's words but those that set one of `keys` or something in it.
+
+    Of `exact`, words that set something in a key stay: loss=bt goes, loss.weight.beta=0.5 stays.
+    """
+    return [
+        word
+        for word in overrides
+        if key_of(word).split(".")[0] not in keys and key_of(word) not in exact
+    ]
 
 
 def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -151,14 +165,14 @@ def _end(error: Exception, name: str) -> NoReturn:
     """Exit with one line and the status that `main` promises; raise what it promises nothing of."""
     known = storage_error(error) or error
     _end_progress()
-    if "debug=true" in sys.argv:
+    if "debug=true" in map(str.lower, sys.argv):
         traceback.print_exc()
     if isinstance(known, InterruptedRunError | FloatingPointError):
         print(f"error: {visible(str(known))}", file=sys.stderr)
         sys.exit(1)
     if not isinstance(known, InputError | HydraException | OmegaConfBaseException):
         raise error
-    message = str(known) if isinstance(known, InputError) else explain(known, name)
+    message = str(known) if isinstance(known, InputError) else explain(known, name, sys.argv[1:])
     print(f"error: {visible(message)}", file=sys.stderr)
     sys.exit(2)
 
@@ -169,8 +183,8 @@ def _end_progress() -> None:
         bar.close()
 
 
-def explain(error: Exception, name: str) -> str:
-    """Say in one line what is wrong with a configuration and what would be valid."""
+def explain(error: Exception, name: str, overrides: Sequence[str] = ()) -> str:
+    """Say in one line what is wrong with conf/<name>.yaml under `overrides` and what is valid."""
     text = str(error)
     _, own, message = _first_line(error).partition(
         "InputError raised while resolving interpolation: "
@@ -181,7 +195,7 @@ def explain(error: Exception, name: str) -> str:
         return f"{_first_line(error)}: give it on the command line"
     unknown = re.search(r"Could not override '([\w./-]+)'", text)
     if unknown:
-        return _unknown_key(unknown[1], name)
+        return _unknown_key(unknown[1], name, overrides)
     options = re.search(
         r"Could not find '([\w./-]+)'.*?Available options in '\S+':(.*)", text, re.S
     )
@@ -192,9 +206,11 @@ def explain(error: Exception, name: str) -> str:
     return _first_line(error)
 
 
-def _unknown_key(key: str, name: str) -> str:
+def _unknown_key(key: str, name: str, overrides: Sequence[str]) -> str:
+    groups = [word for word in overrides if (CONF / key_of(word)).is_dir() and "=" in word]
+    GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        section: Any = compose(name)
+        section: Any = compose(name, groups)
     parent, _, last = key.rpartition(".")
     if parent:
         section = OmegaConf.select(section, parent, throw_on_missing=False)
@@ -207,4 +223,11 @@ def _unknown_key(key: str, name: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    """The error's first line; with the reason, which Hydra puts on the next, of a failed call."""
+    if isinstance(error.__cause__, InputError):
+        return str(error.__cause__)
+    first, *more = str(error).strip().splitlines()
+    called = first.startswith("Error in call to target") and more
+    if "mismatched input '='" in first or "extraneous input '='" in first:
+        return f"{first}: a value that holds = is written in two quotes, 'key=\"a=b\"'"
+    return f"{first} {more[0]}" if called else first

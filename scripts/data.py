@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from omegaconf import DictConfig
@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from rm.errors import InputError
 from rm.generated import SUBSETS, generate
 from rm.preferences import (
+    LoadReport,
     PreferencePair,
     fingerprint,
     load_preferences,
@@ -31,6 +32,8 @@ class TrainingData:
     train: list[PreferencePair]
     validation: list[PreferencePair]
     report: dict[str, Any]
+    lines: list[str] = field(default_factory=list)
+    """What became of every row of the source, for people."""
 
     @property
     def fingerprint(self) -> str:
@@ -108,9 +111,9 @@ def swap_labels(
 def _files(data: DictConfig) -> TrainingData:
     train, report = load_preferences(data.train, limit=data.limit, seed=data.seed)
     if data.validation is None:
-        return _held_out(train, report.as_dict(), data)
+        return _held_out(train, report, data)
     validation, second = load_preferences(data.validation)
-    return _apart(train, report.as_dict(), validation, second.as_dict())
+    return _apart(train, report, validation, second)
 
 
 def _hub(data: DictConfig) -> TrainingData:
@@ -118,7 +121,7 @@ def _hub(data: DictConfig) -> TrainingData:
         data.hub, name=data.config, split=data.train_split, limit=data.limit, seed=data.seed
     )
     if data.validation_split is None:
-        return _held_out(train, report.as_dict(), data)
+        return _held_out(train, report, data)
     validation, second = load_preferences(
         data.hub,
         name=data.config,
@@ -126,14 +129,14 @@ def _hub(data: DictConfig) -> TrainingData:
         limit=data.validation_limit,
         seed=data.seed,
     )
-    return _apart(train, report.as_dict(), validation, second.as_dict())
+    return _apart(train, report, validation, second)
 
 
 def _apart(
     train: list[PreferencePair],
-    report: dict[str, Any],
+    report: LoadReport,
     validation: list[PreferencePair],
-    second: dict[str, Any],
+    second: LoadReport,
 ) -> TrainingData:
     """Leave out, and count, validation pairs whose prompt is trained on.
 
@@ -143,17 +146,18 @@ def _apart(
     dropped = len(validation) - len(kept)
     if validation and not kept:
         raise InputError("every prompt of the validation data is in the training data: give others")
+    lines = [*report.lines(), *second.lines()]
     if dropped:
-        print(f"validation: {dropped} of {len(validation)} pairs left out: their prompt is trained")
-    facts = {"train": report, "validation": second, "validation_prompts_trained": dropped}
-    return TrainingData(train, kept, facts)
+        lines.append(f"  {dropped} of {len(validation)} left out: their prompt is trained on")
+    facts = {"train": report.as_dict(), "validation": second.as_dict()}
+    return TrainingData(train, kept, {**facts, "validation_prompts_trained": dropped}, lines)
 
 
-def _held_out(
-    pairs: list[PreferencePair], report: dict[str, Any], data: DictConfig
-) -> TrainingData:
+def _held_out(pairs: list[PreferencePair], report: LoadReport, data: DictConfig) -> TrainingData:
     train, validation = split_pairs(pairs, data.validation_share, data.seed)
-    return TrainingData(train, validation, {"train": report, "held_out": len(validation)})
+    facts = {"train": report.as_dict(), "held_out": len(validation)}
+    lines = [*report.lines(), f"  {len(validation):,} of them held out for validation"]
+    return TrainingData(train, validation, facts, lines)
 
 
 def require_facts(pairs: list[PreferencePair], loss: DictConfig) -> None:

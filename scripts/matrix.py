@@ -44,6 +44,7 @@ OWN_KEYS = (
     "gold",
     "gradient_pairs",
     "eval",
+    "scored",
     "runs_dir",
     "results_dir",
 )
@@ -52,15 +53,31 @@ GRID_SEED = 1000
 """Seed of the runs that choose learning rates: none that a table shows."""
 
 
+PER_RUN = {"loss": "methods=[…]", "seed": "seeds=[…]", "run_dir": "runs_dir=FOLDER"}
+"""What every run of a pipeline has of its own, and the word that says so for all of them."""
+
+
 def kept_words(overrides: Sequence[str]) -> list[str]:
     """The command line's words that also belong to a single training run."""
-    return configuration.without_keys(overrides, (*OWN_KEYS, "loss", "seed", "run_dir"))
+    return configuration.without_keys(overrides, OWN_KEYS, exact=tuple(PER_RUN))
+
+
+def refuse_words_of_one_run(overrides: Sequence[str]) -> None:
+    """Raise InputError for a word that says for all runs what each has of its own."""
+    for word in overrides:
+        instead = PER_RUN.get(configuration.key_of(word))
+        if instead:
+            raise InputError(f"{word}: this command makes runs of its own: give {instead}")
 
 
 def run_configs(
     cfg: DictConfig, overrides: Sequence[str], rates: Mapping[str, Sequence[str]]
 ) -> list[DictConfig]:
-    """Configurations of all methods × seeds, with the learning rate that was chosen for each."""
+    """Configurations of all methods × seeds, with the learning rate that was chosen for each.
+
+    Raises InputError for a word that only a single run takes.
+    """
+    refuse_words_of_one_run(overrides)
     return [
         train_config(cfg, [*overrides, *words], method, seed, "-".join(["train", *words]))
         for method in cfg.methods

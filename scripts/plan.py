@@ -48,8 +48,7 @@ from scripts.architecture import (
     meta_model,
     scoring_model,
 )
-from scripts.best_of_n import DROPPED_KEYS, compose_run, settings_of
-from scripts.best_of_n import OWN_KEYS as BON_KEYS
+from scripts.best_of_n import compose_run, proxy_words, settings_of
 from scripts.evaluate import BENCHMARKS
 from scripts.matrix import check_benchmark, kept_words, run_configs
 from scripts.reproduce import best_of_n_left_out
@@ -319,7 +318,7 @@ def proxy_config(material: Material, bon: BonSettings) -> DictConfig:
 
 def bon_config(words: Sequence[str], own: Sequence[str]) -> DictConfig:
     """Compose one training run of Best-of-N: the command line's words, then its own."""
-    kept = configuration.without_keys(kept_words(words), (*BON_KEYS, *DROPPED_KEYS))
+    kept = proxy_words(kept_words(words))
     return compose_run(kept, [*own, "run_dir=.", "data=files", "data.train=."])
 
 

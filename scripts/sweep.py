@@ -32,6 +32,7 @@ from scripts.matrix import (
     benchmark_data,
     benchmark_name,
     label,
+    refuse_words_of_one_run,
     run_facts,
     train_and_score,
     train_config,
@@ -54,18 +55,18 @@ def sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
 
 def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     check(cfg)
+    refuse_words_of_one_run(overrides)
     test = benchmark_data(cfg, Path(cfg.runs_dir))
     plan = [
-        (value, method, seed)
+        (value, method, seed, sweep_config(cfg, overrides, method, seed, value))
         for value in cfg.sweep["values"]
         for method in cfg.sweep.methods
         for seed in cfg.seeds
     ]
     rows: list[dict[str, Any]] = []
     scores, facts = [], []
-    for number, (value, method, seed) in enumerate(plan, start=1):
+    for number, (value, method, seed, one) in enumerate(plan, start=1):
         print(f"[{number}/{len(plan)}] {cfg.sweep.key}={value}, {method}, seed {seed}", flush=True)
-        one = sweep_config(cfg, overrides, method, seed, value)
         run = Run(method, seed, Path(one.run_dir))
         had_weights = run.checkpoint.is_dir()
         train_and_score(cfg, one, run, test)
@@ -102,6 +103,8 @@ def sweep_config(
 
     The same: without the sweep's word the run has that value already, and no run of other settings
     lies there. (Reproduce's runs with learning rates by validation lie elsewhere.)
+
+    Raises InputError for a method whose loss has no such key.
     """
     base = train_config(cfg, overrides, method, seed, "train")
     same = OmegaConf.select(base, cfg.sweep.key) == value

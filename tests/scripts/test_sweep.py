@@ -16,7 +16,7 @@ from analysis.table5 import FILE
 from rm.errors import InputError
 from scripts.config import CONF
 from scripts.matrix import train_config
-from scripts.sweep import COLUMNS, RUN, merge, note, run_key, sweep
+from scripts.sweep import COLUMNS, RUN, merge, note, run_key, sweep, sweep_config
 from scripts.train import train
 
 
@@ -167,6 +167,10 @@ def test_a_run_of_other_settings_stays_where_reproduce_made_it(tmp_path: Path, c
         (["sweep=cap", "sweep.values=[null,1.0]"], "sweep.values: None is no number"),
         (["sweep=cap", "sweep.values=[linear]"], "sweep.values: linear is no number"),
         (["sweep=cap", "model=tiny-gemma"], "has sweeps of tiny-llama"),
+        (["sweep=cap", "sweep.methods=[bt]"], "loss.weight.cap"),
+        (["sweep=cap", "sweep.key=loss.weight.kap"], "unknown key loss.weight.kap"),
+        (["sweep=cap", "loss=bt"], r"loss=bt: .* give methods="),
+        (["sweep=cap", "seed=7"], r"seed=7: .* give seeds="),
     ],
 )
 def test_what_cannot_be_swept_is_said_before_anything_is_trained(
@@ -186,4 +190,5 @@ def test_every_sweep_composes_for_every_method_and_value(name: str) -> None:
     assert cfg.sweep.parameter == name
     for method in cfg.sweep.methods:
         for value in cfg.sweep["values"]:
-            train_config(cfg, [f"{cfg.sweep.key}={value}"], method, 0, "sweep")
+            one = sweep_config(cfg, [], method, 0, value)
+            assert OmegaConf.select(one, cfg.sweep.key) == value

@@ -305,6 +305,13 @@ def test_folder_of_another_configuration_is_refused(train_smoke: Train) -> None:
         (["data.train_pairs=10000000"], "exist"),
         (["data=files", "data.train=nowhere.jsonl"], "nowhere.jsonl"),
         (["data=files"], "data.train"),
+        (["loss=normbt", "loss.weight.beta=2"], r"weight\.beta=2: must be a number from 0 to 1"),
+        (["loss=normbt", "loss.weight.beta=abc"], r"weight\.beta=abc: must be a number"),
+        (["loss=normbt", "loss.weight.epsilon=-1"], r"weight\.epsilon=-1"),
+        (["loss=normbt", "loss.weight.cap=0"], r"weight\.cap=0"),
+        (["threads=0"], "threads=0: must be a whole number from 1"),
+        (["seed=12345678901234567890"], "seed=12345678901234567890: must be a whole number"),
+        (["run_dir=''"], "run_dir is empty"),
         (["training.schedule=cosin"], "schedule=cosin: choose one of linear, cosine"),
         (["training.optimizer=adamw"], "optimizer=adamw: choose one of adamw_torch"),
         (["training.warmup_ratio=3"], "warmup_ratio=3.0: a share of the steps"),
@@ -322,6 +329,32 @@ def test_what_cannot_work_is_refused_with_the_reason(
     with pytest.raises(Exception, match=message) as caught:
         train_smoke(*words)
     assert type(caught.value).__name__ in ("InputError", "MissingMandatoryValue")
+
+
+def test_a_start_that_failed_does_not_claim_the_folder(train_smoke: Train, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        train_smoke("data=files", "data.train=nowhere.jsonl", run_dir=tmp_path / "run")
+    train_smoke("data.train_pairs=16", run_dir=tmp_path / "run")
+
+
+def test_a_folder_of_other_files_is_left_alone(train_smoke: Train, tmp_path: Path) -> None:
+    mine = tmp_path / "trainer" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(InputError, match="holds trainer, which no run wrote"):
+        train_smoke("data.train_pairs=16", run_dir=tmp_path)
+    assert mine.read_text() == "mine"
+
+
+def test_what_became_of_the_rows_is_said_before_training(
+    train_smoke: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = [{"prompt": f"{i}?", "chosen": "Yes.", "rejected": "No."} for i in range(12)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*good, {"prompt": "x"}, good[0]]))
+    train_smoke("data=files", f"data.train={path}", "training.max_length=64")
+    said = capsys.readouterr().out
+    assert "14 rows" in said and "1 dropped" in said and "held out" in said and "pairs," in said
 
 
 def test_loss_with_margins_refuses_pairs_without(train_smoke: Train, tmp_path: Path) -> None:
