@@ -248,21 +248,9 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 def check(cfg: DictConfig) -> TrainingSettings:
     """Raise InputError for settings that can't work together; return the typed training section."""
-    if not cfg.run_dir:
-        raise InputError("run_dir is empty: give the run's folder")
+    check_run(cfg)
     settings = configuration.typed(TrainingSettings, cfg.training)
     check_settings(settings)
-    for name, least, most in (("devices", 1, 2**20), ("seed", 0, 2**32), ("threads", 1, 2**20)):
-        value = cfg[name]
-        if name == "threads" and value is None:
-            continue
-        if not isinstance(value, int) or not least <= value < most:
-            raise InputError(f"{name}={value}: must be a whole number from {least} to {most - 1}")
-    for part in LOSS_PARTS:
-        try:
-            instantiate(cfg.loss.get(part))
-        except HydraException as error:  # a number that is none, or out of range
-            raise InputError(configuration.explain(error, "train")) from error
     check_batches(settings, cfg.devices)
     if settings.compute_dtype not in DTYPES:
         raise InputError(f"training.compute_dtype: choose one of {', '.join(DTYPES)}")
@@ -273,6 +261,29 @@ def check(cfg: DictConfig) -> TrainingSettings:
     if settings.reuse_trunk and "zero3" in cfg.deepspeed.name:
         raise InputError("training.reuse_trunk=true does not go with ZeRO-3: set it to false")
     check_attention(settings.attention, settings.share_prefix, "training")
+    check_loss(cfg, settings)
+    return settings
+
+
+def check_run(cfg: DictConfig) -> None:
+    """Raise InputError for a run's own settings that no run can have."""
+    if not cfg.run_dir:
+        raise InputError("run_dir is empty: give the run's folder")
+    for name, least, most in (("devices", 1, 2**20), ("seed", 0, 2**32), ("threads", 1, 2**20)):
+        value = cfg[name]
+        if name == "threads" and value is None:
+            continue
+        if not isinstance(value, int) or not least <= value < most:
+            raise InputError(f"{name}={value}: must be a whole number from {least} to {most - 1}")
+
+
+def check_loss(cfg: DictConfig, settings: TrainingSettings) -> None:
+    """Raise InputError for a loss with impossible numbers, or that the settings don't serve."""
+    for part in LOSS_PARTS:
+        try:
+            instantiate(cfg.loss.get(part))
+        except HydraException as error:
+            raise InputError(configuration.explain(error, "train")) from error
     if needs_every_token(cfg.loss) and settings.share_prefix:
         raise InputError(f"loss={cfg.loss.name} needs every token: training.share_prefix=false")
     if cfg.loss.get("text") and "zero3" in cfg.deepspeed.name:
@@ -283,7 +294,6 @@ def check(cfg: DictConfig) -> TrainingSettings:
             f"loss={cfg.loss.name} needs the global batch in one piece: training.micro_batch="
             f"{settings.global_batch} training.micro_batch_tokens=null devices=1"
         )
-    return settings
 
 
 def prepare(cfg: DictConfig) -> Prepared:
