@@ -155,11 +155,11 @@ def help_along(cfg: DictConfig, launcher: Launch) -> dict[str, Any]:
 def claim_run_dir(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
     """Save the configuration in `run_dir`; return the manifest if the run is finished.
 
-    Raises InputError as `finished_manifest` does, and for a folder of other files.
+    Raises InputError as `finished_manifest` does, and where others' files have a run's names.
     """
-    others = [path.name for path in run_dir.iterdir() if not path.name.startswith(".")]
+    others = [name for name in BEGUN if (run_dir / name).exists()]
     if others and not (run_dir / "config.yaml").is_file():
-        raise InputError(f"{run_dir} holds {min(others)}, which no run wrote: give another run_dir")
+        raise InputError(f"{run_dir} holds {others[0]} of no run: give another run_dir")
     finished = finished_manifest(cfg, run_dir)
     if finished is None:
         atomic_write_json(run_dir / INPUTS_FILE, inputs_of(cfg))
@@ -274,7 +274,9 @@ def check_run(cfg: DictConfig) -> None:
         if name == "threads" and value is None:
             continue
         if not isinstance(value, int) or not least <= value < most:
-            raise InputError(f"{name}={value}: must be a whole number from {least} to {most - 1}")
+            raise InputError(
+                f"{name}={value}: must be a whole number, {least} or more, below {most}"
+            )
 
 
 def check_loss(cfg: DictConfig, settings: TrainingSettings) -> None:
