@@ -32,17 +32,25 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt requirements-extras.txt 
 plan: $(VENV)/.ready ## what a reproduction takes: runs, FLOPs, hours, memory, disk; starts nothing
 	$(RUN) -m scripts.plan profile=$(PROFILE) $(ARGS)
 
+DRY := $(filter-out 0 false,$(DRY_RUN))
+PIPELINE := $(RUN) -m scripts.$(if $(DRY),dry_run,reproduce)
+
 reproduce: $(VENV)/.ready ## train, score, draw: Table 1 and the figures under results/$PROFILE; DRY_RUN=1 only checks
-	$(RUN) -m scripts.$(if $(filter-out 0 false,$(DRY_RUN)),dry_run,reproduce) profile=$(PROFILE) $(ARGS)
+	$(PIPELINE) profile=$(PROFILE) $(ARGS)
 
 reproduce-full: $(VENV)/.ready ## every method, five seeds, learning rates by validation, Best-of-N in full: hours
-	$(RUN) -m scripts.reproduce profile=$(PROFILE) matrix=full bon=$(PROFILE)$(if $(filter cpu,$(PROFILE)),_full) $(ARGS)
+ifeq ($(PROFILE),paper)
+	$(error reproduce-full is of the cpu and smoke profiles: its grid and sweeps are of our scale; the paper's cells are make reproduce PROFILE=paper ARGS=experiment=…)
+endif
+	$(PIPELINE) profile=$(PROFILE) matrix=full bon=$(PROFILE)$(if $(filter cpu,$(PROFILE)),_full) $(ARGS)
+ifeq ($(DRY),)
 	$(RUN) -m scripts.sweep -m profile=$(PROFILE) 'sweep=glob(*)' $(ARGS)
-	$(RUN) -m scripts.figures profile=$(PROFILE)
-	$(RUN) -m scripts.report profile=$(PROFILE)
+	$(RUN) -m scripts.figures profile=$(PROFILE) $(ARGS)
+	$(RUN) -m scripts.report profile=$(PROFILE) $(ARGS)
+endif
 ifeq ($(PROFILE),cpu)
-	$(RUN) -m scripts.reproduce profile=cpu experiment=sgd matrix=sgd best_of_n=false runs_dir=runs/cpu_sgd results_dir=results/cpu_sgd $(ARGS)
-	$(RUN) -m scripts.reproduce profile=cpu experiment=small_gemma matrix=small_gemma best_of_n=false runs_dir=runs/cpu_gemma results_dir=results/cpu_gemma $(ARGS)
+	$(PIPELINE) profile=cpu experiment=sgd matrix=sgd best_of_n=false $(ARGS) runs_dir=runs/cpu_sgd results_dir=results/cpu_sgd
+	$(PIPELINE) profile=cpu experiment=small_gemma matrix=small_gemma best_of_n=false $(ARGS) runs_dir=runs/cpu_gemma results_dir=results/cpu_gemma
 endif
 
 best-of-n: $(VENV)/.ready ## Best-of-N alone: sample, relabel, train proxies, Figure 5 (part of reproduce)

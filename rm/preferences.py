@@ -258,7 +258,7 @@ def split_pairs(
 
     Raises InputError: a size that leaves train or validation empty (except validation = 0).
     """
-    wanted = _validation_size(len(pairs), validation)
+    wanted = validation_size(len(pairs), validation)
     keys = [_prompt_key(pair, seed) for pair in pairs]
     chosen: set[str] = set()
     left = wanted
@@ -283,11 +283,13 @@ def unseen(
     return [pair for pair in pairs if _prompt_key(pair, 0) not in seen]
 
 
-def _validation_size(total: int, validation: int | float) -> int:
+def validation_size(total: int, validation: int | float) -> int:
+    """Return how many of `total` pairs `split_pairs` holds out at most. Errors: as there."""
+    number = isinstance(validation, int | float) and not isinstance(validation, bool)
     wanted = validation
     if isinstance(validation, float):
         wanted = round(validation * total) if 0 <= validation < 1 else -1
-    if isinstance(validation, bool) or not (wanted == 0 or 0 < wanted < total):
+    if not number or not (wanted == 0 or 0 < wanted < total):
         raise InputError(
             f"validation is {validation} for {total} pairs; give a number of pairs below {total},"
             " or a share below 1 such as 0.05"

@@ -60,6 +60,7 @@ from rm.generated.core import Split
 from rm.models import DTYPES, best_device
 from rm.preferences import PreferencePair, fingerprint, write_pairs
 from rm.provenance import environment, file_fingerprint, fingerprint_of
+from rm.sources import is_hub_name
 from rm.untrusted import load_weights
 from scripts import config as configuration
 from scripts.data import TrainingData, load_data
@@ -137,7 +138,10 @@ def check_all(cfg: DictConfig) -> BonSettings:
             f"gold=verifier checks generated prompts, not data={cfg.data.name}: "
             "use data=generated or gold=reward_model"
         )
-    if bon.gold.checkpoint is None:
+    gold = bon.gold.checkpoint
+    if gold is not None and not (Path(gold).exists() or is_hub_name(gold)):
+        raise InputError(f"bon.gold.checkpoint={gold}: neither a folder nor a name OWNER/NAME")
+    if gold is None:
         raise InputError(
             f"data={cfg.data.name} needs a gold reward model: give bon.gold.checkpoint=FOLDER|NAME"
         )

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from rm.errors import InputError
-from rm.files import atomic_write_text
+from rm.files import atomic_write_text, read_json
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 SPDX = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
@@ -34,7 +34,7 @@ def card(run_dir: Path) -> str:
     )
     if not manifest_file.is_file() or not weight_file.is_file():
         raise InputError(f"{run_dir} holds no finished run: train it first (scripts.train)")
-    manifest = json.loads(manifest_file.read_text())
+    manifest = read_json(manifest_file)
     summary_file = run_dir / "evaluation" / "summary.json"
     scores = json.loads(summary_file.read_text()) if summary_file.is_file() else None
     template = jinja2.Template(

@@ -25,7 +25,7 @@ from eval.tables import average_note, markdown, percent, section_label
 from rm.errors import InputError
 from rm.files import atomic_write_text
 from scripts import config as configuration
-from scripts.evaluate import BENCHMARKS, benchmark_of
+from scripts.evaluate import BENCHMARKS, benchmark_of, damaged_outputs
 
 FILES = ("scores.parquet", "summary.json", "manifest.json")
 
@@ -95,9 +95,13 @@ def read_evaluation(folder: Path) -> Evaluation:
         scores = pd.read_parquet(folder / "scores.parquet")
         summary = json.loads((folder / "summary.json").read_text())
         name = json.loads((folder / "manifest.json").read_text())["inputs"]["benchmark"]
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        summary["sections"], summary["average"], summary["pairs"]
+        damaged = [name for name in damaged_outputs(folder) if name in FILES]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
         raise InputError(f"{folder}: cannot be read ({reason}); evaluate again") from error
+    if damaged:
+        raise InputError(f"{folder}: {damaged[0]} is not as it was written; evaluate again")
     if not benchmark_of(name).in_pairs:
         valid = ", ".join(key for key, each in BENCHMARKS.items() if each.in_pairs)
         raise InputError(f"{folder} is of {name}, scored by item; compare takes {valid}")

@@ -435,9 +435,23 @@ def hydra_words(words: Sequence[str]) -> list[str]:
     return [re.sub(r"^data=", "benchmark_data=", word) for word in words]
 
 
+def refuse_another_test(cfg: DictConfig) -> None:
+    """Raise InputError if `cfg.output` holds scores of another test, which these would replace."""
+    manifest = Path(cfg.output) / "manifest.json"
+    if manifest.is_file():
+        noted = read_json(manifest).get("inputs", {})
+        unlike = [k for k, v in describe_test(cfg).items() if noted.get(k, v) != v]
+        if unlike:
+            raise InputError(
+                f"{cfg.output} holds an evaluation of other {', '.join(unlike)}: give another "
+                "output, or delete it"
+            )
+
+
 @configuration.main("evaluate")
 def run(cfg: DictConfig) -> None:
     """Score one checkpoint and print its tables."""
+    refuse_another_test(cfg)
     evaluate(cfg)
     print((Path(cfg.output) / "table.md").read_text())
     print(f"written: {cfg.output}")

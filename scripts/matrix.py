@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from eval.scoring import score_pairs
 from eval.spreadsheet import csv_text, read_csv
@@ -55,11 +55,27 @@ GRID_SEED = 1000
 
 PER_RUN = {"loss": "methods=[…]", "seed": "seeds=[…]", "run_dir": "runs_dir=FOLDER"}
 """What every run of a pipeline has of its own, and the word that says so for all of them."""
+EXAMPLES = {"methods": "bt,normbt", "seeds": "0,1,2", "grid": "1e-4,3e-4"}
 
 
 def kept_words(overrides: Sequence[str]) -> list[str]:
     """The command line's words that also belong to a single training run."""
     return configuration.without_keys(overrides, OWN_KEYS, exact=tuple(PER_RUN))
+
+
+def check_call(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Raise InputError for what cannot work, before anything is computed.
+
+    A word that says for all runs what each has of its own; a list of methods, seeds or learning
+    rates that is none, empty or names one twice.
+    """
+    refuse_words_of_one_run(overrides)
+    for name in ("methods", "seeds", "grid"):
+        values = cfg.get(name, [0])
+        if not isinstance(values, ListConfig | list) or (not values and name != "grid"):
+            raise InputError(f"{name}={values}: give a list, such as {name}=[{EXAMPLES[name]}]")
+        if len(set(values)) < len(values):
+            raise InputError(f"{name}={values}: one is named twice")
 
 
 def refuse_words_of_one_run(overrides: Sequence[str]) -> None:
@@ -77,7 +93,7 @@ def run_configs(
 
     Raises InputError for a word that only a single run takes.
     """
-    refuse_words_of_one_run(overrides)
+    check_call(cfg, overrides)
     return [
         train_config(cfg, [*overrides, *words], method, seed, "-".join(["train", *words]))
         for method in cfg.methods
@@ -268,7 +284,10 @@ def benchmark_data(cfg: DictConfig, runs_dir: Path) -> str:
     """Return the evaluation data: what the user gave, or the generated test split as a file."""
     check_benchmark(cfg)
     if cfg.benchmark_data is not None:
-        return str(cfg.benchmark_data)
+        source = str(cfg.benchmark_data)
+        if source != "hub" and not Path(source).exists():
+            raise InputError(f"benchmark_data={source}: no such file; check the path, or give hub")
+        return source
     if cfg.benchmark != "generated":
         return "hub"
     path = runs_dir / "data" / "test.jsonl"

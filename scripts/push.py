@@ -13,8 +13,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from omegaconf import DictConfig
 
 from rm.errors import InputError
+from rm.files import read_json
 from scripts import config as configuration
 from scripts.card import write_card
+from scripts.train import require_records
 
 REPO = r"[\w.-]+/[\w.-]+"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -23,12 +25,14 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 def push(cfg: DictConfig) -> list[Path]:
     """Write the card and upload the checkpoint folder; return the files.
 
-    Raises InputError for a run that is not finished, a malformed name, weights as pickles, and
-    where the Hub refuses or cannot be reached.
+    Raises InputError for a run that is not finished or is damaged, a malformed name, weights as
+    pickles, and where the Hub refuses or cannot be reached.
     """
     if not re.fullmatch(REPO, cfg.repo):
         raise InputError(f"repo={cfg.repo}: give OWNER/NAME")
-    folder = write_card(Path(cfg.run_dir)).parent
+    run_dir = Path(cfg.run_dir)
+    folder = write_card(run_dir).parent
+    require_records(run_dir, read_json(run_dir / "manifest.json"))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     pickles = [path.name for path in files if path.suffix in PICKLES]
     if pickles:

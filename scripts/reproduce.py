@@ -35,6 +35,7 @@ from scripts.lock import LOCK_FILE, only_one, only_one_draws
 from scripts.matrix import (
     benchmark_data,
     benchmark_name,
+    check_call,
     choose_rates,
     evaluate_run,
     kept_words,
@@ -45,7 +46,7 @@ from scripts.matrix import (
     train_config,
 )
 from scripts.measure import UNTRAINED, Run
-from scripts.train import MODEL_FILE, check
+from scripts.train import MODEL_FILE, check, scoring_settings
 
 
 def reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
@@ -61,6 +62,7 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     started = time.time()
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
+    check_call(cfg, overrides)
     for method in cfg.methods:
         check(train_config(cfg, overrides, method, cfg.seeds[0], "train"))
     left_out = best_of_n_left_out(cfg)
@@ -85,6 +87,8 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     collect(cfg, results / "data", [untrained, *runs])
     # Best-of-N takes hours and may fail: what does not need it is written before it starts.
     state = "not finished" if left_out is None else f"left out: {left_out}"
+    if left_out is not None and (results / "data" / "best_of_n.csv").is_file():
+        state += "; what is shown is an earlier call's"
     write_manifest(cfg, results, runs, state, time.time() - started)
     items = draw_all(results)
     if left_out is None:
@@ -117,15 +121,7 @@ def make_untrained(cfg: DictConfig, runs_dir: Path) -> Run:
     """Save the backbone with an untrained head, to score as any other checkpoint."""
     run = Run(UNTRAINED, 0, runs_dir / UNTRAINED)
     settings = check(cfg)
-    noted = {
-        "loss": UNTRAINED,
-        "backbone": cfg.model.name,
-        "top_layers": settings.top_layers if settings.reuse_trunk else 0,
-        "max_length": settings.max_length,
-        "parse_special_text": settings.parse_special_text,
-        "compute_dtype": settings.compute_dtype,
-        "share_prefix": settings.share_prefix,
-    }
+    noted = {"loss": UNTRAINED, "backbone": cfg.model.name, **scoring_settings(settings)}
     file = run.checkpoint / MODEL_FILE
     if file.is_file() and json.loads(file.read_text()) == noted:
         return run

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from rm.batches import rows_of, training_order
 from rm.cost import Load
 from rm.errors import InputError
-from rm.preferences import PreferencePair, load_preferences
+from rm.preferences import PreferencePair, load_preferences, validation_size
 from rm.prefix import share as share_tokens
 from rm.tokens import ChatTemplate, TokenPair, TokenReport, tokenize_pairs
 from rm.trainer import TrainingSettings
@@ -71,7 +71,7 @@ def find_pairs(data: DictConfig, plan: DictConfig) -> Pairs:
     usable = report.kept + report.not_taken
     pairs = min(usable, data.limit or usable)
     split = data.get("validation") if data.kind == "files" else data.validation_split
-    held_out = 0 if split else round(pairs * data.validation_share)
+    held_out = 0 if split else validation_size(pairs, data.validation_share)
     origin = f"{Path(source).name}: {report.rows:,} rows, {usable:,} usable"
     return Pairs(pairs - held_out, held_out or data.get("validation_limit") or 0, taken, origin)
 
@@ -86,7 +86,7 @@ def _by_name(data: DictConfig, plan: DictConfig) -> Pairs:
             f"as +plan.training_rows.{data.name}=…"
         )
     rows = min(rows, data.limit or rows)
-    held_out = 0 if data.validation_split else round(rows * data.validation_share)
+    held_out = 0 if data.validation_split else validation_size(rows, data.validation_share)
     validation = held_out or data.validation_limit or 0
     return Pairs(rows - held_out, validation, [], "conf/plan.yaml, an upper bound")
 

@@ -27,13 +27,15 @@ def status(cfg: DictConfig, overrides: Sequence[str]) -> pd.DataFrame:
     if cfg.grid:
         rows.insert(0, _row("learning rates", "done" if rates else "missing", Path("-"), None))
     folder = Path(cfg.results_dir)
-    for name, path in (
-        ("Best-of-N", folder / "data" / "best_of_n.json"),
-        ("results", folder / "manifest.json"),
-    ):
-        rows.append(
-            _row(name, "done" if path.is_file() else "missing", path.parent, _seconds(path))
-        )
+    table = pd.DataFrame(rows)
+    best_of_n, manifest = folder / "data" / "best_of_n.json", folder / "manifest.json"
+    state = "done" if best_of_n.is_file() else "missing"
+    rows.append(_row("Best-of-N", state, best_of_n, _seconds(best_of_n)))
+    state = "done" if manifest.is_file() else "missing"
+    why = ""
+    if state == "done" and (table["state"] != "done").any():
+        state, why = "stale", "not all of its runs are done"
+    rows.append({**_row("results", state, folder, _seconds(manifest)), "why": why})
     return pd.DataFrame(rows)
 
 
@@ -56,7 +58,8 @@ def _begun(folder: Path) -> str:
 
 
 def _row(stage: str, state: str, folder: Path, seconds: float | None) -> dict[str, object]:
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    files = [folder] if folder.is_file() else folder.rglob("*")
+    size = sum(path.stat().st_size for path in files if path.is_file())
     return {
         "stage": stage,
         "state": state,

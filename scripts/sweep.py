@@ -31,8 +31,8 @@ from scripts.lock import only_one
 from scripts.matrix import (
     benchmark_data,
     benchmark_name,
+    check_call,
     label,
-    refuse_words_of_one_run,
     run_facts,
     train_and_score,
     train_config,
@@ -55,7 +55,7 @@ def sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
 
 def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     check(cfg)
-    refuse_words_of_one_run(overrides)
+    check_call(cfg, overrides)
     test = benchmark_data(cfg, Path(cfg.runs_dir))
     plan = [
         (value, method, seed, sweep_config(cfg, overrides, method, seed, value))
@@ -84,6 +84,8 @@ def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
 
 def check(cfg: DictConfig) -> None:
     """Raise InputError for values that are no numbers, or a results folder of other sweeps."""
+    if not cfg.sweep["values"]:
+        raise InputError("sweep.values is empty: give a list of numbers")
     for value in cfg.sweep["values"]:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"sweep.values: {value} is no number: Figure 11's axes are numbers")

@@ -463,15 +463,7 @@ def write_run(
     the run's beginning in seconds.
     """
     run_dir, settings = Path(cfg.run_dir), ready.settings
-    weight_state = {
-        "mu": trainer.mu,
-        "loss": cfg.loss.name,
-        "top_layers": settings.top_layers if settings.reuse_trunk else 0,
-        "max_length": settings.max_length,
-        "parse_special_text": settings.parse_special_text,
-        "compute_dtype": settings.compute_dtype,
-        "share_prefix": settings.share_prefix,
-    }
+    weight_state = {"mu": trainer.mu, "loss": cfg.loss.name, **scoring_settings(settings)}
     save_reward_model(
         ready.model,
         ready.tokenizer,
@@ -488,6 +480,17 @@ def write_run(
     }
     write_manifest(cfg, run_dir, ready.data, facts, time.time() - started)
     complete(run_dir)
+
+
+def scoring_settings(settings: TrainingSettings) -> dict[str, Any]:
+    """What a checkpoint notes of its training for those who score with it."""
+    return {
+        "top_layers": settings.top_layers if settings.reuse_trunk else 0,
+        "max_length": settings.max_length,
+        "parse_special_text": settings.parse_special_text,
+        "compute_dtype": settings.compute_dtype,
+        "share_prefix": settings.share_prefix,
+    }
 
 
 def complete(run_dir: Path) -> None:

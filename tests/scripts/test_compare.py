@@ -175,6 +175,18 @@ def test_missing_and_unfinished_evaluations_are_refused(tmp_path: Path) -> None:
         run(tmp_path, a, b)
 
 
+def test_damaged_evaluations_are_refused(tmp_path: Path) -> None:
+    a, b = (write(tmp_path / name, scored(draw(0.5, 0))) for name in "ab")
+    manifest = json.loads((b / "manifest.json").read_text())
+    noted = {"outputs": {"scores.parquet": "0" * 64}}
+    (b / "manifest.json").write_text(json.dumps({**manifest, **noted}))
+    with pytest.raises(InputError, match=r"scores\.parquet is not as it was written"):
+        run(tmp_path, a, b)
+    (b / "manifest.json").write_text("[]")
+    with pytest.raises(InputError, match="cannot be read"):
+        run(tmp_path, a, b)
+
+
 def test_seeds_that_do_not_pair_are_refused(tmp_path: Path) -> None:
     a, b = (write(tmp_path / name, scored(draw(0.5, 0))) for name in "ab")
     with pytest.raises(InputError, match="a has 2 evaluations, b has 1"):

@@ -403,6 +403,20 @@ def test_settings_that_cannot_work(
         score("benchmark=pairs", f"data={data}", word)
 
 
+def test_the_command_line_replaces_no_evaluation_of_another_test(
+    checkpoint: Path, tmp_path: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"checkpoint={checkpoint}", "benchmark=pairs", f"output={tmp_path}/o"]
+    first, second = (many_pairs(tmp_path / f"{name}.jsonl", count) for name, count in
+                     (("first", 2), ("second", 3)))  # fmt: skip
+    assert run("evaluate", *words, f"data={first}") == 0
+    written = (tmp_path / "o/scores.parquet").read_bytes()
+    assert run("evaluate", *words, f"data={second}") == 2
+    assert "holds an evaluation of other data" in capsys.readouterr().err
+    assert (tmp_path / "o/scores.parquet").read_bytes() == written
+    assert run("evaluate", *words, f"data={first}") == 0
+
+
 def test_the_command_line_says_what_is_wrong_in_one_line(
     checkpoint: Path,
     tmp_path: Path,

@@ -52,6 +52,16 @@ def test_scores_come_from_the_evaluation(run_dir: Path) -> None:
     assert "| Chat | Reasoning | Average |" in text and "| 50.0 | 62.5 | 56.2 |" in text
 
 
+def test_a_damaged_checkpoint_is_not_shared(run_dir: Path) -> None:
+    weights = run_dir / "checkpoint/model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+    with pytest.raises(InputError, match="makes it anew"):
+        script.push(settings(run_dir))
+    weights.write_bytes(whole)
+    script.push(settings(run_dir))
+
+
 def test_dry_run_uploads_nothing_and_lists_what_it_would(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,28 @@ def test_a_setting_of_a_loss_reaches_every_run_and_its_name_none() -> None:
             matrix.run_configs(cfg, [word], {})
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seeds=[0,0]"], r"seeds=\[0, 0\]: one is named twice"),
+        (["methods=[bt,bt]"], "one is named twice"),
+        (["seeds=[]"], r"seeds=\[\]: give a list, such as seeds=\[0,1,2\]"),
+        (["methods=[]"], "give a list"),
+        (["seeds=3"], "seeds=3: give a list"),
+        (["grid=0.1"], "grid=0.1: give a list"),
+        (["benchmark=pairs", "benchmark_data=/nope"], "benchmark_data=/nope: no such file"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_computed(
+    tmp_path: Path, words: list[str], message: str
+) -> None:
+    words = ["profile=smoke", f"runs_dir={tmp_path}/runs", *words]
+    cfg = compose_config("reproduce", [*words, f"results_dir={tmp_path}/results"])
+    with pytest.raises(InputError, match=message):
+        pipeline.reproduce(cfg, words)
+    assert not [*(tmp_path / "runs").glob("*/*")]
+
+
 def test_the_label_names_an_experiment() -> None:
     plain = matrix.label(compose_config("reproduce", ["profile=cpu"]))
     assert plain.endswith("generated preference pairs · benchmark: generated · profile cpu")

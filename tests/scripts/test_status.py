@@ -52,6 +52,14 @@ def test_states_follow_what_is_on_disk(tmp_path: Path, cache: Path) -> None:
     found = states(status(cfg, words))
     assert found["train/bt-seed0"] == found["train/bt-seed0, scores"] == "done"
     assert found["train/normbt-seed0"] == found["results"] == "missing"
+    manifest = tmp_path / "results/manifest.json"
+    manifest.parent.mkdir()
+    manifest.write_text("{}")
+    table = status(cfg, words).set_index("stage")
+    assert tuple(table.loc["results", ["state", "why"]]) == (
+        "stale",
+        "not all of its runs are done",
+    )
     (run.folder / "manifest.json").unlink()
     assert states(status(cfg, words))["train/bt-seed0"] == "unfinished"
 
