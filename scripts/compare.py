@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from eval import statistics
 from eval.protocol import Protocol, check_scores, outcomes
@@ -61,7 +61,10 @@ def compare(cfg: DictConfig) -> str:
             f"a has {len(a)} evaluations, b has {len(b)}: give one a seed on each side"
         )
     check_comparable([*a, *b])
-    options = Options(cfg.resamples, cfg.seed, cfg.level)
+    given = {name: cfg[name] for name in ("resamples", "seed", "level")}
+    options = configuration.typed(Options, OmegaConf.create(given))
+    if options.seed < 0:
+        raise InputError(f"seed={options.seed}: must be 0 or more")
     protocol = benchmark_of(a[0].benchmark).protocol(a[0].scores)
     if len(a) == 1:
         table = _one_seed(a[0], b[0], protocol, options)
@@ -74,7 +77,7 @@ def compare(cfg: DictConfig) -> str:
 
 
 def _read_side(folders: str | ListConfig, side: str) -> list[Evaluation]:
-    names = [folders] if isinstance(folders, str) else [str(name) for name in folders]
+    names = [*map(str, folders)] if isinstance(folders, ListConfig) else [str(folders)]
     if not names:
         raise InputError(f"{side} is empty: give an output folder of scripts.evaluate")
     resolved = [Path(name).resolve() for name in names]

@@ -152,7 +152,7 @@ def _score(
 
 def check_devices(devices: int) -> None:
     """Raise InputError if there cannot be so many ranks."""
-    if devices < 1:
+    if not isinstance(devices, int) or devices < 1:
         raise InputError(f"devices={devices}: must be 1 or more")
     if torch.cuda.is_available() and devices > torch.cuda.device_count():
         raise InputError(f"devices={devices}: this machine has {torch.cuda.device_count()} GPUs")
@@ -238,6 +238,31 @@ def open_scorer(cfg: DictConfig, inputs: dict[str, Any], *, rank: int = 0) -> Sc
     )
 
 
+@dataclass
+class EvalSettings:
+    """conf/eval, typed. null: as the checkpoint was trained, or as the backbone can."""
+
+    batch_tokens: int
+    max_length: int | None
+    parse_special_text: bool | None
+    compute_dtype: str | None
+    padding_side: str
+    reuse_trunk: bool
+    share_prefix: bool | None
+    attention: str | None
+    resamples: int
+
+
+def check_settings(section: DictConfig) -> EvalSettings:
+    """Return the typed eval section. Raises InputError for a wrong type or an impossible number."""
+    settings = configuration.typed(EvalSettings, section)
+    for name in ("batch_tokens", "resamples", "max_length"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise InputError(f"eval.{name}={value}: must be 1 or more")
+    return settings
+
+
 def load_scorer(
     checkpoint: str,
     settings: DictConfig,
@@ -251,34 +276,31 @@ def load_scorer(
 
     settings: conf/eval. Raises InputError for one that is not possible.
     """
-    own = own_settings(Path(checkpoint))
-    dtype = settings.compute_dtype or own.get("compute_dtype", "float32")
+    own, chosen = own_settings(Path(checkpoint)), check_settings(settings)
+    dtype = chosen.compute_dtype or own.get("compute_dtype", "float32")
     if dtype not in DTYPES:
         raise InputError(f"eval.compute_dtype={dtype}: choose {', '.join(DTYPES)}")
-    for name in ("batch_tokens", "resamples"):
-        if settings[name] < 1:
-            raise InputError(f"eval.{name}={settings[name]}: must be 1 or more")
     slow = emulation(DTYPES[dtype], "eval.compute_dtype")
     if slow:
         print(slow, flush=True)
     model, tokenizer = load_reward_model(checkpoint, DTYPES[dtype])
     model.to(device)
-    share_prefix = decide_sharing(model, settings)
-    check_attention(settings.attention, share_prefix, "eval")
-    choose_attention(model, settings.attention, "eval")
+    share_prefix = decide_sharing(model, chosen)
+    check_attention(chosen.attention, share_prefix, "eval")
+    choose_attention(model, chosen.attention, "eval")
     positions = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
     return Scorer(
         model,
         tokenizer,
-        max_length=settings.max_length or own.get("max_length", min(DEFAULT_MAX_LENGTH, positions)),
+        max_length=chosen.max_length or own.get("max_length", min(DEFAULT_MAX_LENGTH, positions)),
         parse_special_text=own.get("parse_special_text", False)
-        if settings.parse_special_text is None
-        else settings.parse_special_text,
-        batch_tokens=settings.batch_tokens,
-        trunk_layers=own.get("top_layers", 0) if settings.reuse_trunk else 0,
+        if chosen.parse_special_text is None
+        else chosen.parse_special_text,
+        batch_tokens=chosen.batch_tokens,
+        trunk_layers=own.get("top_layers", 0) if chosen.reuse_trunk else 0,
         cache_dir=cache_dir / "trunk",
         label=label,
-        padding_side=settings.padding_side,
+        padding_side=chosen.padding_side,
         share_prefix=share_prefix,
         partial=partial,
     )
@@ -305,7 +327,7 @@ def own_settings(folder: Path) -> dict[str, Any]:
     return own
 
 
-def decide_sharing(model: RewardModel, settings: DictConfig) -> bool:
+def decide_sharing(model: RewardModel, settings: EvalSettings) -> bool:
     """Whether rows share their prefixes: as asked, and if not asked, where the backbone can.
 
     Raises InputError where it is asked for and not possible.

@@ -187,6 +187,14 @@ def test_damaged_evaluations_are_refused(tmp_path: Path) -> None:
         run(tmp_path, a, b)
 
 
+@pytest.mark.parametrize("word", ["resamples=abc", "resamples=0", "seed=-1", "level=2", "a=3"])
+def test_options_that_are_none_are_refused(tmp_path: Path, word: str) -> None:
+    a, b = (write(tmp_path / name, scored(draw(0.5, 0))) for name in "ab")
+    words = [f"a={a}", f"b={b}", f"output={tmp_path}/out", word]
+    with pytest.raises(InputError):
+        compare(compose_config("compare", words))
+
+
 def test_seeds_that_do_not_pair_are_refused(tmp_path: Path) -> None:
     a, b = (write(tmp_path / name, scored(draw(0.5, 0))) for name in "ab")
     with pytest.raises(InputError, match="a has 2 evaluations, b has 1"):

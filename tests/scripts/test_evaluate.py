@@ -388,6 +388,9 @@ def test_a_nan_reward_is_an_error_that_writes_no_scores(
     [
         ("benchmark=mtbench", "benchmark=mtbench: choose rewardbench, rewardbench2, rm_bench"),
         ("devices=0", "devices=0: must be 1 or more"),
+        ("devices=two", "devices=two: must be 1 or more"),
+        ("eval.batch_tokens=abc", "abc"),
+        ("eval.max_length=0", "eval.max_length=0: must be 1 or more"),
         ("eval.batch_tokens=0", "eval.batch_tokens=0: must be 1 or more"),
         ("eval.compute_dtype=int8", "eval.compute_dtype=int8: choose float32"),
         ("eval.padding_side=top", "padding_side=top: choose left or right"),
