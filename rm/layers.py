@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rm.batches import PairCollator, model_inputs
-from rm.models import RewardModel, last_real_token
+from rm.models import RewardModel, last_real_token, mean_of_real_tokens
 from rm.tokens import TokenPair
 
 POOLINGS = ("last", "mean")
@@ -48,22 +48,15 @@ def layer_distances(model: RewardModel, pairs: Sequence[TokenPair], pad_id: int)
 
 def every_state(model: RewardModel, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
     """Return the states (rows, length, hidden) of the embeddings and of every decoder layer."""
-    mask = batch["attention_mask"]
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    with model._autocast(mask.device.type):
-        return model.backbone(
-            input_ids=batch["input_ids"],
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=False,
-            output_hidden_states=True,
-        ).hidden_states
+    return model.run(
+        model.backbone,
+        batch["attention_mask"],
+        input_ids=batch["input_ids"],
+        output_hidden_states=True,
+    ).hidden_states
 
 
 def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     """Pool `states` (rows, length, hidden) into (rows, hidden) float32: "last" or "mean"."""
-    states = states.float()
-    if pooling == "last":
-        return last_real_token(states, attention_mask)
-    mask = attention_mask.unsqueeze(-1)
-    return (states * mask).sum(1) / mask.sum(1)
+    pooled = last_real_token if pooling == "last" else mean_of_real_tokens
+    return pooled(states.float(), attention_mask)

@@ -88,6 +88,14 @@ class RewardModel(nn.Module):
         """
         return cast(nn.Module, self.classifier.score)
 
+    def run(self, stack: nn.Module, attention_mask: Tensor, **inputs: Any) -> Any:
+        """Run a stack of decoder layers on rows (rows, length) with padding on either side."""
+        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        with self._autocast(attention_mask.device.type):
+            return stack(
+                **inputs, attention_mask=attention_mask, position_ids=positions, use_cache=False
+            )
+
     def forward(
         self,
         attention_mask: Tensor | None = None,
@@ -108,18 +116,12 @@ class RewardModel(nn.Module):
                 raise InputError("mean states need every token: set training.share_prefix=false")
             return self._output(shared_hidden(self, shared))
         assert attention_mask is not None
-        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-        with self._autocast(attention_mask.device.type):
-            if trunk_states is None:
-                stack, inputs = self.backbone, {"input_ids": input_ids}
-            else:
-                stack, inputs = (
-                    self.upper_stack,
-                    {"inputs_embeds": trunk_states.to(self.state_dtype)},
-                )
-            states = stack(
-                **inputs, attention_mask=attention_mask, position_ids=positions, use_cache=False
-            ).last_hidden_state
+        if trunk_states is None:
+            found = self.run(self.backbone, attention_mask, input_ids=input_ids)
+        else:
+            embeddings = trunk_states.to(self.state_dtype)
+            found = self.run(self.upper_stack, attention_mask, inputs_embeds=embeddings)
+        states = found.last_hidden_state
         output = self._output(last_real_token(states, attention_mask))
         if self.keep_mean:
             output.mean = mean_of_real_tokens(states, attention_mask)

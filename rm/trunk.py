@@ -88,11 +88,8 @@ def _check_split(model: RewardModel, top_layers: int) -> None:
 
 
 def _lower_states(model: RewardModel, lower: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    with torch.no_grad(), model._autocast(ids.device.type):
-        return lower(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
-        ).last_hidden_state.to(model.compute_dtype)
+    with torch.no_grad():
+        return model.run(lower, mask, input_ids=ids).last_hidden_state.to(model.compute_dtype)
 
 
 def trunk_fingerprint(model: RewardModel, top_layers: int) -> str:

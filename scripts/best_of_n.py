@@ -37,7 +37,6 @@ from eval.best_of_n.prompts import (
     choose,
     prompts_of_generated,
     prompts_of_pairs,
-    turns_key,
 )
 from eval.best_of_n.relabel import relabel
 from eval.best_of_n.sampling import (
@@ -188,14 +187,11 @@ def find_material(cfg: DictConfig, bon: BonSettings) -> Material:
 
 
 def _from_source(cfg: DictConfig, bon: BonSettings) -> Material:
-    """Prompts of the validation split, and a seeded sample of training pairs of other prompts."""
+    """Prompts of the validation split, and a seeded sample of training pairs: of other prompts."""
     data = _source(cfg, bon)
-    prompts = _source_prompts(data, bon)
-    asked = {prompt.turns_key for prompt in prompts}
-    pairs = [pair for pair in data.train if turns_key(pair.prompt) not in asked]
-    order = np.random.default_rng(cfg.data.seed).permutation(len(pairs))
-    pairs = [pairs[place] for place in sorted(order[: bon.proxy.pairs])]
-    return Material(prompts, pairs, [""] * len(pairs))
+    order = np.random.default_rng(cfg.data.seed).permutation(len(data.train))
+    pairs = [data.train[place] for place in sorted(order[: bon.proxy.pairs])]
+    return Material(_source_prompts(data, bon), pairs, [""] * len(pairs))
 
 
 def _source(cfg: DictConfig, bon: BonSettings) -> TrainingData:

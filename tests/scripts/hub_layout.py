@@ -43,11 +43,11 @@ def unified_feedback(folder: Path, rows: int) -> Path:
             "conv_B_rating": 2.0 if n % 10 == 0 else 1.0,
             "source": "ours",
         }
-        for n in range(rows)
+        for n in range(rows + 20)
     ]
     place = folder / "datasets" / "unified"
     place.mkdir(parents=True)
-    for split, part in (("train", made), ("val", made[:20])):
+    for split, part in (("train", made[:rows]), ("val", made[rows:])):
         (place / f"{split}_release_data.json").write_text(json.dumps(part))
     (folder / "README.md").write_text(UNIFIED_CARD)
     return folder

@@ -191,7 +191,8 @@ def test_prompts_and_pairs_of_ones_own_data(tmp_path: Path) -> None:
     asked = {prompt.turns[-1]["content"] for prompt in material.prompts}
     assert not asked & {pair.prompt[-1]["content"] for pair in material.pairs}
     leaky = tmp_path / "validation.jsonl"  # a validation file that shares prompts with training
-    leaky.write_text("".join(json.dumps(row) + "\n" for row in rows[:10]))
+    own = [{**row, "prompt": f"Another {n}?"} for n, row in enumerate(rows[:6])]
+    leaky.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:10], *own]))
     cfg.data.validation = str(leaky)
     material = script.find_material(cfg, script.settings_of(cfg))
     asked = {prompt.turns[-1]["content"] for prompt in material.prompts}

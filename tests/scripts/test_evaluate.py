@@ -145,7 +145,8 @@ def test_rm_bench_on_real_rows(score: Evaluate, shared_data: Path, tmp_path: Pat
     items = rm_bench.load(str(data))
     assert scores["item_id"].tolist() == [i.item_id for i in items for _ in range(6)]
     assert (summary["items"], summary["rows"], summary["pairs"]) == (12, 12, 108)
-    assert list(summary["partial"]) == ["math"]
+    assert summary["partial"]["math"] == ["no rows: left out of the average"]
+    assert summary["partial"]["code"] == ["code has 3 of 228 rows"]  # a cut of the file is noticed
     text = (tmp_path / "out/table.md").read_text()
     assert "| math (partial) | — | — | 0 | no rows: left out of the average |" in text
     check_intervals(summary, {"section", "subset", "average", "difficulty"})

@@ -166,6 +166,7 @@ def test_a_run_of_other_settings_stays_where_reproduce_made_it(tmp_path: Path, c
     [
         (["sweep=cap", "sweep.values=[null,1.0]"], "sweep.values: None is no number"),
         (["sweep=cap", "sweep.values=[linear]"], "sweep.values: linear is no number"),
+        (["sweep=cap", "sweep.values=[]"], "sweep.values is empty"),
         (["sweep=cap", "model=tiny-gemma"], "has sweeps of tiny-llama"),
         (["sweep=cap", "sweep.methods=[bt]"], "loss.weight.cap"),
         (["sweep=cap", "sweep.key=loss.weight.kap"], "unknown key loss.weight.kap"),
@@ -178,7 +179,8 @@ def test_what_cannot_be_swept_is_said_before_anything_is_trained(
 ) -> None:
     noted = tmp_path / "results/data/sweep.json"
     noted.parent.mkdir(parents=True)
-    noted.write_text(json.dumps({"beta": {"label": "tiny-llama · generated preference pairs"}}))
+    made = "tiny-llama · generated preference pairs · benchmark: generated · profile smoke"
+    noted.write_text(json.dumps({"beta": {"label": made}}))
     with pytest.raises(InputError, match=message):
         run(tmp_path, cache, *words)
     assert not (tmp_path / "runs/sweep").exists() and not (tmp_path / "runs/train").exists()
