@@ -129,12 +129,15 @@ def first_job(word: str) -> str:
     return re.sub(r"^([\w./]+)=([^\[(,]*),.*", r"\1=\2", word)
 
 
+MAKE = ("MAKEFLAGS", "MFLAGS", "ARGS")
+"""What the make that runs these tests hands down."""
+
+
 def test_commands_about_tracking_are_there_and_make_knows_them() -> None:
     assert {"train", "evaluate", "tune", "jobs"} == {name for name, _ in COMMANDS}
     for words in re.findall(r"^make (.*)", TRACKING, re.MULTILINE):
         command = ["make", "--dry-run", *words.split()]
-        # Without the words of the make that may run these tests.
-        outside = {key: value for key, value in os.environ.items() if key != "MAKEFLAGS"}
+        outside = {key: value for key, value in os.environ.items() if key not in MAKE}
         done = subprocess.run(command, cwd=ROOT, env=outside, capture_output=True, text=True)
         (line,) = re.findall(r"-m scripts\.dashboard (.*)", done.stdout)
         assert compose_config("dashboard", line.split()).project == "owner/normbt"
