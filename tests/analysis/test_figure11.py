@@ -67,3 +67,20 @@ def test_collect_checks_its_file(tmp_path: Path) -> None:
         collected(tmp_path, pd.concat([sweep(), sweep()]))
     with pytest.raises(InputError, match="no rows"):
         collected(tmp_path, sweep().head(0))
+
+
+def test_the_legend_names_methods_of_every_panel_and_a_section_may_be_absent(
+    tmp_path: Path,
+) -> None:
+    """β has no BT, so its panel alone would leave BT's colour without a name."""
+    ours = sweep((0.5, 0.9)).assign(parameter="beta")
+    both = pd.concat(
+        [sweep((1.0, 2.0)).assign(parameter="cap", method=m) for m in ("bt", "normbt")]
+    )
+    absent = ours[ours["section"] == "Chat"].assign(section="Safety", accuracy=None)
+    frame = collected(tmp_path, pd.concat([ours, both, absent]))
+    assert set(frame["section"]) == {"chat", "reasoning", "average"}
+    legends = [axes.get_legend() for axes in figure11.draw(frame).axes]
+    (shown,) = [one for one in legends if one is not None]
+    names = {text.get_text() for text in shown.get_texts()}
+    assert names == {f"{m}, {s}" for m in ("BT", "NormBT") for s in ("average", "reasoning")}
