@@ -146,6 +146,7 @@ COMMITTED = {
         "training.compute_dtype=float32",
     ],
     "cpu_rates": ["profile=cpu", "matrix=pair_full", "training.compute_dtype=float32"],
+    "cpu_rivals": ["profile=cpu", "matrix=full", "grid=[]", "training.compute_dtype=float32"],
     "cpu_sgd": [
         *("profile=cpu", "experiment=sgd", "matrix=sgd", "training.compute_dtype=float32"),
     ],
