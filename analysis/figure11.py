@@ -23,6 +23,7 @@ from analysis.style import (
     ordered,
     plural,
     section_key,
+    shared_legend,
     short,
     styled,
 )
@@ -109,7 +110,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         axes.set_ylabel("accuracy (%)")
     for axes in grid.flat[len(parameters) :]:
         axes.set_axis_off()
-    legend(grid.flat[-1], [*grid.flat[: len(parameters)]])
+    shared_legend(grid.flat[-1], *grid.flat[: len(parameters)])
     caption = (
         f"{seeds_of(table)}. Points: mean over seeds; bars: smallest to "
         "largest seed (Table 5 has intervals). Solid line, filled marker: average of the "
@@ -117,13 +118,6 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     )
     add_text(figure, verdict(table), caption, note)
     return figure
-
-
-def legend(axes: Axes, panels: list[Axes]) -> None:
-    """Name every line of `panels` once, in `axes`: a panel may lack a method that others have."""
-    named = [panel.get_legend_handles_labels() for panel in panels]
-    handles = {label: handle for pair in named for handle, label in zip(*pair, strict=True)}
-    axes.legend([*handles.values()], [*handles], fontsize=6, loc="best")
 
 
 def parameter_label(parameter: str) -> str:

@@ -254,13 +254,17 @@ def write_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
     return paths
 
 
-def shared_legend(axes: Axes, source: Axes, columns: int = 1) -> None:
-    """Name what `source` labels in `axes`, where it covers least, on a pale ground."""
-    handles, names = source.get_legend_handles_labels()
-    if handles:
+def shared_legend(axes: Axes, *sources: Axes, columns: int = 1) -> None:
+    """Name what `sources` label, each name once, in `axes`: where it covers least, on pale ground.
+
+    Several sources: a panel may lack a name that another has.
+    """
+    labelled = [source.get_legend_handles_labels() for source in sources]
+    named = {name: handle for pair in labelled for handle, name in zip(*pair, strict=True)}
+    if named:
         axes.legend(
-            handles,
-            names,
+            [*named.values()],
+            [*named],
             ncols=columns,
             loc="best",
             fontsize=6,

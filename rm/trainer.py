@@ -6,6 +6,7 @@ records) comes from the *global* batch: all ranks, all accumulation steps.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -173,6 +174,11 @@ def training_arguments(
     return arguments
 
 
+def same_draws(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Put the random state back at the end: what follows draws (dropout) what was drawn inside."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
 class PairTrainer(Trainer):
     """Minimises the mean over pairs of weight × pair loss (paper, NormBT section)."""
 
@@ -238,10 +244,9 @@ class PairTrainer(Trainer):
         FloatingPointError, naming the pairs, where one is not finite.
         """
         self.reward_model.train()
-        devices = [self.args.device] if self.args.device.type == "cuda" else []
         distances: list[Tensor] = []
         ids: list[str] = []
-        with torch.set_grad_enabled(self.pair_distance.by_gradient), torch.random.fork_rng(devices):
+        with torch.set_grad_enabled(self.pair_distance.by_gradient), same_draws(self.args.device):
             for sample in samples:
                 inputs = self._prepare_inputs(sample)
                 output = self.reward_model(**model_inputs(inputs))

@@ -203,7 +203,10 @@ def explain(error: Exception, name: str, overrides: Sequence[str] = ()) -> str:
         choices = [word.strip() for word in options[2].splitlines()[1:]]
         valid = [word for word in choices if re.fullmatch(r"[\w.-]+", word) and word[0] != "_"]
         return f"there is no {options[1]}; valid: {', '.join(valid)}"
-    return _first_line(error)
+    first = _first_line(error)
+    if "input '=' expecting" in first:
+        return f"{first}: a value that holds = is written in two quotes, 'key=\"a=b\"'"
+    return first
 
 
 def _unknown_key(key: str, name: str, overrides: Sequence[str]) -> str:
@@ -223,11 +226,9 @@ def _unknown_key(key: str, name: str, overrides: Sequence[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """The error's first line; with the reason, which Hydra puts on the next, of a failed call."""
+    """The error's first line; of a failed call the reason, which Hydra puts on the next."""
     if isinstance(error.__cause__, InputError):
         return str(error.__cause__)
     first, *more = str(error).strip().splitlines()
     called = first.startswith("Error in call to target") and more
-    if "mismatched input '='" in first or "extraneous input '='" in first:
-        return f"{first}: a value that holds = is written in two quotes, 'key=\"a=b\"'"
     return f"{first} {more[0]}" if called else first

@@ -27,13 +27,13 @@ def status(cfg: DictConfig, overrides: Sequence[str]) -> pd.DataFrame:
     if cfg.grid:
         rows.insert(0, _row("learning rates", "done" if rates else "missing", Path("-"), None))
     folder = Path(cfg.results_dir)
-    table = pd.DataFrame(rows)
+    unfinished = any(row["state"] != "done" for row in rows)
     best_of_n, manifest = folder / "data" / "best_of_n.json", folder / "manifest.json"
     state = "done" if best_of_n.is_file() else "missing"
     rows.append(_row("Best-of-N", state, best_of_n, _seconds(best_of_n)))
     state = "done" if manifest.is_file() else "missing"
     why = ""
-    if state == "done" and (table["state"] != "done").any():
+    if state == "done" and unfinished:
         state, why = "stale", "not all of its runs are done"
     rows.append({**_row("results", state, folder, _seconds(manifest)), "why": why})
     return pd.DataFrame(rows)

@@ -20,11 +20,6 @@ class Prompt:
     turns: tuple[Message, ...]
     subset: str = ""
 
-    @property
-    def turns_key(self) -> str:
-        """What two prompts of the same turns share."""
-        return turns_key(self.turns)
-
 
 def prompts_of_pairs(pairs: Iterable[PreferencePair]) -> list[Prompt]:
     """Return the distinct prompts of preference pairs, in order."""

@@ -21,7 +21,7 @@ from trl import RewardConfig, RewardTrainer
 from rm.errors import InputError
 from rm.losses import bt, bt_margin, centring
 from rm.models import last_real_token
-from rm.trainer import FinishStep
+from rm.trainer import FinishStep, same_draws
 from rm.weights import PairWeight, is_due, representation_distance
 
 
@@ -63,9 +63,8 @@ class WeightedRewardTrainer(RewardTrainer):
     def _distances(self, samples: Sequence[dict[str, Any]]) -> Tensor:
         """Distances of a global batch as the pass that follows will see them, dropout included."""
         model = cast(nn.Module, self.model).train()
-        devices = [self.args.device] if self.args.device.type == "cuda" else []
         found = []
-        with torch.random.fork_rng(devices):
+        with same_draws(self.args.device):
             for sample in samples:
                 inputs: Any = self._prepare_inputs(dict(sample))
                 with _last_hidden(model, inputs["attention_mask"]) as hidden:

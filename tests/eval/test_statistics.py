@@ -256,6 +256,20 @@ def test_paired_bootstrap_by_cluster_is_wider() -> None:
     assert ratio == pytest.approx(math.sqrt(5), rel=0.1)
 
 
+@pytest.mark.parametrize(("seeds", "stated"), [(3, 0.24), (5, 0.17)])
+def test_intervals_over_few_seeds_leave_out_0_as_often_as_conf_claims_says(
+    seeds: int, stated: float
+) -> None:
+    """Where nothing but the seeds varies, and nothing is there."""
+    generator = np.random.default_rng(0)
+    drawn = statistics.draw_counts(generator, 1000, seeds) / seeds
+    ends = [
+        statistics.percentile_interval(drawn @ generator.normal(size=seeds)) for _ in range(4000)
+    ]
+    wrong = np.mean([low > 0 or high < 0 for low, high in ends])
+    assert wrong == pytest.approx(stated, abs=0.02)
+
+
 def test_paired_bootstrap_agrees_with_scipy() -> None:
     generator = np.random.default_rng(9)
     a, b = coin(generator, 120, 0.5), coin(generator, 120, 0.65)
