@@ -320,6 +320,8 @@ def gold_gain(data: Path, method: str, gold: str, at: str) -> Measured:
     if at == "worst":
         behind = int((rows["gain_high"] < 0).sum())
         basis += f"; behind at {behind} of {len(rows)} n"
+    if row["quality"]:
+        basis += f"; {row['quality'].rstrip('.')}"
     ends = (float(rows["gain_low"].min()), float(rows["gain_high"].min()))
     return Measured(float(row["gain"]), *ends, basis, prompts, seeds)
 

@@ -14,6 +14,7 @@ from matplotlib import font_manager, ft2font
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.figure2 import MU
 from analysis.style import (
     BLACK,
     GREY,
@@ -126,15 +127,19 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     number = max(line_count(pair) for pair in (close, far))
     figure = new_figure(height=2.7 + LINE * number)
     grid = figure.subplots(2, 2, height_ratios=[LINE * number, 1.1])
-    tops = {m: 1.25 * max(close[m], far[m]) for m in ("distance", "update_bt", "update_normbt")}
+    updates = ["update_bt", "update_normbt"]
+    largest = 1.25 * max(pair[name] for pair in (close, far) for name in updates)
+    tops = {"distance": 1.25 * max(close["distance"], far["distance"])}
+    tops |= dict.fromkeys(updates, largest)
     for column, (name, pair) in enumerate((("Close", close), ("Far", far))):
         write_texts(grid[0, column], name, pair, number)
         bars(grid[1, column], pair, tops, labelled=column == 0)
     caption = (
         f"Two of {len(rows):,} pairs measured on the {model_label(str(rows['method'].iloc[0]))}, "
         f"seed {rows['seed'].iloc[0]}: one of the closest and one of the farthest quarter, chosen "
-        "as the two of most equal error among the less settled half of each. Both pairs share each "
-        "quantity's scale. Update: ‖∇L‖, nats / parameter unit; distance ‖h_w − h_l‖, activation "
+        "as the two of most equal error among the less settled half of each. All four updates "
+        "share one scale, the two distances another. Update: ‖∇L‖, nats / parameter unit; NormBT's "
+        f"is BT's × the weight w̃, {MU}; distance ‖h_w − h_l‖, activation "
         "units. ⏎: line break; …: shortened."
     )
     add_text(figure, verdict(close, far), caption, note)
@@ -189,7 +194,7 @@ def font_characters() -> set[int]:
 
 
 def bars(axes: Axes, pair: pd.Series, tops: dict[str, float], labelled: bool) -> None:
-    """Draw one pair's distance and two update sizes as bars, each on the scale of both pairs."""
+    """Draw one pair's distance and two update sizes as bars, each on the scale that `tops` ends."""
     colours = {
         "distance": GREY,
         "update_bt": METHOD_COLOURS["bt"],

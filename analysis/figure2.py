@@ -40,8 +40,11 @@ UNITS: Final = {
 KEYS: Final = ["method", "seed", "pair_id"]
 COLUMNS: Final = [*KEYS, "section", *QUANTITIES]
 CLAIMED: Final = "Reasoning"
+MU: Final = "with μ the mean distance of the measured pairs [inferred]"
+"""What the weights of gradients.csv are made with (`scripts.measure`); figures 1 and 3 say it."""
 THETA: Final = "θ: the parameters that are trained (with LoRA: all)."
 """What the gradients of gradients.csv are over (`scripts.measure`); figure 6 says it too."""
+SURE: Final = 0.95
 LOG_FROM: Final = 20.0
 """A panel is logarithmic where its 95% quantile is this many times its 5% quantile."""
 
@@ -109,17 +112,21 @@ def smallest_shares(samples: list[np.ndarray], resamples: int, seed: int) -> lis
 
 
 def verdict(summary: pd.DataFrame) -> str:
-    """Return whether Reasoning has the smallest median in both quantities, model by model."""
+    """Return whether Reasoning has the smallest median in both quantities, model by model.
+
+    It counts as smallest where it is so in at least `SURE` of the bootstrap resamples.
+    """
     if CLAIMED not in set(summary["section"]):
         return f"No {CLAIMED} pairs here: the claim that they are smallest is not tested"
     if summary["section"].nunique() == 1:
         return f"{CLAIMED} pairs only: no other category to compare with"
     holds: dict[str, list[str]] = {"both": [], "one": [], "neither": []}
     for method, rows in summary.groupby("method", sort=False):
-        hits = int(rows.loc[rows["section"] == CLAIMED, "smallest"].sum())
+        hits = int((rows.loc[rows["section"] == CLAIMED, "smallest_share"] >= SURE).sum())
         holds[("neither", "one", "both")[hits]].append(model_label(str(method)))
     words = [f"in {key}: {', '.join(names)}" for key, names in holds.items() if names]
-    return f"Is {CLAIMED} smallest in gradient norm and in distance? " + "; ".join(words)
+    asked = f"Is {CLAIMED} smallest in gradient norm and in distance, in {SURE:.0%} of resamples?"
+    return f"{asked} {'; '.join(words)}"
 
 
 @styled

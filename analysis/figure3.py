@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figure2 import THETA
+from analysis.figure2 import MU, THETA
 from analysis.figure6 import relation
 from analysis.style import (
     BLACK,
@@ -162,8 +162,8 @@ def caption(chosen: pd.DataFrame, left_out: int) -> str:
         f"{plural(chosen['seed'].nunique(), 'seed')}, a point a pair and seed. Columns: quantile "
         f"bins of d = r_w − r_l; the outer {TAIL:.0%} at each end ({plural(left_out, 'point')}) "
         "are left out, as the error |σ(d) − 1| is not nearly fixed there. BT: ‖∇L_BT‖; NormBT: the "
-        "same × the pair's weight w̃. Slope and Pearson's r within a seed, averaged over seeds; "
-        f"brackets: 95% bootstrap over pairs. {THETA}"
+        f"same × the pair's weight w̃, {MU}. Slope and Pearson's r within a seed, averaged over "
+        f"seeds; brackets: 95% bootstrap over pairs. {THETA}"
     )
 
 

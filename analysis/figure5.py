@@ -6,7 +6,7 @@ itself) and random picking; in the last panel what NormBT's weight adds to each 
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ from analysis.style import (
 )
 from analysis.tables import one_row_each, read_tidy, require, write_table
 from rm.errors import InputError
+from rm.files import read_json
 
 KEYS: Final = ["gold_kind", "method", "seed", "n"]
 COLUMNS: Final = [
@@ -53,7 +54,7 @@ def collect(data: Path) -> pd.DataFrame:
     Columns: gold_kind, method, seed ("all"), n, kl (nats, ln n − (n − 1)/n), proxy and gold (of the
     picked response, in the policy's standard deviations above its mean), gold_low and gold_high
     (95%, prompts and seeds), gain with gain_low and gain_high (NormBT's gold minus its base's,
-    paired), prompts, samples, seeds.
+    paired), prompts, samples, seeds; and quality, a sentence on the gold (`quality_of`).
 
     Raises InputError: the file is missing, empty, lacks a column, repeats an n within a run, or
     holds a KL that is not ln n − (n − 1)/n.
@@ -64,7 +65,26 @@ def collect(data: Path) -> pd.DataFrame:
     if not np.allclose(frame["kl"], np.log(n) - (n - 1) / n, atol=1e-3):
         raise InputError(f"{path}: kl is not ln n − (n − 1)/n (nats) in every row: write it anew")
     pooled = frame[frame["seed"].astype(str) == POOLED]
-    return require(pooled, COLUMNS, f"{path} (rows with seed = all)").sort_values(KEYS)
+    pooled = require(pooled, COLUMNS, f"{path} (rows with seed = all)").sort_values(KEYS)
+    noted = path.with_suffix(".json")
+    facts = read_json(noted) if noted.is_file() else {}
+    return pooled.assign(quality=[quality_of(str(kind), facts) for kind in pooled["gold_kind"]])
+
+
+def quality_of(kind: str, facts: dict[str, Any]) -> str:
+    """Return how a gold agrees with the labels that it replaced, from best_of_n.json; "" unknown.
+
+    A gold reward model that was trained here is no better than its training.
+    """
+    relabelled = facts.get("golds", {}).get(kind, {}).get("relabelled")
+    if kind == "verifier" or relabelled is None:
+        return ""
+    given = facts["bon"]["gold"]["checkpoint"]
+    made = "trained here" if given is None else Path(given).name
+    return (
+        f"The {gold_label(kind)} ({made}) turns {relabelled['disagreement']:.0%} of the labels of "
+        f"the proxies' {plural(relabelled['pairs'], 'training pair')}."
+    )
 
 
 def methods_of(frame: pd.DataFrame) -> list[str]:
@@ -141,7 +161,13 @@ def caption(frame: pd.DataFrame) -> str:
         "best of n by the proxy, against KL = ln n − (n − 1)/n; dotted lines mark n. Bands: 95% "
         "bootstrap over prompts and seeds. Oracle: picked by the gold itself. Right: gold of "
         "NormBT minus gold of its base, same prompts and seeds (paired bootstrap)."
+        f"{qualities(frame)}"
     )
+
+
+def qualities(frame: pd.DataFrame) -> str:
+    """Return the sentences on the golds of `collect`'s rows, each after a space."""
+    return "".join(f" {words}" for words in dict.fromkeys(frame["quality"]) if words)
 
 
 def draw_panel(axes: Axes, part: pd.DataFrame, methods: list[str]) -> None:
@@ -215,17 +241,20 @@ def write(data: Path, folder: Path, note: str) -> list[Path]:
     n = ", ".join(str(number) for number in shown_n(frame))
     interval = "95% bootstrap over prompts and seeds"
     unit = "in standard deviations of the policy's gold score above its mean"
-    about = f"Best-of-N: gold score of the pick at n = {n}, {unit} ({interval})"
+    golds = qualities(frame) and f".{qualities(frame)}"
+    about = f"Best-of-N: gold score of the pick at n = {n}, {unit} ({interval}){golds}"
     written = [*save(at_shown(frame, "gold"), folder / "best_of_n", about, note)]
     gains = frame[frame["gain"].notna()]
     if len(gains):
-        about = f"NormBT's gold score minus its base's at n = {n}, same prompts and seeds"
+        about = (
+            f"NormBT's gold score minus its base's at n = {n}, same prompts and seeds ({interval})"
+        )
         table = at_shown(gains, "gain")
-        written += save(table, folder / "best_of_n_gains", f"{about} ({interval})", note)
+        written += save(table, folder / "best_of_n_gains", f"{about}{golds}", note)
     falls = read_tidy(data / "best_of_n_overoptimisation.csv", ["method", "peak_n", "drop"])
     about = (
         "Over-optimisation: gold at its peak minus gold at the largest n, the peak taken from the "
-        f"other half of the prompts ({interval}); proxy_rise: what the proxy gains meanwhile"
+        f"other half of the prompts ({interval}); proxy_rise: what the proxy gains meanwhile{golds}"
     )
     front = ["gold_kind", "method"]
     falls = falls[[*front, *(name for name in falls if name not in front)]]

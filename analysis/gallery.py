@@ -62,6 +62,8 @@ OPTIONAL: Final = {
     "table5": ("sweep_scores.parquet", "there are no scores by pair of a sensitivity sweep"),
 }
 INDEX: Final = "index.json"
+OWN_ROWS: Final = ("hub", "generated test pairs")
+"""What a manifest says of a benchmark's rows where they are those that its name promises."""
 
 
 @dataclass
@@ -87,17 +89,23 @@ class Item:
 
 
 def read_manifest(results: Path) -> dict[str, Any]:
-    """Return `results`/manifest.json. Raises InputError: it is missing or unreadable."""
+    """Return `results`/manifest.json; its label says so where a benchmark's rows are a file's.
+
+    Raises InputError: it is missing or unreadable.
+    """
     path = results / "manifest.json"
     if not path.is_file():
         raise InputError(f"{path} is missing: make the results first (make reproduce)")
     try:
         content = json.loads(path.read_text())
-        content["label"], content["runs"], content["profile"]
+        label, _, _ = content["label"], content["runs"], content["profile"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no manifest of the pipeline ({error!r}): write it anew") from (
             error
         )
+    rows = content.get("benchmark_data")
+    if rows not in (None, *OWN_ROWS):
+        content["label"] = f"{label} · its rows from a file, {rows}, not from the Hub"
     return content
 
 

@@ -88,6 +88,7 @@ def context(results: Path) -> dict[str, Any]:
     tables = [item for item in items if item.name in TABLES]
     return {
         "manifest": manifest,
+        "command": manifest.get("command") or f"make reproduce PROFILE={manifest['profile']}",
         "labels": labels(manifest),
         "facts": facts(manifest),
         "runs": runs(manifest),

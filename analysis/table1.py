@@ -52,17 +52,20 @@ def collect(data: Path) -> pd.DataFrame:
     """Return one row a run and pair of the trained methods, from `data`/scores.parquet.
 
     Columns: method, backbone, data, benchmark, seed, pair_id, subset, section, cluster, correct
-    (0.0 or 1.0). The untrained backbone is left out: its rewards come from a random head.
-    Benchmarks with sections other than the paper's four are left out too.
+    (0.0 or 1.0), truncated (False where the file does not say). The untrained backbone is left out:
+    its rewards come from a random head. Benchmarks with sections other than the paper's four are
+    left out too.
 
     Raises InputError: the file is unusable, or nothing of a trained method is in it.
     """
     path = data / "scores.parquet"
-    return of_trained(read_scores(path), path)[COLUMNS]
+    return of_trained(read_scores(path), path)[[*COLUMNS, "truncated"]]
 
 
 def of_trained(scores: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Return the rows of `scores`, read from `path`, that table 1 is about, `correct` as a number.
+
+    `truncated` (bool) is there too, False where the file does not say.
 
     Raises InputError: there is none.
     """
@@ -75,7 +78,8 @@ def of_trained(scores: pd.DataFrame, path: Path) -> pd.DataFrame:
             f"{path} has no trained method on a benchmark with the sections "
             f"{', '.join(SECTIONS)}: evaluate one first"
         )
-    return kept.assign(correct=kept["correct"].astype(float)).reset_index(drop=True)
+    cut = kept["truncated"].astype(bool) if "truncated" in kept else False
+    return kept.assign(correct=kept["correct"].astype(float), truncated=cut).reset_index(drop=True)
 
 
 def build(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
@@ -176,6 +180,19 @@ def partial_note(frame: pd.DataFrame, keys: Sequence[str] = ()) -> str:
     return f" RewardBench is partial here ({'; '.join(words)})." if words else ""
 
 
+def truncated_note(frame: pd.DataFrame) -> str:
+    """Return how many test pairs were cut to the runs' max_length in any run, section by section.
+
+    "" where none was. `frame`: of `collect`.
+    """
+    pairs = frame.groupby(["benchmark", "section", "pair_id"], sort=False)["truncated"].any()
+    if not pairs.any():
+        return ""
+    shares = pairs.groupby("section", sort=False).mean()
+    words = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share)
+    return f" {pairs.sum():,} of {len(pairs):,} test pairs are truncated ({words})."
+
+
 def listed(notes: Sequence[str]) -> str:
     """Return the notes with commas between them, those after the first `LISTED` as a number."""
     more = [f"{len(notes) - LISTED} more"] if len(notes) > LISTED else []
@@ -223,7 +240,8 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
     Raises InputError: as `collect`, `build` and `differences`.
     """
     frame = collect(data)
-    table, paired, short = build(frame), differences(frame), partial_note(frame)
+    table, paired = build(frame), differences(frame)
+    short = partial_note(frame) + truncated_note(frame)
     words = {"method": method_label, "minus": method_label}
     paths = [
         *write_table(

@@ -280,7 +280,8 @@ def dealt_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
     """Weights (pairs,) of a whole batch, dealt to other pairs of the same category.
 
     Every category keeps the weights that it has, so what is left of NormBT is how much a category
-    counts. `categories` names each pair's, in order.
+    counts: by this model's own distances, which drift from those of a run under NormBT.
+    `categories` names each pair's, in order.
     """
     order = torch.arange(len(weight), device=weight.device)
     for places in _places(categories, weight.device):
@@ -291,7 +292,8 @@ def dealt_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
 def mean_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
     """The mean weight of each pair's category in a whole batch, (pairs,).
 
-    Every category counts as much as under NormBT, and its pairs count alike.
+    A category counts as much as NormBT's weights of this model's own distances say (they drift
+    from those of a run under NormBT), and its pairs count alike.
     """
     found = weight.clone()
     for places in _places(categories, weight.device):

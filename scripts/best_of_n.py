@@ -64,7 +64,7 @@ from rm.untrusted import load_weights
 from scripts import config as configuration
 from scripts.data import TrainingData, load_data
 from scripts.evaluate import load_scorer
-from scripts.lock import only_one
+from scripts.lock import only_one, only_one_draws
 from scripts.matrix import PER_RUN, refuse_words_of_one_run
 from scripts.train import check, comparable, train
 
@@ -92,34 +92,29 @@ class Judged:
 
 def run(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     """Run what is missing of the experiment and draw it; return the results folder."""
-    with only_one(Path(cfg.runs_dir)):
-        results = _compute(cfg, overrides)
+    results = compute(cfg, overrides)
+    with only_one_draws(results):
         draw(results, label(cfg, settings_of(cfg)))
-        return results
+    return results
 
 
 def compute(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     """Run what is missing of the experiment, draw nothing; return the results folder."""
     with only_one(Path(cfg.runs_dir)):
-        return _compute(cfg, overrides)
-
-
-def _compute(cfg: DictConfig, overrides: Sequence[str]) -> Path:
-    started, bon = time.time(), check_all(cfg)
-    refuse_words_of_one_run(overrides)
-    kept = proxy_words(overrides)
-    for method in bon.proxy.methods:
-        check(
-            compose_run(kept, [*bon.proxy.overrides, f"loss={method}", "run_dir=.", "data=files"])
-        )
-    material = find_material(cfg, bon)
-    sampled = sample(cfg, bon, material.prompts)
-    print(marks_line(marks(sampled)), flush=True)
-    answered = [one for one in sampled if not one.skipped]
-    judged = [judge(cfg, bon, kept, kind, material, answered) for kind in bon.golds]
-    results = Path(cfg.results_dir)
-    write_data(cfg, bon, results / "data", judged, sampled, time.time() - started)
-    return results
+        started, bon = time.time(), check_all(cfg)
+        refuse_words_of_one_run(overrides)
+        kept = proxy_words(overrides)
+        for method in bon.proxy.methods:
+            own = [*bon.proxy.overrides, f"loss={method}", "run_dir=.", "data=files"]
+            check(compose_run(kept, own))
+        material = find_material(cfg, bon)
+        sampled = sample(cfg, bon, material.prompts)
+        print(marks_line(marks(sampled)), flush=True)
+        answered = [one for one in sampled if not one.skipped]
+        judged = [judge(cfg, bon, kept, kind, material, answered) for kind in bon.golds]
+        results = Path(cfg.results_dir)
+        write_data(cfg, bon, results / "data", judged, sampled, time.time() - started)
+        return results
 
 
 def proxy_words(overrides: Sequence[str]) -> list[str]:

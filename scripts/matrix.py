@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -326,6 +328,13 @@ def label(cfg: DictConfig) -> str:
     if cfg.get("experiment"):
         facts.append(f"experiment {cfg.experiment.name}")
     return " · ".join(facts)
+
+
+def command(module: str, overrides: Sequence[str]) -> str:
+    """The command of this call as others may repeat it: without our folders, files by name."""
+    words = configuration.without_keys(overrides, ("runs_dir", "results_dir", "cache_dir"))
+    shown = [re.sub(r"(?<=[=\['\",])/(?:[^/,'\"\]]+/)*", "", word) for word in words]
+    return f"python -m {module} {shlex.join(shown)}".rstrip()
 
 
 def run_facts(run: Run) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def verdicts(data: Path) -> str:
     tested = [row for row in rows if row["verdict"] != claims.NOT_RUN]
     lines = [
         f"- **{row['verdict']}**: {row['text']} "
-        f"{' '.join(filter(None, (row['number'], row['interval'])))} ({row['says']})"
+        f"{' '.join(filter(None, (row['number'], row['interval'])))} "
+        f"({row['says']}; {row['basis']})"
         for row in tested
     ]
     missing = len(rows) - len(tested)

@@ -37,6 +37,7 @@ from scripts.matrix import (
     benchmark_name,
     check_call,
     choose_rates,
+    command,
     evaluate_run,
     kept_words,
     label,
@@ -89,13 +90,13 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     state = "not finished" if left_out is None else f"left out: {left_out}"
     if left_out is not None and (results / "data" / "best_of_n.csv").is_file():
         state += "; what is shown is an earlier call's"
-    write_manifest(cfg, results, runs, state, time.time() - started)
+    write_manifest(cfg, overrides, results, runs, state, time.time() - started)
     items = draw_all(results)
     if left_out is None:
         experiment = OmegaConf.merge(cfg, {"runs_dir": str(runs_dir / "best_of_n")})
         best_of_n.compute(experiment, kept_words(overrides))  # type: ignore[arg-type]
         items = redraw(results, ("best_of_n", "figure5"))
-        write_manifest(cfg, results, runs, cfg.bon.name, time.time() - started)
+        write_manifest(cfg, overrides, results, runs, cfg.bon.name, time.time() - started)
     print("\n".join(item.line() for item in items))
     report.write(results)
     return results
@@ -173,9 +174,14 @@ def collect(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> None:
 
 
 def write_manifest(
-    cfg: DictConfig, results: Path, runs: Sequence[Run], best_of_n_state: str, seconds: float
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    results: Path,
+    runs: Sequence[Run],
+    best_of_n_state: str,
+    seconds: float,
 ) -> None:
-    """Write which runs, settings, data and code made the results.
+    """Write which command, runs, settings, data and code made the results.
 
     best_of_n_state: Best-of-N's size once it is done, or why it is not.
     """
@@ -184,6 +190,7 @@ def write_manifest(
         {
             "profile": cfg.profile.name,
             "label": label(cfg),
+            "command": command("scripts.reproduce", overrides),
             "runs": [run_facts(run) for run in runs],
             "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
             "benchmark": cfg.benchmark,

@@ -1,12 +1,13 @@
 """Claims and their verdicts, from hand-made files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import claims
+from analysis import claims, figure5
 from analysis.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Measured
 from rm.errors import InputError
 
@@ -79,7 +80,7 @@ def test_the_verdict_follows_the_rule(
 
 def test_what_the_data_lacks_is_not_run(tmp_path: Path) -> None:
     found = claims.judge_all(tmp_path, claims.read_claims())
-    assert len(found) == 24 and {one.verdict for one in found} == {NOT_RUN}
+    assert len(found) == 27 and {one.verdict for one in found} == {NOT_RUN}
     assert all(one.reason for one in found)
 
 
@@ -217,3 +218,24 @@ def test_gold_gain_is_the_paired_gain_at_the_largest_or_the_worst_n(tmp_path: Pa
     assert found == Measured(-0.5, -0.6, -0.3, basis, 9, 3)
     with pytest.raises(InputError, match="no NormBT beside its base"):
         claims.gold_gain(tmp_path, "normbt", "reward_model", "largest")
+
+
+def test_a_gold_reward_models_quality_is_part_of_the_basis(tmp_path: Path) -> None:
+    row = {
+        **{"gold_kind": "reward_model", "method": "normbt", "seed": "all", "n": 2},
+        **{"kl": np.log(2) - 0.5, "proxy": 0.0, "gold": 0.0, "gold_low": 0.0, "gold_high": 0.0},
+        **{"gain": 1, "gain_low": 0, "gain_high": 2, "prompts": 9, "samples": 2, "seeds": 3},
+    }
+    pd.DataFrame([row]).to_csv(tmp_path / "best_of_n.csv", index=False)
+    facts = {
+        "bon": {"gold": {"checkpoint": None}},
+        "golds": {"reward_model": {"relabelled": {"disagreement": 0.4, "pairs": 50}}},
+    }
+    (tmp_path / "best_of_n.json").write_text(json.dumps(facts))
+    words = "turns 40% of the labels of the proxies' 50 training pairs"
+    basis = claims.gold_gain(tmp_path, "normbt", "reward_model", "largest").basis
+    assert basis.endswith(f"The gold reward model (trained here) {words}")
+    facts["bon"]["gold"]["checkpoint"] = "/folder/of/a-gold"
+    (tmp_path / "best_of_n.json").write_text(json.dumps(facts))
+    frame = figure5.collect(tmp_path)
+    assert f"The gold reward model (a-gold) {words}." in figure5.caption(frame)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -57,6 +58,9 @@ def test_verdict_and_picture_say_the_numbers(tmp_path: Path) -> None:
     assert "2 pairs measured on the untrained backbone" in figure.get_supxlabel().replace("\n", " ")
     values = [text.get_text() for text in figure.axes[2].texts]
     assert values == ["1.00", "5.00", "10.0"]
+    close, far = ([bar.get_width() for bar in axes.patches] for axes in figure.axes[2:4])
+    lengths = np.array([close[1:], far[1:]]).ravel()  # of BT's and NormBT's updates: one scale
+    assert lengths / lengths[0] == pytest.approx([1, 2, 4, 2])
 
 
 def test_hostile_texts_are_shown_as_they_are(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_an_uncertain_smallest_is_shown_as_uncertain() -> None:
     table = figure2.medians(frame, resamples=1000)
     shares = table[table["quantity"] == "distance"]["smallest_share"].tolist()
     assert sum(shares) == pytest.approx(1) and 0.2 < shares[0] < 0.5 < shares[1]
+    assert figure2.verdict(table).endswith("in neither: after BT training")
 
 
 def test_draw_prints_medians_counts_and_verdict() -> None:

@@ -57,6 +57,17 @@ def test_sections_average_and_order(tmp_path: Path) -> None:
     assert list(table) == [*names, "pairs"]
 
 
+def test_truncated_pairs_are_counted_once_and_said_by_section(tmp_path: Path) -> None:
+    frame = scores(RIGHT)
+    assert table1.truncated_note(collected(tmp_path, frame)) == ""
+    cut = frame["pair_id"].isin(["Chat/0", "Chat/1", "Safety/9"]) & (frame["method"] != "bt")
+    collected(tmp_path, frame.assign(truncated=cut))
+    table1.write(tmp_path, tmp_path / "tables")
+    for name in ("table1", "table1_differences"):
+        text = (tmp_path / "tables" / f"{name}.md").read_text()
+        assert "3 of 40 test pairs are truncated (Chat 20%, Safety 10%)." in text
+
+
 def test_interval_is_the_bootstrap_of_a_proportion(tmp_path: Path) -> None:
     frame = collected(tmp_path, scores({"bt": {"Safety": 50}}, pairs=100, seeds=1))
     row = table1.build(frame, resamples=2000).iloc[0]

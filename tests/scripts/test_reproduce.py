@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +78,21 @@ def test_manifest_names_every_run_with_its_data_and_code(done: Path) -> None:
     ]
     assert len({run["data_fingerprint"] for run in manifest["runs"]}) == 1
     assert {"packages", "code", "cpus"} <= set(manifest["environment"])
+    assert manifest["command"].startswith("python -m scripts.reproduce profile=smoke ")
+    assert manifest["command"] in html.unescape((done / "results/report.html").read_text())
     assert str(done) not in json.dumps(manifest)
+
+
+def test_the_command_that_others_see_has_files_by_name_and_none_of_our_folders() -> None:
+    words = ["profile=cpu", "methods=[bt,normbt]", "runs_dir=runs/x", "cache_dir='/home/me/cache'"]
+    words += ["data.train='/home/me/my pairs.jsonl'", "model.path=/home/me/gemma", "eval=default"]
+    words += ["benchmark_data=a/b.jsonl", "model.name=me/gemma"]
+    assert shlex.split(matrix.command("scripts.reproduce", words)) == [
+        *("python", "-m", "scripts.reproduce", "profile=cpu", "methods=[bt,normbt]"),
+        *("data.train='my pairs.jsonl'", "model.path=gemma", "eval=default"),
+        *("benchmark_data=a/b.jsonl", "model.name=me/gemma"),
+    ]
+    assert matrix.command("scripts.reproduce", []) == "python -m scripts.reproduce"
 
 
 def test_others_see_files_by_name_and_no_folders() -> None:
@@ -311,6 +327,9 @@ def test_real_benchmark_rows(shared_data: Path, tmp_path: Path, cache: Path) -> 
     assert manifest["benchmark_data"].startswith("sample.jsonl (")
     assert manifest["runs"][0]["config"]["data"]["train"] == "skywork_schema_train.jsonl.gz"
     assert str(shared_data) not in json.dumps(manifest)
+    assert str(tmp_path) not in json.dumps(manifest)
+    table = (tmp_path / "results/tables/table1.md").read_text()
+    assert "its rows from a file, sample.jsonl (" in table and "RewardBench is partial" in table
     reason = manifest["best_of_n"]
     assert reason.startswith("left out: gold=verifier checks generated prompts")
     result = reproduce(tmp_path, cache, *words, "best_of_n=true")
