@@ -25,6 +25,8 @@ from eval.rows import (
     text_field,
 )
 from rm.errors import InputError
+from rm.schemas import prompt_messages, reply_of
+from rm.sources import DropRow
 
 Benchmark = Literal["pairs", "generated"]
 
@@ -78,8 +80,17 @@ def _identifier(record: Record, number: int) -> str:
 def _parse_texts(record: Record) -> tuple[tuple[Message, ...], str, str]:
     if isinstance(record.get("chosen"), list):
         return _parse_conversations(record)
-    prompt = parse_prompt(record.get("prompt"))
-    return prompt, text_field(record, "chosen"), text_field(record, "rejected")
+    if not isinstance(record.get("prompt"), str):
+        prompt = parse_prompt(record.get("prompt"))
+        return prompt, text_field(record, "chosen"), text_field(record, "rejected")
+    try:  # as in training, where a text may be a transcript of hh-rlhf's form
+        prompt = tuple(prompt_messages(text_field(record, "prompt")))
+        chosen, rejected = (
+            reply_of(text_field(record, key), key, prompt) for key in ("chosen", "rejected")
+        )
+    except DropRow as error:
+        raise InputError(str(error)) from error
+    return prompt, chosen, rejected
 
 
 def _parse_conversations(record: Record) -> tuple[tuple[Message, ...], str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from rm.files import (
     require_undamaged,
 )
 from rm.pretraining import LanguageSettings, train_language_model
+from rm.provenance import file_fingerprint, fingerprint_of
 from rm.tokens import ChatTemplate, Row
 from rm.untrusted import MODEL_FILES, check_model, load
 
@@ -68,9 +70,7 @@ def prepare_backbone(settings: BackboneSettings, folder: Path) -> Path:
     and where one of other settings is kept under the name.
     """
     if settings.path is not None:
-        path = Path(settings.path).expanduser()
-        if not (path / "config.json").is_file():
-            raise InputError(f"model.path={path} is not a model folder: it has no config.json")
+        path = model_folder(settings.path)
         check_model(path)
         return path
     target = folder / file_name(settings.name, "model.name")
@@ -84,6 +84,34 @@ def prepare_backbone(settings: BackboneSettings, folder: Path) -> Path:
         if settings.tiny is not None:
             return _build_tiny(target, settings.tiny)
         return _fetch(settings, target)
+
+
+def folder_fingerprint(path: str | Path) -> str:
+    """Fingerprint of a model folder's weights, configuration and tokenizer files, by name.
+
+    A file is read once a process, as long as its size and time stay. Raises InputError: no folder.
+    """
+    folder = model_folder(path)
+    files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
+    states = [file.stat() for file in files]
+    read = [
+        _read_once(file.resolve(), state.st_size, state.st_mtime_ns)
+        for file, state in zip(files, states, strict=True)
+    ]
+    return fingerprint_of([[file.name, found] for file, found in zip(files, read, strict=True)])
+
+
+@functools.cache
+def _read_once(file: Path, size: int, time: int) -> str:
+    return file_fingerprint(file)
+
+
+def model_folder(path: str | Path) -> Path:
+    """Return `path` as a folder. Raises InputError: there is no model in it."""
+    folder = Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model.path={folder} is not a model folder: it has no config.json")
+    return folder
 
 
 def _is_there(target: Path, settings: BackboneSettings) -> bool:

@@ -383,13 +383,18 @@ def lower_precision(backbone: nn.Module, dtype: torch.dtype, *, frozen_only: boo
 
 
 def _freeze_below(model: RewardModel, top_layers: int) -> None:
-    layers = model.backbone.layers
+    layers, norm = (getattr(model.backbone, name, None) for name in ("layers", "norm"))
+    if layers is None or norm is None:
+        raise InputError(
+            f"training.part=top_layers: a {type(model.backbone).__name__} does not keep its layers "
+            "where those of the Llama family are: choose training.part=full or lora"
+        )
     if not 0 <= top_layers <= len(layers):
         raise InputError(f"training.top_layers={top_layers}: the backbone has {len(layers)} layers")
     model.backbone.requires_grad_(False)
     for layer in layers[len(layers) - top_layers :]:
         layer.requires_grad_(True)
-    model.backbone.norm.requires_grad_(top_layers > 0)
+    norm.requires_grad_(top_layers > 0)
 
 
 def _add_lora(
@@ -402,8 +407,16 @@ def _add_lora(
 ) -> None:
     """Inject adapters into the backbone in place; the head stays an ordinary Linear.
 
-    Raises InputError for settings that PEFT refuses, such as modules that the backbone lacks.
+    Raises InputError for settings that PEFT refuses, and for a module that the backbone lacks.
     """
+    modules = {f".{name}": module for name, module in model.backbone.named_modules()}
+    absent = [x for x in target_modules if not any(name.endswith(f".{x}") for name in modules)]
+    if absent:
+        linear = {x.split(".")[-1] for x in modules if isinstance(modules[x], nn.Linear)}
+        raise InputError(
+            f"training.lora.target_modules: the backbone has no {', '.join(absent)}; its linear "
+            f"modules are {', '.join(sorted(linear)) or 'none'}"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:

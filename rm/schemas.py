@@ -34,6 +34,8 @@ _ROLES = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
+_TRANSCRIPT = "\n\nHuman:"
+"""How a transcript of hh-rlhf's form begins."""
 _TRANSCRIPT_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 
 
@@ -94,7 +96,7 @@ def _parse_unified(row: Row) -> PairParts:
 
 
 def _parse_explicit(row: Row) -> PairParts:
-    prompt = tuple(_prompt_messages(_required(row, "prompt")))
+    prompt = tuple(prompt_messages(_required(row, "prompt")))
     chosen, rejected = _response(row, "chosen", prompt), _response(row, "rejected", prompt)
     return PairParts(prompt, chosen, rejected, _margin(row))
 
@@ -140,15 +142,15 @@ def _transcript(text: str) -> list[Message]:
     return [{"role": _ROLES[who.lower()], "content": said.strip()} for who, said in turns]
 
 
-def _prompt_messages(value: object) -> list[Message]:
+def prompt_messages(value: object) -> list[Message]:
     r"""Return a prompt column as messages: a list, one user's text, or an hh-rlhf transcript.
 
-    A transcript starts with "\n\nHuman:" and may end with an open "\n\nAssistant:".
+    A transcript starts with "\n\nHuman:" and may end with an open "\n\nAssistant:". Raises DropRow.
     """
     if not isinstance(value, str):
         return _messages(value, "prompt")
     text = _text(value, "prompt")
-    if not text.startswith("\n\nHuman:"):
+    if not text.startswith(_TRANSCRIPT):
         return [{"role": "user", "content": text}]
     turns = _transcript(text)
     return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
@@ -158,11 +160,24 @@ def _response(row: Row, key: str, prompt: tuple[Message, ...]) -> str:
     """Return a response column's text; a message list may repeat the prompt before it."""
     value = _required(row, key)
     if isinstance(value, str):
-        return _text(value, key)
+        return reply_of(_text(value, key), key, prompt)
     messages = _messages(value, key)
     if tuple(messages[: len(prompt)]) == prompt:
         messages = messages[len(prompt) :]
     return _single_response(messages, key)
+
+
+def reply_of(text: str, key: str, prompt: tuple[Message, ...]) -> str:
+    r"""Return a response's text; of an hh-rlhf transcript that repeats the prompt, its last turn.
+
+    Raises DropRow: the transcript is of another prompt, or does not end with one reply to it.
+    """
+    if not text.startswith(_TRANSCRIPT):
+        return text
+    turns = _transcript(text)
+    if tuple(turns[: len(prompt)]) != tuple(prompt):
+        raise DropRow(Reason.MALFORMED, f"{key} is a transcript that does not begin as the prompt")
+    return _single_response(turns[len(prompt) :], key)
 
 
 def _single_response(messages: Sequence[Message], where: str) -> str:

@@ -19,7 +19,7 @@ import stat
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path, PurePath
@@ -39,6 +39,8 @@ LARGEST_LIST = 2**31
 """Bytes of a JSON list, which is read whole (2 GiB); JSON lines may be longer."""
 UNPACKED_BYTES, UNPACKED_RATIO = 2**28, 200
 """A gzip file may unpack to 256 MiB, or to 200 times its size if that is more (text: about 10)."""
+ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "state.json")
+"""Files that `datasets` writes beside data."""
 PIECE = 2**20
 """Bytes that are read at a time where they are not kept."""
 
@@ -433,16 +435,22 @@ def _read_folder(folder: Path, split: str, name: str | None) -> Rows:
     """Yield the rows of a split's files, in the Hub's layout, numbered through; by our own readers.
 
     `datasets` says which files are whose split; they are not read by it, so that a bad row costs
-    that row alone.
+    that row alone. Raises InputError for a data file that is in no split: `datasets` takes files of
+    one kind, and where some are named by their split, those alone.
     """
-    files = set(folder_files(folder))
-    _check_card(folder)
-    with _explained(str(folder), split, name) as datasets:
-        found = datasets.load_dataset_builder(str(folder), name).config.data_files or {}
-        if split not in found:
-            raise ValueError(f"its splits are {', '.join(map(str, found)) or 'none'}")
+    files = folder_files(folder)
+    found = _splits(folder, split, name)
+    taken = {path for paths in found.values() for path in paths}
+    data = [path for path in files if _extension(path) and path.name not in ABOUT_DATA]
+    left = [path for path in data if path not in taken]
+    if left and not _check_card(folder):  # a card may choose, and may have several choices
+        raise InputError(
+            f"{folder}: {_named(left)} would not be read: a data folder has files of one kind, "
+            "either all named by their split (train…, validation…, test…) or none; give the file, "
+            "or move what does not belong"
+        )
     before = 0
-    for path in map(Path, found[split]):
+    for path in found[split]:
         if path not in files:
             raise InputError(f"{folder}: {path} is no file of the folder; give the file itself")
         number = 0
@@ -451,8 +459,34 @@ def _read_folder(folder: Path, split: str, name: str | None) -> Rows:
         before += number
 
 
-def _check_card(folder: Path) -> None:
-    """Raise InputError if the folder's card names data files that are not below the folder."""
+def splits_of(source: str | Path, name: str | None = None) -> list[str]:
+    """Return the names of a local data folder's splits; [] for anything else. Raises InputError."""
+    path = local_path(source)
+    return list(_splits(path, None, name)) if path is not None and path.is_dir() else []
+
+
+def _splits(folder: Path, split: str | None, name: str | None) -> dict[str, list[Path]]:
+    """Return the files of every split. Raises InputError if `split` is none of them."""
+    _check_card(folder)
+    with _explained(str(folder), split or "train", name) as datasets:
+        found = datasets.load_dataset_builder(str(folder), name).config.data_files or {}
+        if split not in (None, *found):
+            raise ValueError(f"its splits are {', '.join(map(str, found)) or 'none'}")
+    return {str(key): [*map(Path, paths)] for key, paths in found.items()}
+
+
+def _named(paths: Sequence[Path]) -> str:
+    """Return the first of the files' names, and how many more there are."""
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{paths[0].name}{more}"
+
+
+def _check_card(folder: Path) -> bool:
+    """Return whether the folder's card says which files are data.
+
+    Raises InputError if it names such that are not below the folder.
+    """
+    chosen = False
     for name in ("README.md", ".huggingface.yaml"):
         path = folder / name
         try:
@@ -463,6 +497,8 @@ def _check_card(folder: Path) -> None:
         outside = [text for text in patterns if _leads_outside(text)]
         if outside:
             raise InputError(f"{path}: names data outside the folder ({outside[0]}); remove that")
+        chosen |= bool(patterns)
+    return chosen
 
 
 def _card(path: Path) -> object:

@@ -29,7 +29,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.training_args import OptimizerNames
 
 from rm.batches import PairCollator, PairStream, model_inputs
 from rm.distances import PairDistance, Representation
@@ -80,6 +79,10 @@ class TrainingSettings:
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 """Those of transformers that need nothing beside what `TrainingSettings` has."""
+POLYNOMIAL_END = 1e-7
+"""Where transformers' polynomial schedule ends: it must start above."""
+OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd", "adafactor", "adagrad", "rmsprop")
+"""Those of transformers that need no package beside what is required."""
 LORA = {"r", "alpha", "dropout", "target_modules"}
 
 
@@ -97,17 +100,48 @@ def check_settings(settings: TrainingSettings) -> None:
         raise InputError(
             f"training.warmup_ratio={settings.warmup_ratio}: a share of the steps, at most 1"
         )
-    optimizers = tuple(one.value for one in OptimizerNames)
-    for name, known in (("schedule", SCHEDULES), ("optimizer", optimizers)):
+    for name, known in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
         if getattr(settings, name) not in known:
             raise InputError(
                 f"training.{name}={getattr(settings, name)}: choose one of {', '.join(known)}"
             )
-    if settings.part == "lora" and set(settings.lora) != LORA:
+    if settings.schedule == "polynomial" and settings.learning_rate <= POLYNOMIAL_END:
+        raise InputError(
+            f"training.learning_rate={settings.learning_rate}: schedule=polynomial ends at "
+            f"{POLYNOMIAL_END} and must start above"
+        )
+    if settings.part == "lora":
+        check_lora(settings.lora)
+
+
+def check_lora(lora: dict[str, Any]) -> None:
+    """Raise InputError unless `lora` has the four settings of an adapter, each of its type."""
+    if set(lora) != LORA:
         raise InputError(
             f"training.part=lora needs exactly {', '.join(sorted(LORA))} in training.lora, as "
             "training=grm_lora has them"
         )
+    r, alpha, dropout, modules = (lora[k] for k in ("r", "alpha", "dropout", "target_modules"))
+    wrong = {
+        "r": not _is_number(r) or r != int(r) or r < 1,
+        "alpha": not _is_number(alpha) or alpha <= 0,
+        "dropout": not _is_number(dropout) or not 0 <= dropout < 1,
+        "target_modules": not modules
+        or not isinstance(modules, list)
+        or not all(isinstance(name, str) for name in modules),
+    }
+    asked = {
+        "r": "a whole number, 1 or more",
+        "alpha": "a number above zero",
+        "dropout": "a share, 0 or more and below 1",
+        "target_modules": "a list of module names, such as [q_proj,v_proj]",
+    }
+    for name in (name for name in asked if wrong[name]):
+        raise InputError(f"training.lora.{name}={lora[name]}: must be {asked[name]}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_batches(settings: TrainingSettings, devices: int) -> None:

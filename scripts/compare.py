@@ -38,6 +38,7 @@ class Evaluation:
     benchmark: str
     scores: pd.DataFrame
     summary: dict[str, Any]
+    scoring: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def read_evaluation(folder: Path) -> Evaluation:
     try:
         scores = pd.read_parquet(folder / "scores.parquet")
         summary = json.loads((folder / "summary.json").read_text())
-        name = json.loads((folder / "manifest.json").read_text())["inputs"]["benchmark"]
+        manifest = json.loads((folder / "manifest.json").read_text())
+        name, scoring = manifest["inputs"]["benchmark"], dict(manifest.get("scoring", {}))
         summary["sections"], summary["average"], summary["pairs"]
         damaged = [name for name in damaged_outputs(folder) if name in FILES]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -109,7 +111,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         valid = ", ".join(key for key, each in BENCHMARKS.items() if each.in_pairs)
         raise InputError(f"{folder} is of {name}, scored by item; compare takes {valid}")
     check_scores(scores)
-    return Evaluation(folder, name, scores, summary)
+    return Evaluation(folder, name, scores, summary, scoring)
 
 
 def check_comparable(evaluations: Sequence[Evaluation]) -> None:
@@ -284,7 +286,17 @@ def _head(a: Sequence[Evaluation], b: Sequence[Evaluation], options: Options) ->
             f"{len(a)} seeds; in brackets Holm's correction over the rows. h: Cohen's, 0.2 small, "
             "0.5 medium, 0.8 large."
         )
-    return [first, *named, "", how]
+    return [first, *named, *_unlike_scoring([*a, *b]), "", how]
+
+
+def _unlike_scoring(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Name the settings that move scores in which evaluations differ: no error, but no secret."""
+    lines = []
+    for key in ("max_length", "compute_dtype", "parse_special_text"):
+        values = list(dict.fromkeys(str(each.scoring.get(key)) for each in evaluations))
+        if len(values) > 1:
+            lines.append(f"- scored with unlike {key}: {', '.join(values)}")
+    return lines
 
 
 @configuration.main("compare")

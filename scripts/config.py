@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from rm.errors import InputError, InterruptedRunError, visible
@@ -41,8 +41,14 @@ def _fast_dtype() -> str:
     return fast_dtype()
 
 
+def _folder_name(path: str) -> str:
+    return Path(path).expanduser().resolve().name
+
+
 # ${fast_dtype:} in conf/: what this machine multiplies fastest; a saved configuration has its name.
 OmegaConf.register_new_resolver("fast_dtype", _fast_dtype, replace=True)
+# ${folder_name:PATH}: what a model of the user's own is called.
+OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
 
 
 def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -51,7 +57,7 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose(name, list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # a group that is no text
         raise InputError(explain(error, name, overrides)) from error
 
 
@@ -60,12 +66,55 @@ def typed(kind: type[Settings], section: DictConfig) -> Settings:
 
     Raises InputError for an unknown or missing key and for a value of the wrong type.
     """
+    missing = [str(key) for key in section if OmegaConf.is_missing(section, key)]
+    if missing:
+        raise InputError(f"{section._get_full_key(missing[0])}: give it on the command line")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(kind), section)
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         keys = ", ".join(kind.__dataclass_fields__)  # type: ignore[attr-defined]
-        raise InputError(f"{_first_line(error)} (valid keys: {keys})") from error
+        key = getattr(error, "full_key", None)
+        where = f"{key}: " if key else ""
+        raise InputError(f"{where}{_first_line(error)} (valid keys: {keys})") from error
+
+
+TEXTS = (
+    *("run_dir", "cache_dir", "runs_dir", "results_dir", "output", "archive", "folder"),
+    *("checkpoint", "data", "benchmark_data", "benchmark", "repo", "project", "title", "action"),
+)
+SWITCHES = ("debug", "dry_run", "private", "rerun", "keep_checkpoints", "best_of_n")
+NUMBERS = {
+    **{"devices": (1, 2**20), "threads": (1, 2**20), "gradient_pairs": (1, 2**20)},
+    "seed": (0, 2**32),
+}
+"""Whole numbers, from the first on and below the second."""
+NULLABLE = ("output", "benchmark_data", "best_of_n", "threads")
+
+
+def check_types(cfg: DictConfig) -> None:
+    """Raise InputError for a key of the top level whose value is of the wrong type.
+
+    The sections are typed where they are used (`typed`).
+    """
+    for key in (key for key in cfg if not OmegaConf.is_missing(cfg, key)):
+        value = cfg[key]
+        if isinstance(value, DictConfig) or (value is None and key in NULLABLE):
+            continue
+        if key in TEXTS and value == "":
+            raise InputError(f"{key} is empty: give a text")
+        if key in TEXTS and not isinstance(value, str):
+            raise InputError(f"{key}={value}: give a text (a number as one: {key}=\"'5'\")")
+        if key in SWITCHES and not isinstance(value, bool):
+            null = " or null" if key in NULLABLE else ""
+            raise InputError(f"{key}={value}: give true or false{null}")
+        if key in NUMBERS:
+            least, most = NUMBERS[key]
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole or not least <= value < most:
+                raise InputError(
+                    f"{key}={value}: must be a whole number, {least} or more, below {most}"
+                )
 
 
 def load_saved(path: Path) -> DictConfig:
@@ -124,6 +173,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
             @functools.wraps(function)
             def job(cfg: DictConfig) -> Any:
                 try:
+                    check_types(cfg)
                     return function(cfg)
                 except Exception as error:
                     # Hydra would print a line of its own; in a multirun that says which job it was.
@@ -191,8 +241,9 @@ def explain(error: Exception, name: str, overrides: Sequence[str] = ()) -> str:
     )
     if own:
         return message
-    if isinstance(error, MissingMandatoryValue):
-        return f"{_first_line(error)}: give it on the command line"
+    missing = re.search(r"[Mm]issing mandatory value: ([\w.]+)", text)
+    if missing:
+        return f"Missing mandatory value: {missing[1]}: give it on the command line"
     unknown = re.search(r"Could not override '([\w./-]+)'", text)
     if unknown:
         return _unknown_key(unknown[1], name, overrides)

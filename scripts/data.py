@@ -19,10 +19,60 @@ from rm.preferences import (
     unseen,
 )
 from rm.provenance import file_fingerprint, fingerprint_of
-from rm.sources import folder_files, local_path
+from rm.sources import folder_files, local_path, splits_of
+from scripts import config as configuration
 
 CLOSE = "Reasoning"
 """The section whose pairs are closest (paper, figure 2)."""
+
+
+@dataclass
+class GeneratedData:
+    """conf/data/generated.yaml, typed."""
+
+    name: str
+    kind: str
+    license: str
+    seed: int
+    train_pairs: int
+    validation_pairs: int
+    test_pairs: int
+    close_share: float | None
+    label_noise: float
+
+
+@dataclass
+class FilesData:
+    """conf/data/files.yaml, typed."""
+
+    name: str
+    kind: str
+    license: str
+    seed: int
+    train: str
+    validation: str | None
+    validation_share: Any  # a share or a number of pairs: split_pairs says what it may be
+    limit: int | None
+
+
+@dataclass
+class HubData:
+    """A data set on the Hub in conf/data, typed."""
+
+    name: str
+    kind: str
+    license: str
+    seed: int
+    hub: str
+    config: str | None
+    train_split: str
+    validation_split: str | None
+    validation_share: Any
+    limit: int | None
+    validation_limit: int | None
+
+
+KINDS = {"generated": GeneratedData, "files": FilesData, "hub": HubData}
 
 
 @dataclass
@@ -43,10 +93,18 @@ class TrainingData:
 
 def load_data(data: DictConfig) -> TrainingData:
     """Load what conf/data names. Raises InputError for an unknown kind or unusable input."""
-    kinds = {"generated": _generated, "files": _files, "hub": _hub}
-    if data.kind not in kinds:
-        raise InputError(f"data.kind={data.kind}: choose {', '.join(kinds)}")
-    return kinds[data.kind](data)
+    settings = check_data(data)
+    if isinstance(settings, GeneratedData):
+        return _generated(settings)
+    return _files(settings) if isinstance(settings, FilesData) else _hub(settings)
+
+
+def check_data(data: DictConfig) -> GeneratedData | FilesData | HubData:
+    """Return the typed data section. Raises InputError for a wrong kind, type or number."""
+    if data.kind not in KINDS:
+        raise InputError(f"data.kind={data.kind}: choose {', '.join(KINDS)}")
+    settings: GeneratedData | FilesData | HubData = configuration.typed(KINDS[data.kind], data)
+    return settings
 
 
 def source_fingerprint(data: DictConfig) -> str:
@@ -55,24 +113,24 @@ def source_fingerprint(data: DictConfig) -> str:
     Generated: the pairs. Files: their bytes. Hub: its name, configuration and splits (a data set
     that changes there without a new name is not noticed). Raises InputError as `load_data`.
     """
-    if data.kind == "generated":
-        made = load_data(data)
+    settings = check_data(data)
+    if isinstance(settings, GeneratedData):
+        made = _generated(settings)
         return fingerprint_of([made.fingerprint, fingerprint(made.validation)])
-    if data.kind == "files":
-        return fingerprint_of([_bytes_of(data.train), _bytes_of(data.validation)])
-    return fingerprint_of([data.get("hub"), data.get("config"), data.get("train_split")])
+    if isinstance(settings, FilesData):
+        return fingerprint_of([bytes_of(settings.train), bytes_of(settings.validation)])
+    return fingerprint_of([settings.hub, settings.config, settings.train_split])
 
 
-def _bytes_of(source: str | None) -> list[str]:
-    if source is None:
-        return []
-    path = local_path(source)
+def bytes_of(source: str | None) -> list[str]:
+    """Fingerprints of a file, or of all files of a folder; [] where there is neither."""
+    path = None if source is None else local_path(source)
     if path is None:
         return []
     return [file_fingerprint(file) for file in (folder_files(path) if path.is_dir() else [path])]
 
 
-def _generated(data: DictConfig) -> TrainingData:
+def _generated(data: GeneratedData) -> TrainingData:
     made = generate("train", data.train_pairs, data.seed, _shares(data.close_share))
     train, swapped = swap_labels([one.pair for one in made], CLOSE, data.label_noise, data.seed)
     validation = [made.pair for made in generate("validation", data.validation_pairs, data.seed)]
@@ -108,15 +166,24 @@ def swap_labels(
     return made, len(wrong)
 
 
-def _files(data: DictConfig) -> TrainingData:
+def _files(data: FilesData) -> TrainingData:
+    """Of a folder, its split train; as data.validation its split validation, where it has one."""
     train, report = load_preferences(data.train, limit=data.limit, seed=data.seed)
     if data.validation is None:
-        return _held_out(train, report, data)
-    validation, second = load_preferences(data.validation)
+        made = _held_out(train, report, data)
+        rest = [split for split in splits_of(data.train) if split != "train"]
+        if rest:
+            made.lines.append(
+                f"  not read: split {', '.join(rest)} of the folder "
+                "(data.validation=FOLDER takes a split validation)"
+            )
+        return made
+    own = "validation" if "validation" in splits_of(data.validation) else "train"
+    validation, second = load_preferences(data.validation, split=own)
     return _apart(train, report, validation, second)
 
 
-def _hub(data: DictConfig) -> TrainingData:
+def _hub(data: HubData) -> TrainingData:
     train, report = load_preferences(
         data.hub, name=data.config, split=data.train_split, limit=data.limit, seed=data.seed
     )
@@ -153,7 +220,9 @@ def _apart(
     return TrainingData(train, kept, {**facts, "validation_prompts_trained": dropped}, lines)
 
 
-def _held_out(pairs: list[PreferencePair], report: LoadReport, data: DictConfig) -> TrainingData:
+def _held_out(
+    pairs: list[PreferencePair], report: LoadReport, data: FilesData | HubData
+) -> TrainingData:
     train, validation = split_pairs(pairs, data.validation_share, data.seed)
     facts = {"train": report.as_dict(), "held_out": len(validation)}
     lines = [*report.lines(), f"  {len(validation):,} of them held out for validation"]

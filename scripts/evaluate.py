@@ -37,9 +37,16 @@ from rm.provenance import environment, file_fingerprint, fingerprint_of
 from rm.sources import local_path
 from scripts import config as configuration
 from scripts import tracking
+from scripts.data import bytes_of
 from scripts.launch import Local, start_ranks
 from scripts.lock import only_one
-from scripts.train import MODEL_FILE, check_attention, choose_attention, require_sharing
+from scripts.train import (
+    MODEL_FILE,
+    check_attention,
+    check_length,
+    choose_attention,
+    require_sharing,
+)
 
 DEFAULT_MAX_LENGTH = 2048
 OUTPUTS = ("scores.parquet", "summary.json", "table.md")
@@ -201,8 +208,9 @@ def describe_test(cfg: DictConfig) -> dict[str, Any]:
     """What a checkpoint is scored on and how: data and settings as fingerprints, benchmark."""
     data, settings = local_path(str(cfg.data)), OmegaConf.to_container(cfg.eval, resolve=True)
     assert isinstance(settings, dict)
+    found: Any = cfg.data if data is None else bytes_of(cfg.data)
     return {
-        "data": file_fingerprint(data) if data is not None and data.is_file() else cfg.data,
+        "data": found[0] if data is not None and data.is_file() else found,
         "benchmark": cfg.benchmark,
         "settings": fingerprint_of(
             {k: v for k, v in settings.items() if k not in NEUTRAL_SETTINGS}
@@ -284,6 +292,8 @@ def load_scorer(
     if slow:
         print(slow, flush=True)
     model, tokenizer = load_reward_model(checkpoint, DTYPES[dtype])
+    if chosen.max_length is not None:
+        check_length(model, chosen.max_length, "eval.max_length")
     model.to(device)
     share_prefix = decide_sharing(model, chosen)
     check_attention(chosen.attention, share_prefix, "eval")

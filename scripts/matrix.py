@@ -57,6 +57,7 @@ GRID_SEED = 1000
 
 PER_RUN = {"loss": "methods=[…]", "seed": "seeds=[…]", "run_dir": "runs_dir=FOLDER"}
 """What every run of a pipeline has of its own, and the word that says so for all of them."""
+LISTED: dict[str, Any] = {"methods": str, "seeds": int, "grid": int | float}
 EXAMPLES = {"methods": "bt,normbt", "seeds": "0,1,2", "grid": "1e-4,3e-4"}
 
 
@@ -78,6 +79,10 @@ def check_call(cfg: DictConfig, overrides: Sequence[str]) -> None:
             raise InputError(f"{name}={values}: give a list, such as {name}=[{EXAMPLES[name]}]")
         if len(set(values)) < len(values):
             raise InputError(f"{name}={values}: one is named twice")
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, LISTED[name]):
+                example = EXAMPLES[name]
+                raise InputError(f"{name}={values}: {value} does not belong, as in [{example}]")
 
 
 def refuse_words_of_one_run(overrides: Sequence[str]) -> None:

@@ -47,7 +47,7 @@ from scripts.matrix import (
     train_config,
 )
 from scripts.measure import UNTRAINED, Run
-from scripts.train import MODEL_FILE, check, scoring_settings
+from scripts.train import MODEL_FILE, backbone_of, check, scoring_settings
 
 
 def reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
@@ -122,7 +122,8 @@ def make_untrained(cfg: DictConfig, runs_dir: Path) -> Run:
     """Save the backbone with an untrained head, to score as any other checkpoint."""
     run = Run(UNTRAINED, 0, runs_dir / UNTRAINED)
     settings = check(cfg)
-    noted = {"loss": UNTRAINED, "backbone": cfg.model.name, **scoring_settings(settings)}
+    own = {"loss": UNTRAINED, "backbone": cfg.model.name, **backbone_of(cfg.model)}
+    noted = {**own, **scoring_settings(settings)}
     file = run.checkpoint / MODEL_FILE
     if file.is_file() and json.loads(file.read_text()) == noted:
         return run

@@ -47,6 +47,9 @@ def check(cfg: DictConfig) -> None:
             raise InputError(
                 f"tracking={name} needs the package {name}: pip install -r {PACKAGES[name]}"
             )
+    steps = cfg.tracking.histogram_steps
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise InputError(f"tracking.histogram_steps={steps}: must be a whole number, 0 or more")
     refuse_secrets(OmegaConf.to_yaml(cfg, resolve=True))
 
 
@@ -167,7 +170,7 @@ class WandbDetails(TrainerCallback):
     """Adds to the wandb run what transformers does not: weights and distances as histograms."""
 
     def __init__(self, trainer: PairTrainer, cfg: DictConfig) -> None:
-        self.trainer, self.every = trainer, int(cfg.tracking.histogram_steps)
+        self.trainer, self.every = trainer, cfg.tracking.histogram_steps
         self.config = OmegaConf.to_container(cfg, resolve=True)
 
     def on_train_begin(

@@ -17,13 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from rm.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
+from rm.backbones import (
+    SOURCE_FILE,
+    BackboneSettings,
+    folder_fingerprint,
+    model_folder,
+    prepare_backbone,
+)
 from rm.batches import (
     PairCollator,
     PairStream,
@@ -73,7 +80,13 @@ from rm.trunk import open_cache
 from scripts import config as configuration
 from scripts import tracking
 from scripts.card import write_card
-from scripts.data import TrainingData, load_data, require_facts, source_fingerprint
+from scripts.data import (
+    TrainingData,
+    check_data,
+    load_data,
+    require_facts,
+    source_fingerprint,
+)
 from scripts.jobs import recorded
 from scripts.launch import Launch, start_ranks
 from scripts.lock import only_one
@@ -219,7 +232,13 @@ def stale_because(cfg: DictConfig, run_dir: Path) -> list[str]:
 
 def inputs_of(cfg: DictConfig) -> dict[str, Any]:
     """What a run depends on beside its configuration."""
-    return {"training code": VERSION, "data fingerprint": source_fingerprint(cfg.data)}
+    inputs = {"training code": VERSION, "data fingerprint": source_fingerprint(cfg.data)}
+    return inputs | backbone_of(cfg.model)
+
+
+def backbone_of(model: DictConfig) -> dict[str, str]:
+    """The fingerprint of a folder of the user's own, which may change under its name; else {}."""
+    return {"backbone fingerprint": folder_fingerprint(model.path)} if model.path else {}
 
 
 def comparable(cfg: Any) -> dict[str, Any]:
@@ -249,6 +268,8 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def check(cfg: DictConfig) -> TrainingSettings:
     """Raise InputError for settings that can't work together; return the typed training section."""
     check_run(cfg)
+    check_data(cfg.data)
+    check_copy(cfg.model)
     settings = configuration.typed(TrainingSettings, cfg.training)
     check_settings(settings)
     check_batches(settings, cfg.devices)
@@ -267,16 +288,33 @@ def check(cfg: DictConfig) -> TrainingSettings:
 
 def check_run(cfg: DictConfig) -> None:
     """Raise InputError for a run's own settings that no run can have."""
-    if not cfg.run_dir:
-        raise InputError("run_dir is empty: give the run's folder")
-    for name, least, most in (("devices", 1, 2**20), ("seed", 0, 2**32), ("threads", 1, 2**20)):
-        value = cfg[name]
-        if name == "threads" and value is None:
-            continue
-        if not isinstance(value, int) or not least <= value < most:
-            raise InputError(
-                f"{name}={value}: must be a whole number, {least} or more, below {most}"
-            )
+    configuration.check_types(cfg)
+    settings = cfg.deepspeed.settings
+    if settings is not None and not isinstance(settings, DictConfig):
+        raise InputError(f"deepspeed.settings={settings}: give DeepSpeed's settings, or null")
+    if not isinstance(cfg.loss.name, str):
+        raise InputError(f"loss.name={cfg.loss.name}: give a text")
+
+
+def check_copy(model: DictConfig) -> None:
+    """Raise InputError where model.path is not a copy of the model that has the file in conf/model.
+
+    Cards and tables would call it by the wrong name, and share it under another's licence. What is
+    compared is its public configuration, where there is one in conf/architecture.
+    """
+    noted = configuration.CONF / "architecture" / f"{model.name}.yaml"
+    if not model.path or not noted.is_file():
+        return
+    content = read_json(model_folder(model.path) / "config.json")
+    unlike = [
+        f"{key} {content.get(key)}, not {value}"
+        for key, value in yaml.safe_load(noted.read_text()).items()
+        if key in content and content[key] != value
+    ]
+    if unlike:
+        raise InputError(
+            f"model.path={model.path} is no copy of {model.name} ({unlike[0]}): give model=local"
+        )
 
 
 def check_loss(cfg: DictConfig, settings: TrainingSettings) -> None:
@@ -328,6 +366,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     if "RANK" not in os.environ:  # a rank's output would repeat what the run's process said
         for line in (*data.lines, *report.lines()):
             print(line, flush=True)
+    check_length(model, settings.max_length, "training.max_length")
     choose_part(model, cfg, settings)
     if settings.share_prefix:
         require_sharing(model, "training.share_prefix")
@@ -372,6 +411,13 @@ def choose_part(model: RewardModel, cfg: DictConfig, settings: TrainingSettings)
 def distance_of(loss: DictConfig) -> PairDistance:
     """What the loss's weight goes by: its `distance`, the paper's where it names none."""
     return instantiate(loss.get("distance")) or Representation()
+
+
+def check_length(model: RewardModel, max_length: int, key: str) -> None:
+    """Raise InputError, naming the configuration's `key`, if the backbone has fewer positions."""
+    positions = getattr(model.classifier.config, "max_position_embeddings", None)
+    if positions is not None and max_length > positions:
+        raise InputError(f"{key}={max_length}: the backbone has {positions} positions: give fewer")
 
 
 def needs_every_token(loss: DictConfig) -> bool:

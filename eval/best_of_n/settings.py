@@ -95,5 +95,12 @@ class BonSettings:
             raise InputError(f"bon.golds={self.golds}: choose from {', '.join(GOLDS)}")
         if not self.proxy.methods or not self.proxy.seeds:
             raise InputError("bon.proxy.methods and bon.proxy.seeds: name at least one of each")
-        if self.proxy.pairs < 1:
-            raise InputError(f"bon.proxy.pairs={self.proxy.pairs}: must be 1 or more")
+        for name, value, least in (
+            ("proxy.pairs", self.proxy.pairs, 1),
+            ("prompts.number", self.prompts.number, 1),
+            ("gold.pairs", self.gold.pairs, 0),
+            ("resamples", self.resamples, 1),
+            *(("proxy.seeds", seed, 0) for seed in self.proxy.seeds),
+        ):
+            if value < least:
+                raise InputError(f"bon.{name}={value}: must be {least} or more")

@@ -12,6 +12,7 @@ import pytest
 from eval import judgebench, pairs
 from eval.rows import EvaluationRow
 from rm.errors import InputError
+from rm.preferences import load_preferences
 
 JUDGED = {
     "pair_id": "a",
@@ -41,6 +42,22 @@ def score(rows: list[EvaluationRow], rewards: list[float]) -> pd.DataFrame:
         }
         for row, reward in zip(rows, rewards, strict=True)
     )
+
+
+# --- Transcripts -------------------------------------------------------------------------------
+
+
+def test_a_transcript_is_read_as_in_training(tmp_path: Path) -> None:
+    start = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:"
+    row = {"prompt": start, "chosen": "yes", "rejected": start + " no", "category": "x"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    (made,) = pairs.load(str(tmp_path / "rows.jsonl"))
+    (trained,), _ = load_preferences(tmp_path / "rows.jsonl")
+    assert made.prompt == trained.prompt and len(made.prompt) == 3
+    assert (made.chosen, made.rejected) == (trained.chosen, trained.rejected) == ("yes", "no")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row | {"prompt": "else"}) + "\n")
+    with pytest.raises(InputError, match="rejected is a transcript that does not begin as"):
+        pairs.load(str(tmp_path / "rows.jsonl"))
 
 
 # --- JudgeBench -------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from rm.preferences import (
     write_pairs,
 )
 from rm.schemas import SCHEMAS, detect_schema
-from rm.sources import DropRow, Reason
+from rm.sources import DropRow, Reason, splits_of
 
 
 def user(text: str) -> dict[str, str]:
@@ -135,6 +136,11 @@ def test_hh_rlhf_transcripts_become_messages() -> None:
     assert (implicit.chosen, implicit.rejected) == ("4", "5")
     row = {"prompt": start, "chosen": "4", "rejected": "5"}
     assert parse_row(row, "explicit_prompt") == implicit
+    repeated = {"prompt": start, "chosen": start + " 4", "rejected": start + " 5"}
+    assert parse_row(repeated, "explicit_prompt") == implicit
+    other = repeated | {"chosen": "\n\nHuman: Bye\n\nAssistant: 4"}
+    with pytest.raises(DropRow, match="chosen is a transcript that does not begin as the prompt"):
+        parse_row(other, "explicit_prompt")
 
 
 def test_texts_are_kept_to_the_character() -> None:
@@ -392,6 +398,33 @@ def test_a_folder_in_the_hubs_layout(tmp_path: Path) -> None:
         assert report.source == f"{folder} ({split})"
     with pytest.raises(InputError, match=r"gives no split 'test'.*check folder and split"):
         load_preferences(folder, split="test")
+    assert splits_of(folder) == ["train", "validation"]
+    assert splits_of(folder / "data" / "train-00000-of-00001.jsonl") == []
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize(
+    ("names", "left"),
+    [
+        (["a.jsonl", "c.jsonl", "b.parquet"], "b.parquet"),
+        (["train.jsonl", "extra.jsonl", "more.jsonl"], "extra.jsonl and 1 more"),
+        (["train/x.jsonl", "b/y.jsonl"], "y.jsonl"),
+    ],
+)
+def test_files_of_a_folder_that_would_not_be_read_are_an_error(
+    tmp_path: Path, names: list[str], left: str
+) -> None:
+    for number, name in enumerate(names):
+        made = [pair(number)]
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".parquet":
+            pd.DataFrame([{"prompt": "p", "chosen": "a", "rejected": "b"}]).to_parquet(path)
+        else:
+            write_pairs(made, path)
+    (tmp_path / "set" / "dataset_infos.json").write_text("{}")
+    with pytest.raises(InputError, match=f"{re.escape(left)} would not be read"):
+        load_preferences(tmp_path / "set")
 
 
 @pytest.mark.usefixtures("own_cache")

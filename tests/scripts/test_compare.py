@@ -98,6 +98,16 @@ def test_the_same_evaluation_twice_differs_in_nothing(tmp_path: Path) -> None:
     assert (table[["p_mcnemar", "p_cluster", "p_holm"]] == 1).all(axis=None)
 
 
+def test_unlike_scoring_is_said(tmp_path: Path) -> None:
+    a, b = (write(tmp_path / name, scored(draw(0.6, 0))) for name in "ab")
+    for folder, length in ((a, 384), (b, 40)):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["scoring"] = {"max_length": length, "compute_dtype": "float32"}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    text, _ = run(tmp_path, a, b)
+    assert "- scored with unlike max_length: 384, 40\n" in text and "compute_dtype" not in text
+
+
 def test_partial_sections_are_marked(tmp_path: Path) -> None:
     scores = scored(draw(0.5, 0)).assign(subset="hep-go", section="Reasoning")
     a = write(tmp_path / "a", scores, "rewardbench")

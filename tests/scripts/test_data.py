@@ -46,6 +46,19 @@ def test_a_share_that_is_none_is_refused(word: str) -> None:
         load(word)
 
 
+def test_a_folders_validation_split_is_taken_where_it_is_asked_for_and_named_where_not(
+    tmp_path: Path,
+) -> None:
+    files(tmp_path, ["When?", "Where?"])
+    words = ["profile=smoke", "data=files", f"data.train={tmp_path}"]
+    data = load_data(compose_config("train", [*words, f"data.validation={tmp_path}"]).data)
+    assert [pair.prompt[-1]["content"] for pair in data.train] == ["Why?", "How?"]
+    assert [pair.prompt[-1]["content"] for pair in data.validation] == ["When?", "Where?"]
+    data = load_data(compose_config("train", [*words, "data.validation_share=1"]).data)
+    assert len(data.train) == len(data.validation) == 1
+    assert data.lines[-1].startswith("  not read: split validation of the folder")
+
+
 def files(tmp_path: Path, validation: list[str]) -> DictConfig:
     for name, prompts in (("train", ["Why?", "How?"]), ("validation", validation)):
         rows = [{"prompt": prompt, "chosen": "a", "rejected": "b"} for prompt in prompts]

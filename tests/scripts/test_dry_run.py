@@ -128,7 +128,8 @@ def test_paper_experiments_on_local_copies(
     make = unified_feedback if "unified" in experiment else skywork
     source, kind = make(tmp_path / "copy", 400), experiment.split("_")[0]
     words = ["profile=paper", "benchmark=rewardbench", f"experiment={experiment}", "seeds=[0]"]
-    words += [f"data.hub={source}", f"model.path={backbone_folders[kind]}", "devices=8"]
+    words += [f"data.hub={source}", "devices=8"]
+    words += ["model=local", f"model.path={backbone_folders[kind]}"]
     words += [f"bon.policy.path={backbone_folders['gemma']}"]
     found = made(tmp_path, *words, "bon.prompts.number=4")
     (data,) = [one for one in found if one.name == "data"]

@@ -232,6 +232,12 @@ def test_finished_work_is_not_repeated_until_an_input_changes(
     many_pairs(data, 6)
     score(*words, "eval.max_length=16", model=own)
     assert "already scored" not in capsys.readouterr().out
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for pairs, twice in ((5, False), (5, True), (6, False)):  # the folder keeps its name
+        many_pairs(folder / "test.jsonl", pairs)
+        score("benchmark=pairs", f"data={folder}", "eval.max_length=16", model=own)
+        assert ("already scored" in capsys.readouterr().out) is twice
 
 
 @pytest.mark.parametrize("name", ["scores.parquet", "summary.json", "manifest.json"])

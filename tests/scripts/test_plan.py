@@ -123,7 +123,7 @@ def test_local_copies_are_counted(
     monkeypatch.setattr("scripts.architecture._snapshot", lambda hub: None)
     make = unified_feedback if "unified" in experiment else skywork
     source, kind = make(tmp_path / "copy", 400), experiment.split("_")[0]
-    own = [f"data.hub={source}", f"model.path={backbone_folders[kind]}"]
+    own = [f"data.hub={source}", "model=local", f"model.path={backbone_folders[kind]}"]
     plan, _ = planned(tmp_path, *paper(experiment), *own)
     usable = 360 if "unified" in experiment else 400
     assert f"400 rows, {usable} usable" in plan.facts["Pairs"]

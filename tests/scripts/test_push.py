@@ -50,6 +50,9 @@ def test_scores_come_from_the_evaluation(run_dir: Path) -> None:
     (run_dir / "evaluation/summary.json").write_text(json.dumps(summary))
     text = card(run_dir)
     assert "| Chat | Reasoning | Average |" in text and "| 50.0 | 62.5 | 56.2 |" in text
+    summary |= {"sections": {"Chat": 0.5, "Math": None}, "average": None, "partial": True}
+    (run_dir / "evaluation/summary.json").write_text(json.dumps(summary))
+    assert "\n| 50.0 | — | — |\n" in card(run_dir)
 
 
 def test_a_damaged_checkpoint_is_not_shared(run_dir: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
 from rm import losses
@@ -320,7 +321,31 @@ def test_folder_of_another_configuration_is_refused(train_smoke: Train) -> None:
         (["training.compute_dtype=float64"], "compute_dtype: choose one of float32, bfloat16"),
         (["training.part=lora"], "needs exactly alpha, dropout, r, target_modules"),
         ([*LORA, "+training.lora.target_modules=[nowhere]"], "nowhere"),
-        ([*LORA, "+training.lora.target_modules=[q_proj]", "training.lora.r=0"], "r"),
+        (["training.optimizer=adamw_bnb_8bit"], "optimizer=adamw_bnb_8bit: choose one of"),
+        (["training.schedule=polynomial", "training.learning_rate=1e-8"], "must start above"),
+        (["training.max_length=4096"], "max_length=4096: the backbone has 2048 positions"),
+        (["data.seed=null"], "seed: .*None"),
+        (["data.train_pairs=abc"], "train_pairs: .*Integer"),
+        (["data.close_share=abc"], "close_share: .*Float"),
+        (["data=files", "data.train=[a,b]"], "train: .*string"),
+        (["data=files", "data.train=a", "data.limit=true"], "limit: .*Integer"),
+        (["deepspeed.settings=abc"], "settings=abc: give DeepSpeed's settings"),
+        (["loss.name=null"], "loss.name=None: give a text"),
+        (["run_dir=5"], "run_dir=5: give a text"),
+        (["cache_dir=null"], "cache_dir=None: give a text"),
+        (["tracking.histogram_steps=abc"], "histogram_steps=abc: must be a whole number"),
+        *(
+            ([*LORA, "+training.lora.target_modules=[q_proj]", f"training.lora.{word}"], message)
+            for word, message in (
+                ("r=0", "r=0: must be a whole number"),
+                ("r=1.5", "r=1.5: must be a whole number"),
+                ("alpha=abc", "alpha=abc: must be a number above zero"),
+                ("dropout=1", "dropout=1: must be a share"),
+                ("target_modules=all-linear", "target_modules=all-linear: must be a list"),
+                ("target_modules=[5]", r"target_modules=\[5\]: must be a list of module names"),
+                ("target_modules=[q_proj,nope]", "has no nope; its linear modules are down_proj"),
+            )
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(
@@ -335,6 +360,24 @@ def test_a_start_that_failed_does_not_claim_the_folder(train_smoke: Train, tmp_p
     with pytest.raises(InputError, match="nowhere"):
         train_smoke("data=files", "data.train=nowhere.jsonl", run_dir=tmp_path / "run")
     train_smoke("data.train_pairs=16", run_dir=tmp_path / "run")
+
+
+def test_a_backbone_of_ones_own_is_named_by_its_folder_and_noticed_when_it_changes(
+    train_smoke: Train, backbone_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    mine = Path(shutil.copytree(backbone_folders["llama"], tmp_path / "my-model"))
+    with pytest.raises(InputError, match=r"no copy of smollm2-135m-instruct .*give model=local"):
+        train_smoke("model=smollm2-135m-instruct", f"model.path={mine}")
+    words = ["model=local", f"model.path={mine}", "data.train_pairs=16"]
+    run = train_smoke(*words, run_dir=tmp_path / "run")
+    card = (run / "checkpoint" / "README.md").read_text()
+    assert "on my-model" in card and "licence: yours" in card and "SmolLM2" not in card
+    train_smoke(*words, run_dir=tmp_path / "run")
+    weights = load_file(mine / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, mine / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"other settings \(backbone fingerprint: "):
+        train_smoke(*words, run_dir=tmp_path / "run")
 
 
 def test_a_folder_of_other_files_is_left_alone(train_smoke: Train, tmp_path: Path) -> None:
