@@ -31,6 +31,8 @@ from analysis.style import (
     styled,
 )
 from analysis.tables import one_row_each, read_tidy, require, write_table
+from eval.best_of_n.curves import ORACLE, POOLED, RANDOM
+from eval.best_of_n.selection import kl as kl_of
 from rm.errors import InputError
 from rm.files import read_json
 
@@ -39,9 +41,6 @@ COLUMNS: Final = [
     *(*KEYS, "kl", "proxy", "gold", "gold_low", "gold_high"),
     *("gain", "gain_low", "gain_high", "prompts", "samples", "seeds"),
 ]
-ORACLE: Final = "oracle"
-RANDOM: Final = "random"
-POOLED: Final = "all"
 SHOWN: Final = (4, 16, 64, 405)
 GOLDS: Final = {"verifier": "verified by code", "reward_model": "gold reward model"}
 GAIN_COLOURS: Final = {"bt": BLUE, "bt_margin": PURPLE, "bt_label_smoothing": GREEN}
@@ -61,8 +60,7 @@ def collect(data: Path) -> pd.DataFrame:
     """
     path = data / "best_of_n.csv"
     frame = one_row_each(read_tidy(path, COLUMNS), KEYS, str(path))
-    n = frame["n"].to_numpy(float)
-    if not np.allclose(frame["kl"], np.log(n) - (n - 1) / n, atol=1e-3):
+    if not np.allclose(frame["kl"], kl_of(frame["n"].to_numpy()), atol=1e-3):
         raise InputError(f"{path}: kl is not ln n − (n − 1)/n (nats) in every row: write it anew")
     pooled = frame[frame["seed"].astype(str) == POOLED]
     pooled = require(pooled, COLUMNS, f"{path} (rows with seed = all)").sort_values(KEYS)
@@ -218,7 +216,7 @@ def mark_n(axes: Axes, samples: int) -> None:
     """Mark n = 4, 16, … on the KL axis."""
     axes.grid(axis="x", visible=False)
     for n in [n for n in SHOWN if n <= samples]:
-        kl = np.log(n) - (n - 1) / n
+        kl = float(kl_of(n))
         axes.axvline(kl, color="#c8c8c8", linestyle=":", linewidth=0.6, zorder=0)
         axes.annotate(
             f"{n}",

@@ -45,7 +45,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """A table's heading, column names, rows of text cells and which columns hold numbers."""
+    """A table's heading, column names, and rows of text cells."""
 
     name: str
     caption: str

@@ -146,7 +146,6 @@ def write_table(
     In Markdown and LaTeX only: `headers` renames columns, `labels` rewrites a column's words
     (method keys into the paper's names) and `digits` rounds.
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
     words = {name: frame[name].map(rewrite) for name, rewrite in (labels or {}).items()}
     shown = display(frame.assign(**words), digits).rename(
         columns=lambda name: header(name, headers)

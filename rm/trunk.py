@@ -313,11 +313,10 @@ def _progress(rows: Sequence[Row], label: str) -> Any:
 
 
 def batches_by_tokens(rows: Sequence[Row], tokens: int) -> Iterable[list[Row]]:
-    """Cut rows, sorted by length, into batches of at most `tokens` padded tokens."""
+    """Cut rows, shortest first, into batches of at most `tokens` padded tokens."""
     batch: list[Row] = []
     for row in rows:
-        longest = max([len(row), *(len(other) for other in batch[-1:])])
-        if batch and longest * (len(batch) + 1) > tokens:
+        if batch and len(row) * (len(batch) + 1) > tokens:
             yield batch
             batch = []
         batch.append(row)

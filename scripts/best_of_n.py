@@ -105,8 +105,7 @@ def compute(cfg: DictConfig, overrides: Sequence[str]) -> Path:
         refuse_words_of_one_run(overrides)
         kept = proxy_words(overrides)
         for method in bon.proxy.methods:
-            own = [*bon.proxy.overrides, f"loss={method}", "run_dir=.", "data=files"]
-            check(compose_run(kept, own))
+            check(outline(kept, [*bon.proxy.overrides, f"loss={method}"]))
         material = find_material(cfg, bon)
         sampled = sample(cfg, bon, material.prompts)
         print(marks_line(marks(sampled)), flush=True)
@@ -159,6 +158,22 @@ def settings_of(cfg: DictConfig) -> BonSettings:
 def compose_run(kept: Sequence[str], own: Sequence[str]) -> DictConfig:
     """Compose the configuration of one training run: the command line's words, then its own."""
     return configuration.compose_config("train", [*kept, *own])
+
+
+def outline(kept: Sequence[str], own: Sequence[str]) -> DictConfig:
+    """Compose a training run whose pairs are not made yet, to be checked or planned."""
+    return compose_run(kept, [*own, "run_dir=.", "data=files", "data.train=."])
+
+
+def policy_model(cfg: DictConfig, bon: BonSettings) -> DictConfig:
+    """The model section of what answers the prompts: bon.policy.path, .model, or the profile's."""
+    model = cfg.model
+    if bon.policy.model is not None:
+        model = configuration.compose_config("train", [f"model={bon.policy.model}"]).model
+    if bon.policy.path is not None:
+        model = model.copy()
+        model.name, model.path = "policy", bon.policy.path
+    return model
 
 
 # --- Prompts and pairs ---------------------------------------------------------------------------
@@ -286,13 +301,8 @@ def open_sampler(bon: BonSettings, folder: Path, engine: str) -> Sampler:
 
 
 def policy_folder(cfg: DictConfig, bon: BonSettings) -> Path:
-    """Return the local folder of the policy: bon.policy.path, .model, or the profile's backbone."""
-    settings = cfg.model
-    if bon.policy.model is not None:
-        settings = configuration.compose_config("train", [f"model={bon.policy.model}"]).model
-    settings = configuration.typed(BackboneSettings, settings)
-    if bon.policy.path is not None:
-        settings = BackboneSettings("policy", "yours", path=bon.policy.path)
+    """Return the local folder of the policy, fetched or built first where it is not there."""
+    settings = configuration.typed(BackboneSettings, policy_model(cfg, bon))
     return prepare_backbone(settings, Path(cfg.cache_dir) / "backbones")
 
 

@@ -19,8 +19,8 @@ from omegaconf import DictConfig
 from rm.errors import InputError
 from rm.files import atomic_write_text
 from scripts import config as configuration
+from scripts.push import REPO
 
-PROJECT = r"[\w.-]+/[\w.-]+"
 STEP = "train/global_step"
 KINDS = ("training", "evaluation")
 
@@ -30,7 +30,7 @@ def build(cfg: DictConfig) -> tuple[Any, Any]:
 
     Raises InputError for a malformed project and where wandb-workspaces is not installed.
     """
-    if not re.fullmatch(PROJECT, str(cfg.project)):
+    if not re.fullmatch(REPO, str(cfg.project)):
         raise InputError(f"project={cfg.project}: give OWNER/NAME")
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise InputError(

@@ -252,7 +252,7 @@ def data(run: DryRun, composed: Sequence[DictConfig]) -> str:
             f"{found.origin}; the tokenizer of {cfg.model.name} is not on this machine: give "
             "model.path=FOLDER to have a sample tokenised"
         )
-    _, report, _ = tokenized(found.taken, folder, settings.max_length, drop=True)
+    _, report, _ = tokenized(found.taken, folder, settings, drop=True)
     return f"{found.origin}; of a sample {'; '.join(report.lines())}"
 
 

@@ -323,6 +323,7 @@ def own_settings(folder: Path) -> dict[str, Any]:
     another type than ours.
     """
     path, kinds = folder / MODEL_FILE, {"compute_dtype": str, "max_length": int, "top_layers": int}
+    kinds["parse_special_text"] = bool
     if not path.is_file():
         return {}
     try:

@@ -35,7 +35,6 @@ from scripts.launch import ROOT
 
 JOBS = "jobs"
 DONE, FAILED, RUNNING, INTERRUPTED = "done", "failed", "running", "interrupted"
-FACTS = ["status", "seconds", "accuracy", "pairs"]
 
 
 @contextlib.contextmanager
@@ -106,7 +105,7 @@ def table(jobs: Sequence[dict[str, Any]]) -> pd.DataFrame:
     rows = [
         {
             **{name: one.get(name, "") for name in varied or names},
-            **{name: job.get(name) for name in FACTS},
+            **{name: job.get(name) for name in sweep_jobs.RESULTS},
             **job["results"],
             "error": job["error"],
         }

@@ -48,8 +48,8 @@ from scripts.architecture import (
     meta_model,
     scoring_model,
 )
-from scripts.best_of_n import compose_run, proxy_words, settings_of
-from scripts.evaluate import BENCHMARKS
+from scripts.best_of_n import outline, policy_model, proxy_words, settings_of
+from scripts.evaluate import BENCHMARKS, DEFAULT_MAX_LENGTH
 from scripts.matrix import check_benchmark, kept_words, run_configs
 from scripts.reproduce import best_of_n_left_out
 from scripts.sample import Lengths, Pairs, find_lengths, find_pairs, upper_bound
@@ -318,19 +318,7 @@ def proxy_config(material: Material, bon: BonSettings) -> DictConfig:
 
 def bon_config(words: Sequence[str], own: Sequence[str]) -> DictConfig:
     """Compose one training run of Best-of-N: the command line's words, then its own."""
-    kept = proxy_words(kept_words(words))
-    return compose_run(kept, [*own, "run_dir=.", "data=files", "data.train=."])
-
-
-def policy_model(cfg: DictConfig, bon: BonSettings) -> DictConfig:
-    """The model section of what answers the prompts, as scripts.best_of_n takes it."""
-    model = cfg.model
-    if bon.policy.model is not None:
-        model = configuration.compose_config("train", [f"model={bon.policy.model}"]).model
-    if bon.policy.path is not None:
-        model = model.copy()
-        model.name, model.path = "policy", bon.policy.path
-    return model
+    return outline(proxy_words(kept_words(words)), own)
 
 
 def sampling_stage(material: Material, bon: BonSettings) -> Stage:
@@ -369,7 +357,8 @@ def gold_stages(material: Material, bon: BonSettings) -> list[Stage]:
     else:
         found = architecture_of_checkpoint(bon.gold.checkpoint)
         decoder = decoder_of(scoring_model(found, "bfloat16"))
-        length = material.cfg.eval.max_length or min(2048, found.config.max_position_embeddings)
+        positions = getattr(found.config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
+        length = material.cfg.eval.max_length or min(DEFAULT_MAX_LENGTH, positions)
     relabelled = proxy_pairs(material, bon)
     load = samples_load(material, bon, length) + material.lengths.scoring * relabelled
     rows = samples(bon) + 2 * relabelled

@@ -14,12 +14,12 @@ from omegaconf import DictConfig
 
 from rm.errors import InputError
 from rm.files import read_json
+from rm.untrusted import PICKLES
 from scripts import config as configuration
 from scripts.card import write_card
 from scripts.train import require_records
 
 REPO = r"[\w.-]+/[\w.-]+"
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 def push(cfg: DictConfig) -> list[Path]:

@@ -92,11 +92,12 @@ def _by_name(data: DictConfig, plan: DictConfig) -> Pairs:
 
 
 def tokenized(
-    pairs: Sequence[PreferencePair], folder: Path, max_length: int, *, drop: bool
+    pairs: Sequence[PreferencePair], folder: Path, settings: TrainingSettings, *, drop: bool
 ) -> tuple[list[TokenPair], TokenReport, ChatTemplate]:
     """Tokenise pairs with the tokenizer in `folder`. Raises InputError as `tokenize_pairs`."""
-    template = ChatTemplate(load(AutoTokenizer, folder))
-    return (*tokenize_pairs(pairs, template, max_length, drop=drop), template)
+    tokenizer = load(AutoTokenizer, folder)
+    template = ChatTemplate(tokenizer, parse_special_text=settings.parse_special_text)
+    return (*tokenize_pairs(pairs, template, settings.max_length, drop=drop), template)
 
 
 def find_lengths(
@@ -114,7 +115,7 @@ def find_lengths(
     if not pairs or folder is None:
         missing = "pairs" if not pairs else "tokenizer"
         return upper_bound(settings.max_length, f"no {missing} on this machine")
-    made, report, template = tokenized(pairs, folder, settings.max_length, drop=drop)
+    made, report, template = tokenized(pairs, folder, settings, drop=drop)
     batch = min(settings.global_batch, len(made))
     order = training_order(made, epochs=1, global_batch=batch, seed=0)
     batches = batches_of(replace(settings, global_batch=batch), made, order, devices=1)

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: no network, two threads, and the real data where it is present."""
+"""Fixtures shared by all tests: no network, one thread, and the real data where it is present."""
 
 from __future__ import annotations
 

@@ -24,7 +24,6 @@ from eval.scoring import Scorer, score_pairs
 from rm.generated import generate
 from rm.models import DTYPES, load_reward_model
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 MAX_LENGTH = 2048
 
 

@@ -18,7 +18,6 @@ from eval.scoring import Scorer, fill_rank, score_items, score_pairs
 from rm.errors import InputError
 from rm.models import DTYPES, load_reward_model
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 MakeScorer = Callable[..., Scorer]
 
 
