@@ -134,6 +134,21 @@ def test_measures_of_gradients(tmp_path: Path) -> None:
         claims.median_ratio(tmp_path, "distance", "Chat", "smallest")
 
 
+def test_smallest_is_the_smallest_sections_median_and_rest_that_of_all_others(
+    tmp_path: Path,
+) -> None:
+    frame = gradients(60)
+    frame["section"] = np.array(["Reasoning", "Safety", "Chat"])[np.arange(60) % 3]
+    frame["distance"] = np.array([2.0, 8.0, 4.0])[np.arange(60) % 3]
+    frame.to_csv(tmp_path / "gradients.csv", index=False)
+    for against, other in (("smallest", 4.0), ("rest", 6.0)):  # 20 of 4, 20 of 8: half-way
+        found = claims.median_ratio(tmp_path, "distance", "Reasoning", against)
+        assert found.value == 2.0 / other and found.pairs == 20
+    frame.assign(section="Reasoning").to_csv(tmp_path / "gradients.csv", index=False)
+    with pytest.raises(InputError, match="and of another section"):
+        claims.median_ratio(tmp_path, "distance", "Reasoning", "smallest")
+
+
 def test_a_weight_that_over_corrects_is_no_drop(tmp_path: Path) -> None:
     """BT's update grows with the distance, NormBT's falls with it as closely: nothing is gained."""
     over = gradients().assign(weight=lambda f: (20 - f["distance"]) / f["distance"])

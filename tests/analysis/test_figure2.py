@@ -110,11 +110,3 @@ def test_collect_checks_its_file(tmp_path: Path) -> None:
         figure2.collect(tmp_path)
     with pytest.raises(InputError, match="no rows"):
         figure2.draw(frame.head(0))
-
-
-def test_drawing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    runs = [
-        style.write_figure(figure2.draw(gradients(ALL), note="n"), tmp_path / name)
-        for name in ("a", "b")
-    ]
-    assert [p.read_bytes() for p in runs[0]] == [p.read_bytes() for p in runs[1]]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import figure3, style
+from analysis import figure3
 from rm.errors import InputError
 
 
@@ -111,9 +111,3 @@ def test_extreme_inputs_draw_or_say_why(tmp_path: Path) -> None:
     assert "Too few pairs" in figure3.draw(frame.head(1)).get_suptitle()
     same = figure3.draw(frame.assign(distance=0.0))  # no spread, no slope
     assert "Too few pairs" in same.get_suptitle()
-
-
-def test_drawing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    frame = collected(tmp_path, gradients(seeds=2))
-    runs = [style.write_figure(figure3.draw(frame), tmp_path / name) for name in ("a", "b")]
-    assert [p.read_bytes() for p in runs[0]] == [p.read_bytes() for p in runs[1]]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import figure5, style
+from analysis import figure5
 from eval.best_of_n import curves
 from rm.errors import InputError
 
@@ -132,9 +132,3 @@ def test_tables_show_n_with_intervals_and_differences(data: Path, tmp_path: Path
     assert (gains["gain_16_low"] > 0).all()
     falls = pd.read_csv(tmp_path / "best_of_n_overoptimisation.csv")
     assert len(falls) == 2 * len(METHODS) and not falls["overoptimised"].any()
-
-
-def test_drawing_twice_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
-    frame = figure5.collect(data)
-    runs = [style.write_figure(figure5.draw(frame), tmp_path / name) for name in ("a", "b")]
-    assert [p.read_bytes() for p in runs[0]] == [p.read_bytes() for p in runs[1]]

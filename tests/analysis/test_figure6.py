@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import figure2, figure6, style
+from analysis import figure2, figure6
 from rm.errors import InputError
 
 
@@ -42,6 +42,10 @@ def test_relation_is_scipys_within_a_seed_and_the_mean_over_seeds() -> None:
     assert found["spearman"] == pytest.approx(np.mean([stats.spearmanr(p[X], p[Y])[0] for p in by]))
     assert found["slope"] == pytest.approx(np.mean([stats.linregress(p[X], p[Y])[0] for p in by]))
     assert (found["pairs"], found["seeds"]) == (40, 3)
+
+
+def test_the_heads_share_is_of_the_squared_gradient_distance() -> None:
+    assert figure6.head_shares(gradients(noise=0)).endswith(f"{1 / 9:.0%}")  # 3 times the distance
 
 
 def test_interval_agrees_with_fishers_for_normal_data() -> None:
@@ -108,9 +112,3 @@ def test_extreme_inputs_draw_or_say_why() -> None:
     assert "undefined" in figure6.draw(gradients().head(1)).get_suptitle()
     one = figure6.draw(gradients().query("section == 'Chat'"))
     assert len(one.axes) == 2
-
-
-def test_drawing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    frame = gradients()
-    runs = [style.write_figure(figure6.draw(frame), tmp_path / name) for name in ("a", "b")]
-    assert [p.read_bytes() for p in runs[0]] == [p.read_bytes() for p in runs[1]]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import figure7, style
+from analysis import figure7
 from rm.errors import InputError
 
 
@@ -99,9 +99,3 @@ def test_extreme_inputs_draw_or_say_why(tmp_path: Path) -> None:
         figure7.draw(metrics()[["method", "seed", "step"]])
     figure = figure7.draw(collected(tmp_path, metrics(steps=1, seeds=1, methods=("bt",))))
     assert "BT 1 seed; 1 optimiser step." in figure.get_supxlabel()
-
-
-def test_drawing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    frame = collected(tmp_path, metrics())
-    runs = [style.write_figure(figure7.draw(frame), tmp_path / name) for name in ("a", "b")]
-    assert [p.read_bytes() for p in runs[0]] == [p.read_bytes() for p in runs[1]]

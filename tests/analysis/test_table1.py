@@ -86,6 +86,16 @@ def test_paired_differences(tmp_path: Path) -> None:
     assert 0 < row["reasoning_low"] < 40 < row["reasoning_high"]
 
 
+def test_every_method_has_the_base_that_the_caption_says(tmp_path: Path) -> None:
+    methods = ["bt", "bt_margin", "normbt", "normbt_margin", "normbt_cosine", "clip"]
+    frame = collected(tmp_path, scores({key: {} for key in [*methods, "mlp", "normbt_mlp"]}))
+    found = table1.differences(frame, resamples=10)
+    assert dict(found[["method", "minus"]].values.tolist()) == {
+        **{"normbt": "bt", "normbt_margin": "bt_margin", "normbt_cosine": "bt"},
+        **{"clip": "bt", "mlp": "bt", "normbt_mlp": "mlp"},
+    }
+
+
 def test_differences_are_taken_pair_by_pair_not_between_averages(tmp_path: Path) -> None:
     """The same accuracy on other pairs: no difference, but an interval that is not a point."""
     frame = scores({"bt": {"Chat": 5}, "normbt": {"Chat": 5}})

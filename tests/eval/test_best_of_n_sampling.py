@@ -60,6 +60,9 @@ def test_a_line_cut_by_a_kill_is_sampled_again(tmp_path: Path) -> None:
     assert list(read_samples(path).values()) == whole[:1]
     again = sample_all([prompt("a"), prompt("b")], lambda: answering("x", calls), path)
     assert again == whole and calls == ["b"] and path.read_text() == text
+    path.write_text(text.replace("x", "y", 1))
+    with pytest.raises(InputError, match="line 1 is not a prompt with its responses"):
+        read_samples(path)
     path.write_text("{}\n" + text)
     with pytest.raises(InputError, match="line 1 is not a prompt with its responses"):
         read_samples(path)

@@ -156,6 +156,13 @@ def test_overoptimisation_is_found_where_gold_falls_and_not_in_noise() -> None:
     assert not curves_.overoptimisation(blind, 300).iloc[0]["overoptimised"]
 
 
+def test_a_half_of_the_prompts_is_judged_at_the_other_halfs_peak() -> None:
+    gold = np.array([[[0.0, 5.0, 1.0], [0.0, 1.0, 4.0]]])  # peaks at n = 2 and n = 3
+    curve = curves_.Curves((0,), np.zeros_like(gold), gold)
+    row = curves_.overoptimisation({"bt": curve}, 50).iloc[0]
+    assert row["drop"] == np.mean([1.0 - 1.0, 1.0 - 4.0])  # at its own peak each would fall by 2
+
+
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, 3), st.floats(-1e6, 1e6)), min_size=4, max_size=4),

@@ -118,6 +118,10 @@ def test_head_and_pooled_state_are_float32_under_bfloat16(backbone: Path) -> Non
     expected = (output.hidden.double() @ model.score.weight.double().T).squeeze(-1)
     assert torch.allclose(output.rewards.double(), expected, rtol=1e-5)
     assert model.backbone.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    for kept in (model.backbone.embed_tokens, model.backbone.layers[0].input_layernorm):
+        assert kept.weight.dtype == torch.float32  # the residual stream, to which layers add
+        assert kept.weight.equal(kept.weight.bfloat16().float())
+    assert model.state_dtype == torch.float32
     assert model.backbone.layers[-1].mlp.up_proj.weight.dtype == torch.float32
 
 

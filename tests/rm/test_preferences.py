@@ -403,6 +403,16 @@ def test_a_folder_in_the_hubs_layout(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("own_cache")
+def test_a_card_may_choose_files_of_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    for name, answer in (("ours", "4"), ("theirs", "four")):
+        write_pairs([pair(1, chosen=answer)], folder / f"{name}.jsonl")
+    configs = "configs: [{config_name: default, data_files: ours.jsonl}]"
+    (folder / "README.md").write_text(f"---\n{configs}\n---\n")
+    assert load_preferences(folder)[0] == [pair(1, chosen="4")]
+
+
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize(
     ("names", "left"),
     [

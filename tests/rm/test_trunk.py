@@ -119,12 +119,26 @@ def test_damaged_cache_is_computed_again(model: RewardModel, tmp_path: Path, dam
     assert open_cache(model, 1, ROWS, tmp_path).states(ROWS[3]).equal(expected)
 
 
+def test_a_changed_byte_of_the_states_is_noticed_where_it_is_read(
+    model: RewardModel, tmp_path: Path
+) -> None:
+    cache = open_cache(model, 1, ROWS, tmp_path)
+    content = bytearray(cache.path.read_bytes())
+    content[-1] ^= 1
+    cache.path.write_bytes(content)
+    again = open_cache(model, 1, ROWS, tmp_path)
+    with pytest.raises(InputError, match="is damaged: delete it"):
+        for row in ROWS:
+            again.states(row)
+
+
 MANY = [(1, 5, *range(2, 3 + n), 7 + n % 3) for n in range(12)]
 
 
+@pytest.mark.parametrize("damaged", [False, True])
 @pytest.mark.parametrize("share", [False, True])
 def test_an_interrupted_computation_goes_on_to_the_same_bytes(
-    model: RewardModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: bool
+    model: RewardModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: bool, damaged: bool
 ) -> None:
     whole = open_cache(model, 1, MANY, tmp_path / "whole", tokens_per_batch=12, share=share)
     original, calls = trunk._states, []
@@ -141,9 +155,17 @@ def test_an_interrupted_computation_goes_on_to_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         open_cache(model, 1, MANY, folder, tokens_per_batch=12, share=share)
     assert not list(folder.glob("*.bin")) and not list(folder.glob("*.json"))
+    if damaged:  # nothing that a killed computation left is used
+        (partial,) = folder.glob("*.partial")
+        content = bytearray(partial.read_bytes())
+        content[0] ^= 1
+        partial.write_bytes(content)
+        calls.clear()
+        monkeypatch.setattr(trunk, "_states", original)
     resumed = open_cache(model, 1, MANY, folder, tokens_per_batch=12, share=share)
-    assert calls[2] == calls[3]  # the batch that was interrupted comes again, none before it
-    assert len(set(map(tuple, calls))) == len(calls) - 1
+    if not damaged:
+        assert calls[2] == calls[3]  # the batch that was interrupted comes again, none before it
+        assert len(set(map(tuple, calls))) == len(calls) - 1
     assert resumed.path.read_bytes() == whole.path.read_bytes()
     assert not list(folder.glob("*.partial")) and not list(folder.glob("*.progress"))
 

@@ -108,6 +108,9 @@ def test_one_gold_from_a_checkpoint_of_ones_own(
     [
         (["gold=human"], "gold=human: choose verifier, reward_model, both"),
         (["bon.golds=[]"], "choose from verifier, reward_model"),
+        (["bon.resamples=0"], "bon.resamples=0: must be 1 or more"),
+        (["bon.proxy.seeds=[-1]"], "bon.proxy.seeds=-1: must be 0 or more"),
+        (["bon.policy.model=5"], "group override must be a string"),
         (["bon.policy.dtype=int4"], "choose float32"),
         (["bon.proxy.methods=[best]"], "there is no loss/best; valid: bsr, bt"),
         (["bon.prompts.subsets=[gen-tetris]"], "no subset 'gen-tetris': choose from gen-explain"),

@@ -398,6 +398,7 @@ def test_a_nan_reward_is_an_error_that_writes_no_scores(
         ("devices=two", "devices=two: must be 1 or more"),
         ("eval.batch_tokens=abc", "abc"),
         ("eval.max_length=0", "eval.max_length=0: must be 1 or more"),
+        ("eval.max_length=9999", "eval.max_length=9999: the backbone has 2048 positions"),
         ("eval.batch_tokens=0", "eval.batch_tokens=0: must be 1 or more"),
         ("eval.compute_dtype=int8", "eval.compute_dtype=int8: choose float32"),
         ("eval.padding_side=top", "padding_side=top: choose left or right"),

@@ -148,7 +148,8 @@ def test_nothing_that_came_with_a_checkpoint_is_instantiated(
     words += [f"benchmark_data={tmp_path}/pairs.jsonl", f"cache_dir={cache}", "eval.resamples=10"]
     assert evaluate(compose_config("evaluate", words))["pairs"] == 1
     assert not (tmp_path / "ran").exists()
-    for content in ('{"max_length": "9"}', '{"compute_dtype": ["a"]}', "[1]", "[" * 10**5, "no"):
+    wrong = ('{"max_length": "9"}', '{"compute_dtype": ["a"]}', '{"parse_special_text": "false"}')
+    for content in (*wrong, "[1]", "[" * 10**5, "no"):
         noted.write_text(content)
         with pytest.raises(InputError, match=r"reward_model\.json"):
             evaluate(compose_config("evaluate", [*words, f"output={tmp_path}/other"]))

@@ -148,6 +148,12 @@ def test_a_setting_of_a_loss_reaches_every_run_and_its_name_none() -> None:
         (["methods=[]"], "give a list"),
         (["seeds=3"], "seeds=3: give a list"),
         (["grid=0.1"], "grid=0.1: give a list"),
+        (["grid=[fast]"], r"grid=\['fast'\]: fast does not belong, as in \[1e-4,3e-4\]"),
+        (["seeds=[true]"], "True does not belong"),
+        (["methods=[5]"], "5 does not belong"),
+        (["gradient_pairs=abc"], "gradient_pairs=abc: must be a whole number, 1 or more"),
+        (["best_of_n=no"], "best_of_n=no: give true or false or null"),
+        (["results_dir=5"], "results_dir=5: give a text"),
         (["benchmark=pairs", "benchmark_data=/nope"], "benchmark_data=/nope: no such file"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from rm.backbones import BackboneSettings, prepare_backbone
 from rm.batches import PairCollator, PairStream, micro_batches
 from rm.errors import InputError
 from rm.generated import generate
-from rm.losses import bt
+from rm.losses import bt, bt_margin, centring
 from rm.models import new_reward_model
 from rm.tokens import ChatTemplate, TokenPair, tokenize_pairs
 from rm.trainer import MetricsFile, PairTrainer
@@ -36,7 +38,8 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pairs(backbone: Path) -> list[TokenPair]:
     made = [one.pair for one in generate("train", STEPS * MICRO * ACCUMULATION, 0)]
     template = ChatTemplate(AutoTokenizer.from_pretrained(backbone))
-    return tokenize_pairs(made, template, 512, drop=False)[0]
+    found, _ = tokenize_pairs(made, template, 512, drop=False)
+    return [replace(pair, margin=None) for pair in found]
 
 
 def options(folder: Path) -> dict[str, Any]:
@@ -64,16 +67,21 @@ def theirs(
     weight: PairWeight,
     folder: Path,
     pad_token: str | None = None,
+    **own: Any,
 ) -> Any:
     from rm.integrations.trl import WeightedRewardTrainer
 
-    rows = [{"chosen_ids": [*p.chosen], "rejected_ids": [*p.rejected]} for p in pairs]
+    rows = [
+        {"chosen_ids": [*p.chosen], "rejected_ids": [*p.rejected]}
+        | ({} if p.margin is None else {"margin": p.margin})
+        for p in pairs
+    ]
     model, tokenizer = new_reward_model(backbone, torch.float32, seed=0)
     if pad_token is not None:
         tokenizer.pad_token = pad_token
     trainer = WeightedRewardTrainer(
         model=model.classifier,
-        args=trl.RewardConfig(**options(folder), bf16=False, max_length=None),
+        args=trl.RewardConfig(**options(folder), bf16=False, max_length=None, **own),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         pair_weight=weight,
@@ -82,7 +90,9 @@ def theirs(
     return trainer
 
 
-def ours(backbone: Path, pairs: list[TokenPair], weight: PairWeight, folder: Path) -> PairTrainer:
+def ours(
+    backbone: Path, pairs: list[TokenPair], weight: PairWeight, folder: Path, **own: Any
+) -> PairTrainer:
     model, _ = new_reward_model(backbone, torch.float32, seed=0)
     trainer = PairTrainer(
         model,
@@ -96,8 +106,7 @@ def ours(backbone: Path, pairs: list[TokenPair], weight: PairWeight, folder: Pat
             ),
         ),
         collator=PairCollator(int(model.config.pad_token_id)),
-        pair_loss=bt,
-        pair_weight=weight,
+        **{"pair_loss": bt, "pair_weight": weight} | own,
     )
     trainer.add_callback(MetricsFile(folder / "metrics.jsonl"))
     trainer.train()
@@ -110,6 +119,21 @@ def test_losses_weights_mu_and_parameters_equal_ours_at_every_step(
 ) -> None:
     one = theirs(backbone, pairs, weight, tmp_path / "trl")
     other = ours(backbone, pairs, weight, tmp_path / "ours")
+    assert_equal(one, other, weight)
+
+
+def test_margins_and_centring_equal_ours(
+    backbone: Path, pairs: list[TokenPair], tmp_path: Path
+) -> None:
+    rated = [replace(pair, margin=0.5 + number % 3) for number, pair in enumerate(pairs)]
+    weight = NormBT(0.9, 1e-6)
+    one = theirs(backbone, rated, weight, tmp_path / "trl", center_rewards_coefficient=0.1)
+    added = {"pair_loss": bt_margin, "regularizer": partial(centring, coefficient=0.1)}
+    assert_equal(one, ours(backbone, rated, weight, tmp_path / "ours", **added), weight)
+
+
+def assert_equal(one: Any, other: PairTrainer, weight: PairWeight) -> None:
+    """Assert that TRL's trainer and ours took the same steps."""
     logs = [log for log in one.state.log_history if "loss" in log]
     steps = [log for log in other.state.log_history if "loss" in log]
     assert len(logs) == len(steps) == STEPS
