@@ -41,27 +41,24 @@ COUNTS: Final = ["seeds", "bt", "normbt"]
 BINS: Final = 6
 
 
-def collect(data: Path, base: str = "bt", ours: str = "normbt") -> pd.DataFrame:
+def collect(data: Path) -> pd.DataFrame:
     """Return one row a seed and pair that both methods scored, from `data`/scores.parquet.
 
     Columns: backbone, data, benchmark, seed, pair_id, cluster (pairs of one problem, resampled
     together), distance (‖h_w − h_l‖ of the *untrained* backbone), correct_bt, correct_normbt (True
-    where the chosen response scores higher; a tie is a loss). `base` and `ours` name the two
-    methods that fill the last two columns.
+    where the chosen response scores higher; a tie is a loss).
 
     Raises InputError: the file or a method is missing, no seed is shared, or a pair lacks distance.
     """
     path = data / "scores.parquet"
     scores = read_scores(path)
-    first, second = of_method(scores, base, path), of_method(scores, ours, path)
+    first, second = (of_method(scores, name, path) for name in ("bt", "normbt"))
     keys = [*GROUP, "seed", "pair_id"]
     both = pair_up(first, second, keys, "correct", str(path))
     both = both.rename(columns={"correct_left": "correct_bt", "correct_right": "correct_normbt"})
     both = both.merge(first[[*keys, "cluster"]], on=keys)
     if both.empty:
-        raise AbsentError(
-            f"{path}: {base} and {ours} share no seed: train both with the same seeds"
-        )
+        raise AbsentError(f"{path}: bt and normbt share no seed: train both with the same seeds")
     return with_distance(both, of_method(scores, "untrained", path), path)[COLUMNS]
 
 

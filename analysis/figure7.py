@@ -57,7 +57,7 @@ LAST: Final = 0.1
 """The part of a run's rows that the title calls its end."""
 
 
-def collect(data: Path, methods: tuple[str, ...] = SHOWN) -> pd.DataFrame:
+def collect(data: Path) -> pd.DataFrame:
     """Return one row a run and step of `data`/metrics.parquet, for the methods to compare.
 
     Columns: method, seed, step (optimiser steps) and, of the following, those that the file has:
@@ -75,8 +75,8 @@ def collect(data: Path, methods: tuple[str, ...] = SHOWN) -> pd.DataFrame:
     columns = shown_columns(frame)
     if not columns:
         raise InputError(f"{path} has none of the columns {', '.join(SCALARS)}, distance_q…")
-    kept = frame.loc[frame["method"].isin(methods), [*KEYS, *columns]]
-    require(kept, KEYS, f"{path}, methods {', '.join(methods)},")
+    kept = frame.loc[frame["method"].isin(SHOWN), [*KEYS, *columns]]
+    require(kept, KEYS, f"{path}, methods {', '.join(SHOWN)},")
     if "accuracy" in kept:
         kept = kept.assign(accuracy=100 * kept["accuracy"])
     return one_row_each(kept, KEYS, str(path)).sort_values(KEYS).reset_index(drop=True)

@@ -153,9 +153,9 @@ def literal_texts(figure: Figure) -> None:
         text.set_text("\n".join(map(visible, words.split("\n"))))
 
 
-def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """Return an empty figure of `width` × `height` inches whose layout makes room for all text."""
-    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06))
+def new_figure(height: float) -> Figure:
+    """Return an empty figure of `height` inches whose layout makes room for all text."""
+    return Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06))
 
 
 def add_text(figure: Figure, title: str, caption: str, note: str = "") -> None:

@@ -219,13 +219,13 @@ def accuracies(outcomes: pd.DataFrame, protocol: Protocol, resamples: int) -> di
     return {**values, "pairs": int(cells["average"]["pairs"])}
 
 
-def beside_paper(table: pd.DataFrame, paper: Path = PAPER) -> pd.DataFrame:
+def beside_paper(table: pd.DataFrame) -> pd.DataFrame:
     """Return the paper's reported rows followed by ours of the methods that it reports.
 
     Columns: source ("paper" or "this repository"), backbone, data, benchmark, method, then the
     sections and the average in percent; intervals are ours only, unknown cells are NaN.
     """
-    theirs = pd.read_csv(paper).assign(source="paper", benchmark="rewardbench")
+    theirs = pd.read_csv(PAPER).assign(source="paper", benchmark="rewardbench")
     ours = table[table["method"].isin(set(theirs["method"]))].assign(source=HERE)
     bounds = [cell + end for cell in CELLS for end in ("", LOW, HIGH)]
     columns = ["source", *GROUP, "method", *bounds]

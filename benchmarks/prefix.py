@@ -67,14 +67,14 @@ def build(part: str) -> Bench:
     return Bench(model, lower, torch.optim.AdamW(trained, lr=1e-5))
 
 
-def groups_of(data: str, count: int, shared: Path, seed: int = 0) -> list[Group]:
+def groups_of(data: str, count: int, shared: Path) -> list[Group]:
     """`count` pairs as token rows, sorted by the longer side as in one global batch."""
     if data in SYNTHETIC:
-        return [synthetic(SYNTHETIC[data], 192, random.Random(seed + i)) for i in range(count)]
+        return [synthetic(SYNTHETIC[data], 192, random.Random(i)) for i in range(count)]
     if data == "generated":
-        pairs = [made.pair for made in generate("train", 400, seed)]
+        pairs = [made.pair for made in generate("train", 400, 0)]
     else:
-        pairs, _ = load_preferences(shared / SKYWORK, limit=400, seed=seed)
+        pairs, _ = load_preferences(shared / SKYWORK, limit=400, seed=0)
     return sorted(encoded(pairs)[:count], key=lambda group: max(map(len, group)))
 
 
