@@ -69,9 +69,10 @@ def kept_words(overrides: Sequence[str]) -> list[str]:
 def check_call(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Raise InputError for what cannot work, before anything is computed.
 
-    A word that says for all runs what each has of its own; a list of methods, seeds or learning
-    rates that is none, empty or names one twice.
+    A value of the wrong type; a word that says for all runs what each has of its own; a list of
+    methods, seeds or learning rates that is none, empty or names one twice.
     """
+    configuration.check_types(cfg)
     refuse_words_of_one_run(overrides)
     for name in ("methods", "seeds", "grid"):
         values = cfg.get(name, [0])

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from rm.backbones import BackboneSettings
 from rm.errors import InputError
 from rm.trainer import TrainingSettings
-from scripts.config import CONF, compose_config, typed
+from scripts.config import CONF, check_types, compose_config, typed
 from scripts.train import check
 
 
@@ -78,6 +78,31 @@ def test_what_a_matrix_names_is_what_is_run(entry: str, matrix: str) -> None:
     cfg = compose_config(entry, ["profile=cpu", f"matrix={matrix}"])
     own = {key: value for key, value in named.items() if key != "defaults"}
     assert {key: OmegaConf.to_object(cfg)[key] for key in own} == own  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("entry", "word", "message"),
+    [
+        ("reproduce", "results_dir=5", "results_dir=5: give a text"),
+        ("reproduce", "runs_dir=''", "runs_dir is empty: give a text"),
+        ("reproduce", "threads=abc", "threads=abc: must be a whole number, 1 or more"),
+        ("evaluate", "threads=0", "threads=0: must be a whole number"),
+        ("evaluate", "checkpoint=null", "checkpoint=None: give a text"),
+        ("evaluate", "benchmark_data=[a]", r"data=\['a'\]: give a text"),
+        ("push", "repo=5", "repo=5: give a text"),
+        ("push", "dry_run=0", "dry_run=0: give true or false$"),
+        ("reproduce", "best_of_n=no", "best_of_n=no: give true or false or null"),
+        ("train", "seed=1.5", "seed=1.5: must be a whole number"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(entry: str, word: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_types(compose_config(entry, [word]))
+
+
+@pytest.mark.parametrize("entry", ["train", "reproduce", "evaluate", "compare", "push", "plan"])
+def test_the_configuration_as_it_is_has_the_right_types(entry: str) -> None:
+    check_types(compose_config(entry))
 
 
 @pytest.mark.parametrize("model", choices("model"))

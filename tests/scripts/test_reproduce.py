@@ -78,7 +78,7 @@ def test_manifest_names_every_run_with_its_data_and_code(done: Path) -> None:
     ]
     assert len({run["data_fingerprint"] for run in manifest["runs"]}) == 1
     assert {"packages", "code", "cpus"} <= set(manifest["environment"])
-    assert manifest["command"].startswith("python -m scripts.reproduce profile=smoke ")
+    assert manifest["command"].startswith("python -m scripts.reproduce profile=smoke")
     assert manifest["command"] in html.unescape((done / "results/report.html").read_text())
     assert str(done) not in json.dumps(manifest)
 
@@ -153,7 +153,6 @@ def test_a_setting_of_a_loss_reaches_every_run_and_its_name_none() -> None:
         (["methods=[5]"], "5 does not belong"),
         (["gradient_pairs=abc"], "gradient_pairs=abc: must be a whole number, 1 or more"),
         (["best_of_n=no"], "best_of_n=no: give true or false or null"),
-        (["results_dir=5"], "results_dir=5: give a text"),
         (["benchmark=pairs", "benchmark_data=/nope"], "benchmark_data=/nope: no such file"),
     ],
 )
