@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from scripts import config as configuration
 from scripts.matrix import known_rates, run_configs
-from scripts.train import stale_because
+from scripts.train import BEGUN, stale_because
 
 
 def status(cfg: DictConfig, overrides: Sequence[str]) -> pd.DataFrame:
@@ -54,7 +54,7 @@ def _training(one: DictConfig) -> list[dict[str, object]]:
 
 
 def _begun(folder: Path) -> str:
-    return "unfinished" if (folder / "config.yaml").is_file() else "missing"
+    return "unfinished" if any((folder / name).exists() for name in BEGUN) else "missing"
 
 
 def _row(stage: str, state: str, folder: Path, seconds: float | None) -> dict[str, object]:

@@ -62,6 +62,10 @@ def test_states_follow_what_is_on_disk(tmp_path: Path, cache: Path) -> None:
     )
     (run.folder / "manifest.json").unlink()
     assert states(status(cfg, words))["train/bt-seed0"] == "unfinished"
+    other = tmp_path / "runs/train/normbt-seed0"  # a start that failed left its configuration
+    other.mkdir(parents=True)
+    (other / "config.yaml").write_text((run.folder / "config.yaml").read_text())
+    assert states(status(cfg, words))["train/normbt-seed0"] == "missing"
 
 
 @pytest.mark.parametrize(
