@@ -3,7 +3,7 @@
 import operator
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -102,8 +102,11 @@ def judge(data: Path, claim: dict[str, Any]) -> Judged:
         measured = MEASURES[claim["measure"]["name"]](data, **arguments)
     except AbsentError as error:
         return Judged(claim, None, NOT_RUN, str(error))
-    if not np.isfinite([measured.value, measured.low, measured.high]).all():
+    numbers = {name: getattr(measured, name) for name in ("value", "low", "high")}
+    if not np.isfinite([*numbers.values()]).all():
         return Judged(claim, measured, UNDECIDED, "too few pairs for an interval")
+    # An interval that ends at 0 ends at 1e-15.
+    measured = replace(measured, **{name: round(x, 12) for name, x in numbers.items()})
     for what, name in (("seeds", "training seed"), ("pairs", "pair")):
         there = getattr(measured, what)
         if there is not None and there < claim[what]:
@@ -321,7 +324,7 @@ def gold_gain(data: Path, method: str, gold: str, at: str) -> Measured:
         behind = int((rows["gain_high"] < 0).sum())
         basis += f"; behind at {behind} of {len(rows)} n"
     if row["quality"]:
-        basis += f"; {row['quality'].rstrip('.')}"
+        basis += f"; {row['quality'][0].lower()}{row['quality'][1:].rstrip('.')}"
     ends = (float(rows["gain_low"].min()), float(rows["gain_high"].min()))
     return Measured(float(row["gain"]), *ends, basis, prompts, seeds)
 

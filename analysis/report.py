@@ -174,10 +174,7 @@ def claim_row(judged: claims.Judged) -> dict[str, Any]:
     measured = judged.measured
     number = interval = basis = ""
     if measured is not None and np.isfinite(measured.value):
-        # Rounded first: a difference of equal means leaves 1e-17.
-        number, low, high = (
-            short(round(x, 12)) for x in (measured.value, measured.low, measured.high)
-        )
+        number, low, high = map(short, (measured.value, measured.low, measured.high))
         basis, interval = measured.basis, f"[{low}, {high}]" if low != high else ""
     return {
         "seeds": 1,

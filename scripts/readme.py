@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis import claims
 from analysis.report import claim_row
+from analysis.style import plural
 from rm.errors import InputError
 from rm.files import atomic_write_text
 
@@ -48,10 +49,11 @@ def verdicts(data: Path) -> str:
         for row in tested
     ]
     missing = len(rows) - len(tested)
+    more = f"; {plural(missing, 'further claim')} not run" if missing else ""
     head = (
         "The paper's claims and our controls at this scale, by the rules of `conf/claims.yaml` "
         "(95 % intervals, not adjusted for their number; with few seeds they understate the seeds' "
-        f"share{f'; {missing} further claims were not run' if missing else ''}):"
+        f"share{more}):"
     )
     return "\n".join([head, "", *lines])
 

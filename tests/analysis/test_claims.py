@@ -134,6 +134,15 @@ def test_measures_of_gradients(tmp_path: Path) -> None:
         claims.median_ratio(tmp_path, "distance", "Chat", "smallest")
 
 
+def test_an_interval_that_ends_at_zero_up_to_rounding_is_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Measured(10.0, 1e-14, 20.0, "", 100, 5)
+    monkeypatch.setitem(claims.MEASURES, "close_gain", lambda data: found)
+    judged = claims.judge(tmp_path, CLAIM)
+    assert judged.verdict == UNDECIDED and judged.measured is not None and judged.measured.low == 0
+
+
 def test_smallest_is_the_smallest_sections_median_and_rest_that_of_all_others(
     tmp_path: Path,
 ) -> None:
@@ -249,7 +258,7 @@ def test_a_gold_reward_models_quality_is_part_of_the_basis(tmp_path: Path) -> No
     (tmp_path / "best_of_n.json").write_text(json.dumps(facts))
     words = "turns 40% of the labels of the proxies' 50 training pairs"
     basis = claims.gold_gain(tmp_path, "normbt", "reward_model", "largest").basis
-    assert basis.endswith(f"The gold reward model (trained here) {words}")
+    assert basis.endswith(f"the gold reward model (trained here) {words}")
     facts["bon"]["gold"]["checkpoint"] = "/folder/of/a-gold"
     (tmp_path / "best_of_n.json").write_text(json.dumps(facts))
     frame = figure5.collect(tmp_path)

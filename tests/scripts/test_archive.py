@@ -140,7 +140,7 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
 
 
 COMMITTED = {
-    "cpu_controls": ["profile=cpu", "matrix=full", "grid=[]", "training.compute_dtype=float32"],
+    "cpu": ["profile=cpu", "matrix=claims", "training.compute_dtype=float32"],
     "cpu_gemma": [
         *("profile=cpu", "experiment=small_gemma", "matrix=small_gemma"),
         "training.compute_dtype=float32",
