@@ -312,7 +312,7 @@ def test_ranks_other_than_the_first_open_nothing(
     [
         ("tracking.project=key-0123456789abcdef", r"holds the value of \$SOME_API_KEY"),
         ("+model.api_key=abc", "holds a secret under api_key"),
-        ("+data.hub_token=abc", "holds a secret under hub_token"),
+        ("+profile.hub_token=abc", "holds a secret under hub_token"),
     ],
 )
 def test_secrets_are_refused_before_anything_is_written(
