@@ -459,10 +459,10 @@ def _read_folder(folder: Path, split: str, name: str | None) -> Rows:
         before += number
 
 
-def splits_of(source: str | Path, name: str | None = None) -> list[str]:
+def splits_of(source: str | Path) -> list[str]:
     """Return the names of a local data folder's splits; [] for anything else. Raises InputError."""
     path = local_path(source)
-    return list(_splits(path, None, name)) if path is not None and path.is_dir() else []
+    return list(_splits(path, None, None)) if path is not None and path.is_dir() else []
 
 
 def _splits(folder: Path, split: str | None, name: str | None) -> dict[str, list[Path]]:

@@ -122,22 +122,15 @@ def check_lora(lora: dict[str, Any]) -> None:
             "training=grm_lora has them"
         )
     r, alpha, dropout, modules = (lora[k] for k in ("r", "alpha", "dropout", "target_modules"))
-    wrong = {
-        "r": not _is_number(r) or r != int(r) or r < 1,
-        "alpha": not _is_number(alpha) or alpha <= 0,
-        "dropout": not _is_number(dropout) or not 0 <= dropout < 1,
-        "target_modules": not modules
-        or not isinstance(modules, list)
-        or not all(isinstance(name, str) for name in modules),
-    }
-    asked = {
-        "r": "a whole number, 1 or more",
-        "alpha": "a number above zero",
-        "dropout": "a share, 0 or more and below 1",
-        "target_modules": "a list of module names, such as [q_proj,v_proj]",
-    }
-    for name in (name for name in asked if wrong[name]):
-        raise InputError(f"training.lora.{name}={lora[name]}: must be {asked[name]}")
+    named = isinstance(modules, list) and all(isinstance(name, str) for name in modules)
+    for name, right, asked in (
+        ("r", _is_number(r) and r == int(r) and r >= 1, "a whole number, 1 or more"),
+        ("alpha", _is_number(alpha) and alpha > 0, "a number above zero"),
+        ("dropout", _is_number(dropout) and 0 <= dropout < 1, "a share, 0 or more and below 1"),
+        ("target_modules", named and modules, "a list of module names, such as [q_proj,v_proj]"),
+    ):
+        if not right:
+            raise InputError(f"training.lora.{name}={lora[name]}: must be {asked}")
 
 
 def _is_number(value: Any) -> bool:

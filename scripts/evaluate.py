@@ -322,8 +322,8 @@ def own_settings(folder: Path) -> dict[str, Any]:
     The checkpoint may be anybody's. Raises InputError if a setting that scoring reads is of
     another type than ours.
     """
-    path, kinds = folder / MODEL_FILE, {"compute_dtype": str, "max_length": int, "top_layers": int}
-    kinds["parse_special_text"] = bool
+    path = folder / MODEL_FILE
+    kinds = {"compute_dtype": str, "max_length": int, "top_layers": int, "parse_special_text": bool}
     if not path.is_file():
         return {}
     try:

@@ -352,6 +352,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     if slow:
         print(slow, flush=True)
     model, tokenizer = new_reward_model(backbone, dtype, cfg.seed)
+    check_length(model, settings.max_length, "training.max_length")  # before pairs are tokenised
     set_head(model, cfg.loss.get("head", "linear"), cfg.seed)
     template = ChatTemplate(tokenizer, parse_special_text=settings.parse_special_text)
     if cfg.loss.get("text"):
@@ -366,7 +367,6 @@ def prepare(cfg: DictConfig) -> Prepared:
     if "RANK" not in os.environ:  # a rank's output would repeat what the run's process said
         for line in (*data.lines, *report.lines()):
             print(line, flush=True)
-    check_length(model, settings.max_length, "training.max_length")
     choose_part(model, cfg, settings)
     if settings.share_prefix:
         require_sharing(model, "training.share_prefix")
