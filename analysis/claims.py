@@ -12,10 +12,11 @@ import pandas as pd
 import yaml
 
 from analysis import figure2, figure3, figure4, figure5, figure6, figure7, table1
-from analysis.style import method_label, plural, section_key, short
+from analysis.style import method_label, plural, short
 from analysis.tables import GROUP, AbsentError, read_tidy
 from eval.statistics import percentile_interval
 from rm.errors import InputError
+from rm.preferences import section_key
 
 CLAIMS: Final = Path(__file__).parent.parent / "conf" / "claims.yaml"
 KEYS: Final = {

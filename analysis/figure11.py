@@ -22,13 +22,13 @@ from analysis.style import (
     new_figure,
     ordered,
     plural,
-    section_key,
     shared_legend,
     short,
     styled,
 )
 from analysis.tables import one_row_each, read_tidy, require
 from rm.errors import InputError
+from rm.preferences import section_key
 
 KEYS: Final = ["method", "parameter", "value", "seed", "section"]
 COLUMNS: Final = [*KEYS, "accuracy"]

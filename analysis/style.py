@@ -20,6 +20,7 @@ from matplotlib.text import Text
 
 from rm.errors import InputError, visible
 from rm.files import atomic_write_bytes
+from rm.preferences import section_key
 
 P = ParamSpec("P")
 
@@ -179,11 +180,6 @@ def section_label(section: str) -> str:
     """Return a section's display name: "chat_hard" and "Chat Hard" both give "Chat Hard"."""
     known = {section_key(name): name for name in SECTIONS}
     return known.get(section_key(section), section)
-
-
-def section_key(section: str) -> str:
-    """Return a section's column name: "Chat Hard" gives "chat_hard"."""
-    return section.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def ordered(values: Iterable[str], order: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Final
 
 import pandas as pd
 
-from analysis.style import METHODS, RIVALS, SECTIONS, WEIGHT_FORMS, method_label, section_key
+from analysis.style import METHODS, RIVALS, SECTIONS, WEIGHT_FORMS, method_label
 from analysis.tables import (
     GROUP,
     HIGH,
@@ -25,6 +25,7 @@ from analysis.tables import (
 from eval import rewardbench
 from eval.protocol import Protocol, partial
 from eval.statistics import section_intervals
+from rm.preferences import section_key
 
 PAPER: Final = Path(__file__).with_name("paper_numbers.csv")
 LISTED: Final = 4

@@ -26,6 +26,11 @@ SCHEMA_ROWS = 100
 """Readable rows whose columns, taken together, decide the schema (JSON rows may lack some)."""
 
 
+def section_key(section: str) -> str:
+    """Return a section's name as a key of metrics and columns: "Chat Hard" gives "chat_hard"."""
+    return section.strip().lower().replace(" ", "_").replace("-", "_")
+
+
 @dataclass(frozen=True)
 class PreferencePair:
     """One comparison (x, y_w, y_l): a prompt with its chosen and its rejected response.

@@ -36,6 +36,7 @@ from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text, damage, is_sealed, seal, writing
 from rm.losses import PairLoss, Regularizer, TextGeneration
 from rm.models import RewardModel, RewardOutput
+from rm.preferences import section_key
 from rm.weights import Deal, PairWeight, is_due, representation_distance
 
 Item = TypeVar("Item")
@@ -48,6 +49,9 @@ SPIKE_WINDOW = 100
 """Steps before it whose losses the running median is of."""
 SPIKE_START = 20
 """Steps that must lie before it: the first ones have no median to speak of."""
+
+CATEGORIES = 20
+"""Pairs of more categories than this have no records by category: hundreds of lines help no one."""
 
 
 @dataclass
@@ -246,6 +250,8 @@ class PairTrainer(Trainer):
         self.step_pairs: Tensor | None = None
         self._pieces: list[Tensor] = []
         self._pair_ids: list[str] = []
+        keys = sorted({section_key(pair.category) for pair in stream.pairs if pair.category})
+        self._categories = keys if len(keys) <= CATEGORIES else []
         self._shares: dict[str, float] = {}
         self.add_callback(FinishStep(self))
         self.remove_callback(ProgressCallback)
@@ -324,7 +330,8 @@ class PairTrainer(Trainer):
         if self.deal is not None:
             weight = self.deal(weight, inputs["category"])
         loss = self.pair_loss(difference, inputs.get("margin"))
-        facts = (difference, representation_distance(*sides), weight, loss, distance)
+        category = self._category_numbers(inputs.get("category", []), difference)
+        facts = (difference, representation_distance(*sides), weight, loss, distance, category)
         self._pieces.append(torch.stack([fact.detach() for fact in facts]).T)
         self._pair_ids += inputs.get("pair_id", [])
         total = weight * loss
@@ -341,12 +348,19 @@ class PairTrainer(Trainer):
         self._pieces, self._pair_ids = [], []
         pairs = self._gather(pieces)
         self._require_finite(pairs, ids, "a reward, distance, weight or loss")
-        *recorded, weighed = pairs.double().cpu().T
+        *recorded, weighed, category = pairs.double().cpu().T
         self.step_pairs = torch.stack(recorded).T
         self.step_record = step_record(self.step_pairs, self.mu)
+        self.step_record |= category_record(recorded[2], category, self._categories)
         # What each pair adds to the loss, to name the largest after a spike.
         self._shares = dict(zip(ids, (pieces[:, 2] * pieces[:, 3]).tolist(), strict=False))
         self.mu = self.pair_weight.update(self.mu, weighed.mean().item())
+
+    def _category_numbers(self, categories: Sequence[str], like: Tensor) -> Tensor:
+        """Each pair's place among the categories that are recorded, (pairs,); −1: in none."""
+        places = {name: number for number, name in enumerate(self._categories)}
+        numbers = [places.get(section_key(name), -1) for name in categories]
+        return like.new_tensor(numbers) if numbers else like.new_full((len(like),), -1)
 
     def _require_finite(self, facts: Tensor, ids: list[str], what: str) -> None:
         """Raise FloatingPointError naming the pairs whose `facts` (global batch, …) are not finite.
@@ -495,6 +509,19 @@ def step_record(pairs: Tensor, mu: float | None) -> dict[str, float]:
     for number, quarter in enumerate(quarters, start=1):
         record[f"weight_share_q{number}"] = quarter.sum().item() / total if total else 0.0
     return record
+
+
+def category_record(weight: Tensor, category: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """weight_mean_<category> of one step: the mean weight of each category's pairs in the batch.
+
+    `weight` (global batch,); `category` (global batch,): places in `names`, −1 for none. A category
+    without a pair in the batch has no key.
+    """
+    return {
+        f"weight_mean_{name}": weight[category == number].mean().item()
+        for number, name in enumerate(names)
+        if (category == number).any()
+    }
 
 
 class FinishStep(TrainerCallback):

@@ -7,13 +7,13 @@ batch (all ranks, all accumulation steps). So one step has one μ, however the b
 calls `start` with them; a weight with `every_step` gets them before every step.
 
 Beside NormBT's weight stand other forms of it (table 2), a rival, and controls: three weights, and
-two ways to deal a batch's weights out again within its categories.
+three ways to deal a batch's weights out again by category.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -270,7 +270,7 @@ class MeanForAll(NormBT):
         return weight.mean().expand(len(weight))
 
 
-# --- Controls: a batch's weights dealt out again within its categories ---------------------------
+# --- Controls: a batch's weights dealt out again by category --------------------------------------
 
 Deal = Callable[[Tensor, Sequence[str]], Tensor]
 """(weights, categories) of a whole batch → weights, each (pairs,)."""
@@ -299,6 +299,16 @@ def mean_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
     for places in _places(categories, weight.device):
         found[places] = weight[places].mean()
     return found
+
+
+def fixed_within(
+    weight: Tensor, categories: Sequence[str], *, weights: Mapping[str, float]
+) -> Tensor:
+    """The weight that `weights` gives to each pair's category, (pairs,), whatever `weight` is.
+
+    Raises KeyError for a category that has none.
+    """
+    return weight.new_tensor([weights[name] for name in categories])
 
 
 def _places(categories: Sequence[str], device: torch.device) -> list[Tensor]:

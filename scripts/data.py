@@ -230,7 +230,10 @@ def _held_out(
 
 
 def require_facts(pairs: list[PreferencePair], loss: DictConfig) -> None:
-    """Raise InputError if the loss needs margins or categories and a pair has none (pitfall 7)."""
+    """Raise InputError if the loss needs margins or categories and a pair has none (pitfall 7).
+
+    Also where the loss gives weights to categories and not to one of the pairs'.
+    """
     unrated = [pair.pair_id for pair in pairs if pair.margin is None]
     unsorted = [pair.pair_id for pair in pairs if not pair.category]
     for needed, fact, without, instead in (
@@ -242,3 +245,11 @@ def require_facts(pairs: list[PreferencePair], loss: DictConfig) -> None:
                 f"loss={loss.name} needs a {fact} for every pair: {len(without)} of {len(pairs)} "
                 f"have none, first {without[0]}; use {instead}"
             )
+    weights = (loss.get("deal") or {}).get("weights")
+    unweighted = sorted({pair.category or "" for pair in pairs} - set(weights or {}))
+    if weights is not None and unweighted:
+        raise InputError(
+            f"loss.deal.weights has none for the category {unweighted[0]!r}: give every category "
+            f"of the training pairs one (there are {', '.join(map(str, weights))}), for instance "
+            f"'++loss.deal.weights={{{unweighted[0]}: 1.0}}'"
+        )

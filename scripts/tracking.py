@@ -25,6 +25,7 @@ from analysis.texts import prompt_text
 from eval.rows import EvaluationRow, sample_rows
 from rm.errors import InputError
 from rm.files import atomic_write_text
+from rm.preferences import section_key
 from rm.provenance import code_revision, environment
 from rm.trainer import PairTrainer
 from scripts import private
@@ -260,14 +261,9 @@ def evaluation_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     eval/pairs.
     """
     found = {"average": summary["average"], "ties": summary["ties"], "pairs": summary["pairs"]}
-    found |= {key_of(name): value for name, value in summary["sections"].items()}
+    found |= {section_key(name): value for name, value in summary["sections"].items()}
     found |= {f"subset/{name}": entry["accuracy"] for name, entry in summary["subsets"].items()}
     return {f"eval/{name}": value for name, value in found.items() if value is not None}
-
-
-def key_of(section: str) -> str:
-    """Return a section's name as a key: "Chat Hard" gives "chat_hard"."""
-    return section.strip().lower().replace(" ", "_")
 
 
 def evaluation_media(
@@ -282,7 +278,9 @@ def evaluation_media(
     if not rows:
         return {}
     frame = scores.assign(margin=scores["reward_chosen"] - scores["reward_rejected"])
-    parts = {"all": frame} | {key_of(str(name)): part for name, part in frame.groupby("section")}
+    parts = {"all": frame} | {
+        section_key(str(name)): part for name, part in frame.groupby("section")
+    }
     media: dict[str, Any] = {}
     for name, part in parts.items():
         media[f"eval/distances/{name}"] = wandb.Histogram(part["distance"].tolist())

@@ -16,6 +16,7 @@ from rm.weights import (
     Shuffled,
     Uniform,
     dealt_within,
+    fixed_within,
     mean_within,
     representation_distance,
 )
@@ -193,6 +194,13 @@ def test_weights_are_dealt_within_their_categories_alone() -> None:
         assert sorted(found[places].tolist()) == sorted(DEALT[places].tolist())
     many = torch.rand(400, dtype=torch.float64)
     assert (dealt_within(many, ["a", "b"] * 200) != many).double().mean() > 0.9
+
+
+def test_every_pair_gets_the_weight_of_its_category_whatever_it_had() -> None:
+    found = fixed_within(DEALT, CATEGORIES, weights={"Chat": 0.5, "Reasoning": 4, "Safety": 1.0})
+    assert found.tolist() == [4.0, 0.5, 4.0, 0.5, 0.5, 1.0] and found.dtype == DEALT.dtype
+    with pytest.raises(KeyError, match="Safety"):
+        fixed_within(DEALT, CATEGORIES, weights={"Chat": 0.5, "Reasoning": 4})
 
 
 def test_every_pair_gets_the_mean_of_its_category() -> None:

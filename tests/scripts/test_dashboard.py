@@ -67,7 +67,15 @@ def test_every_panel_shows_what_runs_log(
 
 @pytest.mark.parametrize(
     "metric",
-    ["loss", "accuracy", "mu", "weight_q50", "distance_q50", "gradient_norm", "weight_share_q1"],
+    [
+        "loss",
+        "accuracy",
+        "mu",
+        "weight_q50",
+        "weight_mean_reasoning",
+        "gradient_norm",
+        "weight_share_q1",
+    ],
 )
 def test_workspace_and_report_have_a_panel_of_it(
     specification: dict[str, Any], metric: str
@@ -79,12 +87,12 @@ def test_workspace_and_report_have_a_panel_of_it(
 
 def test_panels_are_grouped_by_method_over_seeds(specification: dict[str, Any]) -> None:
     panels = [one for one in found(specification, "config") if "chartTitle" in one]
-    assert len(panels) == 2 * 14
+    assert len(panels) == 2 * 15
     for panel in panels:
         assert panel["groupBy"] == "loss.value.name"
         assert (panel["groupAgg"], panel["groupArea"]) == ("mean", "minmax")
     lines = [panel for panel in panels if "xAxis" in panel]
-    assert {panel["xAxis"] for panel in lines} == {dashboard.STEP} and len(lines) == 2 * 9
+    assert {panel["xAxis"] for panel in lines} == {dashboard.STEP} and len(lines) == 2 * 10
 
 
 def test_runs_of_validation_are_left_out(specification: dict[str, Any]) -> None:
@@ -110,7 +118,7 @@ def test_a_dry_run_writes_what_would_be_sent(
     monkeypatch.setattr("sys.argv", words)
     dashboard.main()
     assert json.loads(path.read_text())["report"]["project"]["entityName"] == "me"
-    assert "14 panels each" in capsys.readouterr().out
+    assert "15 panels each" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("project", ["me", "me/a/b", "https://wandb.ai/me"])

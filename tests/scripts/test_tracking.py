@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from wandb.proto import wandb_internal_pb2
 
 from rm.errors import InputError
+from rm.preferences import section_key
 from rm.provenance import code_revision
 from rm.trainer import PairTrainer
 from scripts import tracking
@@ -201,7 +202,7 @@ def test_an_evaluation_is_a_run_of_the_same_group(
     assert logged.config["loss"]["name"] == "normbt" and logged.config["benchmark"] == "pairs"
     (row,) = logged.history
     expected = {"average": summary["average"], "ties": summary["ties"], "pairs": 8}
-    expected |= {tracking.key_of(name): value for name, value in summary["sections"].items()}
+    expected |= {section_key(name): value for name, value in summary["sections"].items()}
     assert len(expected) == 7
     for name, value in expected.items():
         assert row[f"eval/{name}"] == logged.summary[f"eval/{name}"] == pytest.approx(value)
