@@ -33,34 +33,41 @@ SCORED = "evaluation/manifest.json"
 
 
 def pack(runs_dir: Path, archive: Path) -> int:
-    """Write all finished runs below `runs_dir` to `archive`; return their number.
+    """Write all finished runs below `runs_dir` to `archive`; return how many it holds then.
 
-    Runs that only the archive holds are unpacked first, and so stay in it. The same runs give the
-    same bytes. Raises InputError if there are none.
+    Runs of the archive stay in it unless `runs_dir` has them finished. The same runs give the same
+    bytes. Raises InputError if there are none.
     """
     with only_one(runs_dir):
-        if archive.is_file():
-            unpack_into(runs_dir, archive)
         folders = finished(runs_dir)
         if not folders:
             raise InputError(f"{runs_dir} holds no finished run: nothing to pack")
+        runs = _runs(archive) if archive.is_file() else {}
+        runs |= {folder.relative_to(runs_dir).as_posix(): _parts(folder) for folder in folders}
+        files = {
+            PurePosixPath(run, part): content
+            for run, parts in runs.items()
+            for part, content in parts.items()
+        }
         buffer = io.BytesIO()
-        # By name first: alike files side by side compress best.
-        files = [path for folder in folders for part in PARTS for path in folder.glob(part)]
         with tarfile.open(fileobj=buffer, mode="w:xz", preset=9) as tar:
+            # By name first: alike files side by side compress best.
             for path in sorted(files, key=lambda path: (path.name, path)):
-                if path.is_file() and not path.name.startswith("."):
-                    tar.addfile(*_member(path, runs_dir))
+                info = tarfile.TarInfo(str(path))  # no date and no owner
+                info.size = len(files[path])
+                tar.addfile(info, io.BytesIO(files[path]))
         atomic_write_bytes(archive, buffer.getvalue())
-    return len(folders)
+    return len(runs)
 
 
-def _member(path: Path, runs_dir: Path) -> tuple[tarfile.TarInfo, io.BytesIO]:
-    """A file as the archive holds it: its path below the runs' folder, no date and no owner."""
-    content = path.read_bytes()
-    info = tarfile.TarInfo(path.relative_to(runs_dir).as_posix())
-    info.size = len(content)
-    return info, io.BytesIO(content)
+def _parts(folder: Path) -> dict[str, bytes]:
+    """What is kept of a run: file below its folder → content."""
+    paths = (path for part in PARTS for path in folder.glob(part))
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in paths
+        if path.is_file() and not path.name.startswith(".")
+    }
 
 
 def finished(runs_dir: Path) -> list[Path]:
@@ -75,20 +82,15 @@ def unpack(archive: Path, runs_dir: Path) -> tuple[int, int]:
     Raises InputError if the archive is missing, damaged, or holds anything else than runs.
     """
     with only_one(runs_dir):
-        return unpack_into(runs_dir, archive)
-
-
-def unpack_into(runs_dir: Path, archive: Path) -> tuple[int, int]:
-    """Do what `unpack` says, in a folder that the caller holds."""
-    runs = _runs(archive)
-    new = [name for name in runs if not (runs_dir / name).exists()]
-    for name in new:
-        folder = runs_dir / name
-        remove_unfinished(folder.parent, folder.name)
-        with atomic_folder(folder, sealed=False) as temporary:
-            for part, content in runs[name].items():
-                (temporary / part).parent.mkdir(exist_ok=True)
-                (temporary / part).write_bytes(content)
+        runs = _runs(archive)
+        new = [name for name in runs if not (runs_dir / name).exists()]
+        for name in new:
+            folder = runs_dir / name
+            remove_unfinished(folder.parent, folder.name)
+            with atomic_folder(folder, sealed=False) as temporary:
+                for part, content in runs[name].items():
+                    (temporary / part).parent.mkdir(exist_ok=True)
+                    (temporary / part).write_bytes(content)
     return len(new), len(runs) - len(new)
 
 

@@ -80,6 +80,16 @@ def test_packing_adds_to_an_archive_and_what_is_there_is_left(tmp_path: Path) ->
     assert "train/bt-seed0/metrics.jsonl" not in made
 
 
+def test_a_finished_run_stays_in_the_archive_where_it_is_begun_again(tmp_path: Path) -> None:
+    archive = tmp_path / "runs.tar.xz"
+    pack(write(tmp_path / "one", FILES), archive)
+    begun = {"train/bt-seed0/config.yaml": "", "train/mlp-seed0/evaluation/manifest.json": "{}"}
+    assert pack(write(tmp_path / "two", begun), archive) == 3
+    unpack(archive, tmp_path / "three")
+    kept = content_of(tmp_path / "three")
+    assert kept == FILES | {"train/mlp-seed0/evaluation/manifest.json": "{}"}
+
+
 @pytest.mark.parametrize(
     "name",
     [

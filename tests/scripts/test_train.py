@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 from rm.errors import InputError
 from rm.flex import flex_plan
 from rm.models import load_reward_model
-from rm.trainer import training_arguments
+from rm.trainer import CATEGORIES, training_arguments
 from scripts.config import compose_config
 from scripts.train import check, train
 
@@ -35,6 +35,13 @@ def steps_of(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
+def by_category(step: dict[str, Any]) -> dict[str, float]:
+    """The mean weights of the categories that a step has pairs of."""
+    return {
+        key: value for key, value in step.items() if re.fullmatch("weight_mean_[a-z][a-z_]+", key)
+    }
+
+
 def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
     return load_file(run_dir / "checkpoint" / "model.safetensors")
 
@@ -44,7 +51,8 @@ def assert_same_run(one: Path, other: Path, rtol: float) -> None:
     ours, theirs = steps_of(one), steps_of(other)
     assert len(ours) == len(theirs) == 20
     for a, b in zip(ours, theirs, strict=True):
-        for key in COMPARED:
+        assert by_category(a).keys() == by_category(b).keys()
+        for key in (*COMPARED, *by_category(a)):
             assert a[key] == pytest.approx(b[key], rel=rtol, abs=rtol), (a["step"], key)
     for name, value in weights_of(one).items():
         assert torch.allclose(value, weights_of(other)[name], rtol=rtol, atol=rtol), name
@@ -447,9 +455,48 @@ def test_weights_dealt_within_categories_keep_what_each_category_counts(
     normbt = steps_of(train_smoke(*words, "loss=normbt"))
     found = steps_of(train_smoke(*words, f"loss=normbt_{control}"))
     assert found[0]["weight_mean"] == pytest.approx(normbt[0]["weight_mean"], rel=1e-6)
+    assert by_category(found[0]) == pytest.approx(by_category(normbt[0]), rel=1e-6)
     assert found[0]["mu"] == normbt[0]["mu"]
     assert found[0]["weight_share_q1"] != pytest.approx(normbt[0]["weight_share_q1"], rel=1e-3)
     assert found[-1]["reward_margin"] != normbt[-1]["reward_margin"]
+
+
+def test_the_mean_weight_of_every_category_is_recorded_where_they_are_few(
+    train_smoke: Train, tmp_path: Path
+) -> None:
+    weights = "{Chat: 0.5, Chat Hard: 2.0, Safety: 1.0, Reasoning: 4.0}"
+    words = ["data.train_pairs=32", "loss=category_weights", f"loss.deal.weights={weights}"]
+    found: dict[str, float] = {}
+    for step in steps_of(train_smoke(*words)):
+        found |= by_category(step)
+    keys = ("chat", "chat_hard", "safety", "reasoning")
+    expected = {
+        f"weight_mean_{key}": value for key, value in zip(keys, (0.5, 2, 1, 4), strict=True)
+    }
+    assert found == pytest.approx(expected, rel=1e-6)
+    rows = [
+        {"prompt": f"Question {i}?", "chosen": "Yes.", "rejected": "No.", "category": f"kind {i}"}
+        for i in range(CATEGORIES + 1)
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["data=files", f"data.train={path}", "data.validation_share=0.0", "loss=normbt"]
+    assert not any(by_category(step) for step in steps_of(train_smoke(*words)))
+
+
+def test_a_category_without_a_weight_is_refused_before_training(
+    train_smoke: Train, tmp_path: Path
+) -> None:
+    row = {"prompt": "Question?", "chosen": "Yes.", "rejected": "No.", "category": "Maths"}
+    path = tmp_path / "pairs.jsonl"
+    path.write_text((json.dumps(row) + "\n") * 16)
+    words = ["data=files", f"data.train={path}", "data.validation_share=0.0"]
+    with pytest.raises(
+        InputError, match=r"has none for the category 'Maths': .*Maths: 1.0"
+    ) as said:
+        train_smoke("loss=category_weights", *words)
+    advice = str(said.value).rpartition("for instance ")[2].strip("'")
+    train_smoke("loss=category_weights", advice, *words)
 
 
 def test_weights_by_category_refuse_pairs_without(train_smoke: Train, tmp_path: Path) -> None:
