@@ -1,5 +1,6 @@
 """The paper's claims (conf/claims.yaml), measured on a results folder and judged by rules."""
 
+import inspect
 import operator
 import re
 from collections.abc import Callable
@@ -34,6 +35,15 @@ FAILS: Final = "does not hold"
 UNDECIDED: Final = "undecided"
 NOT_RUN: Final = "not run"
 RESAMPLES: Final = 2000
+CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "against": ("smallest", "rest"),
+    "at": ("largest", "worst"),
+    "cell": tuple(table1.CELLS),
+    "gold": tuple(figure5.GOLDS),
+    "quantity": tuple(figure2.QUANTITIES),
+    "update": tuple(figure3.UPDATES),
+}
+"""What a measure's argument may be, by its name, where that is a choice."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +75,8 @@ class Judged:
 def read_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
     """Return the claims of a YAML file.
 
-    Raises InputError: the file cannot be read, or a claim lacks a key, names an unknown measure or
-    has a rule that cannot be read.
+    Raises InputError: the file cannot be read, or a claim lacks a key, names an unknown measure,
+    gives one what it does not take, or has a rule that cannot be read.
     """
     try:
         claims = yaml.safe_load(path.read_text())
@@ -80,9 +90,30 @@ def read_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
             raise InputError(
                 f"{path}: claim {claim['id']} names no known measure; known: {', '.join(MEASURES)}"
             )
+        check_measure(claim, path)
         for rule in (claim["holds"], claim["fails"]):
             satisfied(rule, Measured(0.0, 0.0, 0.0, basis=""))
     return claims
+
+
+def check_measure(claim: dict[str, Any], path: Path) -> None:
+    """Raise InputError unless the claim's measure takes the arguments that it is given."""
+    arguments = arguments_of(claim)
+    try:
+        inspect.signature(MEASURES[claim["measure"]["name"]]).bind(path, **arguments)
+    except TypeError as error:
+        raise InputError(f"{path}: claim {claim['id']}, measure: {error}") from error
+    for name, value in arguments.items():
+        if value not in CHOICES.get(name, (value,)):
+            raise InputError(
+                f"{path}: claim {claim['id']}, measure: {name}: {value} is none of "
+                f"{', '.join(CHOICES[name])}"
+            )
+
+
+def arguments_of(claim: dict[str, Any]) -> dict[str, Any]:
+    """Return what a claim gives its measure."""
+    return {key: value for key, value in claim["measure"].items() if key != "name"}
 
 
 def judge_all(data: Path, claims: list[dict[str, Any]]) -> list[Judged]:
@@ -98,9 +129,8 @@ def judge(data: Path, claim: dict[str, Any]) -> Judged:
 
     Raises InputError: data that are there are unusable.
     """
-    arguments = {key: value for key, value in claim["measure"].items() if key != "name"}
     try:
-        measured = MEASURES[claim["measure"]["name"]](data, **arguments)
+        measured = MEASURES[claim["measure"]["name"]](data, **arguments_of(claim))
     except AbsentError as error:
         return Judged(claim, None, NOT_RUN, str(error))
     numbers = {name: getattr(measured, name) for name in ("value", "low", "high")}

@@ -6,6 +6,8 @@ Everything is read from saved files; the page holds its pictures, needs no netwo
 import base64
 import json
 import struct
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +21,7 @@ from analysis.gallery import TABLES, Item, read_index, read_manifest
 from analysis.style import method_label, model_label, plural, section_label, short
 from analysis.tables import AbsentError, read_markdown
 from rm.errors import InputError
-from rm.files import atomic_write_text
+from rm.files import atomic_write_text, read_json
 
 FOLDER: Final = Path(__file__).parent
 TEMPLATE: Final = "report.html.j2"
@@ -83,14 +85,18 @@ def context(results: Path) -> dict[str, Any]:
     Raises InputError: the manifest or the figures' index is missing or unreadable.
     """
     manifest, items = read_manifest(results), read_index(results)
+    place = f"results/{results.name}" if results.is_absolute() else results.as_posix()
+    usual = f"results/{manifest['profile']}"
     judged = claims.judge_all(results / "data", claims.read_claims())
     figures = [item for item in items if item.name.startswith("figure")]
     tables = [item for item in items if item.name in TABLES]
     return {
         "manifest": manifest,
+        "place": place,
+        "arguments": "" if place == usual else f" ARGS=results_dir={place}",
         "command": manifest.get("command") or f"make reproduce PROFILE={manifest['profile']}",
         "labels": labels(manifest),
-        "facts": facts(manifest),
+        "facts": facts(manifest) | best_of_n_fact(manifest, results / "data" / "best_of_n.json"),
         "runs": runs(manifest),
         "claims": [claim_row(one) for one in judged],
         "counts": {word: sum(one.verdict == word for one in judged) for word in BADGES},
@@ -131,10 +137,10 @@ def labels(manifest: dict[str, Any]) -> list[str]:
 
 def facts(manifest: dict[str, Any]) -> dict[str, str]:
     """Return what was run, as names and values."""
-    everyone, code = manifest["runs"], manifest["environment"].get("code", {})
+    everyone = manifest["runs"]
     methods = list(dict.fromkeys(method_label(run["method"]) for run in everyone))
     seeds = sorted({run["seed"] for run in everyone})
-    commit = str(code.get("commit") or "unknown")[:12]
+    codes = Counter(code_of(run["environment"]) for run in everyone)
     machine = manifest["environment"]
     devices = ", ".join(machine.get("accelerators", [])) or "no GPU"
     return {
@@ -149,8 +155,29 @@ def facts(manifest: dict[str, Any]) -> dict[str, str]:
         "Training runs": str(len(everyone)),
         "Training time": f"{sum(run['seconds'] for run in everyone) / 60:.1f} minutes in all",
         "Machine": f"{machine.get('cpus')} CPUs, {devices}",
-        "Code": commit + (" with uncommitted changes" if code.get("changed") else ""),
+        "Code of the runs": "; ".join(
+            f"{code}: {plural(count, 'run')}" for code, count in codes.most_common()
+        ),
+        "Code of tables and figures": code_of(manifest["environment"]),
     }
+
+
+def best_of_n_fact(manifest: dict[str, Any], path: Path) -> dict[str, str]:
+    """Return what Best-of-N on this page is of: an earlier call's has code of its own."""
+    if not path.is_file():
+        return {}
+    made = read_json(path)
+    settings = made["bon"]["name"] if "bon" in made else "unknown settings"
+    said = f"{settings}, code {code_of(made['environment'])}"
+    state = str(manifest.get("best_of_n", ""))
+    return {"Best-of-N": said if state in ("", settings) else f"{said} ({state})"}
+
+
+def code_of(environment: Mapping[str, Any]) -> str:
+    """Return the commit that an environment names, and whether it had been changed."""
+    code = environment.get("code", {})
+    commit = str(code.get("commit") or "unknown")[:12]
+    return commit + (" with uncommitted changes" if code.get("changed") else "")
 
 
 def runs(manifest: dict[str, Any]) -> list[dict[str, str]]:
@@ -177,7 +204,6 @@ def claim_row(judged: claims.Judged) -> dict[str, Any]:
         number, low, high = map(short, (measured.value, measured.low, measured.high))
         basis, interval = measured.basis, f"[{low}, {high}]" if low != high else ""
     return {
-        "seeds": 1,
         **judged.claim,
         "number": number,
         "interval": interval,

@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -59,6 +59,8 @@ PER_RUN = {"loss": "methods=[…]", "seed": "seeds=[…]", "run_dir": "runs_dir=
 """What every run of a pipeline has of its own, and the word that says so for all of them."""
 LISTED: dict[str, Any] = {"methods": str, "seeds": int, "grid": int | float}
 EXAMPLES = {"methods": "bt,normbt", "seeds": "0,1,2", "grid": "1e-4,3e-4"}
+OWN_FOLDERS = {"runs_dir": "runs", "results_dir": "results"}
+"""Keys of a call's own folders, and where in the repository their defaults lie."""
 
 
 def kept_words(overrides: Sequence[str]) -> list[str]:
@@ -337,10 +339,18 @@ def label(cfg: DictConfig) -> str:
 
 
 def command(module: str, overrides: Sequence[str]) -> str:
-    """The command of this call as others may repeat it: without our folders, files by name."""
-    words = configuration.without_keys(overrides, ("runs_dir", "results_dir", "cache_dir"))
-    shown = [re.sub(r"(?<=[=\['\",])/(?:[^/,'\"\]]+/)*", "", word) for word in words]
-    return f"python -m {module} {shlex.join(shown)}".rstrip()
+    """The command of this call as others may repeat it: files by name, our folders in theirs."""
+    words = configuration.without_keys(overrides, ("cache_dir",))
+    return f"python -m {module} {shlex.join(map(_shown, words))}".rstrip()
+
+
+def _shown(word: str) -> str:
+    """A word with paths of other people's machines cut to what lies below their last folder."""
+    key, _, value = word.partition("=")
+    if key in OWN_FOLDERS:  # not the default: a repeated call must not write there
+        path = PurePosixPath(value.strip("'\""))
+        return f"{key}={OWN_FOLDERS[key]}/{path.name}" if path.is_absolute() else word
+    return re.sub(r"(?<=[=\['\",])/(?:[^/,'\"\]]+/)*", "", word)
 
 
 def run_facts(run: Run) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What of a profile's pipeline is done, stale, unfinished or missing: python -m scripts.status.
+"""What of a profile's pipeline is done, stale, unfinished, missing or left out: python -m scripts.status.
 
 One line a stage: state, seconds that it took, size on disk, and why it is stale. Nothing is
 computed or changed. `make reproduce` does what is not done.
@@ -6,7 +6,6 @@ computed or changed. `make reproduce` does what is not done.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +13,18 @@ import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from rm.files import read_json
 from scripts import config as configuration
 from scripts.matrix import known_rates, run_configs
+from scripts.reproduce import best_of_n_left_out
 from scripts.train import BEGUN, stale_because
 
 
 def status(cfg: DictConfig, overrides: Sequence[str]) -> pd.DataFrame:
-    """Columns: stage, state (done, stale, unfinished, missing), seconds, megabytes, why."""
+    """Columns: stage, state (done, stale, unfinished, missing, left out), seconds, megabytes, why.
+
+    Raises InputError for damaged records, and for a best_of_n=true that cannot work.
+    """
     rates = known_rates(cfg)
     configs = run_configs(cfg, overrides, rates)
     rows = [row for one in configs for row in _training(one)]
@@ -28,9 +32,8 @@ def status(cfg: DictConfig, overrides: Sequence[str]) -> pd.DataFrame:
         rows.insert(0, _row("learning rates", "done" if rates else "missing", Path("-"), None))
     folder = Path(cfg.results_dir)
     unfinished = any(row["state"] != "done" for row in rows)
-    best_of_n, manifest = folder / "data" / "best_of_n.json", folder / "manifest.json"
-    state = "done" if best_of_n.is_file() else "missing"
-    rows.append(_row("Best-of-N", state, best_of_n, _seconds(best_of_n)))
+    rows.append(_best_of_n(cfg, folder / "data" / "best_of_n.json"))
+    manifest = folder / "manifest.json"
     state = "done" if manifest.is_file() else "missing"
     why = ""
     if state == "done" and unfinished:
@@ -53,6 +56,16 @@ def _training(one: DictConfig) -> list[dict[str, object]]:
     ]
 
 
+def _best_of_n(cfg: DictConfig, made: Path) -> dict[str, object]:
+    """The line of Best-of-N, which may not be part of the pipeline or be that of another bon."""
+    state, why = "done" if made.is_file() else "missing", best_of_n_left_out(cfg) or ""
+    if why:
+        state = "left out"
+    elif state == "done" and (name := read_json(made)["bon"]["name"]) != cfg.bon.name:
+        state, why = "stale", f"bon: {cfg.bon.name} ≠ {name}"
+    return {**_row("Best-of-N", state, made, _seconds(made)), "why": why}
+
+
 def _begun(folder: Path) -> str:
     return "unfinished" if any((folder / name).exists() for name in BEGUN) else "missing"
 
@@ -72,7 +85,7 @@ def _row(stage: str, state: str, folder: Path, seconds: float | None) -> dict[st
 def _seconds(path: Path) -> float | None:
     if not path.is_file():
         return None
-    noted = json.loads(path.read_text())
+    noted = read_json(path)
     return noted.get("seconds", noted.get("seconds_of_this_call"))
 
 

@@ -17,6 +17,8 @@ CLAIM = {
     **{"seeds": 3, "pairs": 30},
 }
 
+GAIN = {"name": "gold_gain", "method": "normbt", "gold": "verifier", "at": "largest"}
+
 
 def gradients(pairs: int = 40, follows: bool = True) -> pd.DataFrame:
     """Reasoning pairs are ten times closer; the gradient follows the distance, or is constant."""
@@ -103,6 +105,13 @@ def test_claims_file_is_checked(tmp_path: Path) -> None:
     for text, words in (
         ("- {id: a}", "claim a lacks"),
         (str([{**CLAIM, "measure": {"name": "luck"}}]), "names no known measure"),
+        (str([{**CLAIM, "measure": {**GAIN, "to": 1}}]), "claim x, measure: .*unexpected keyword"),
+        (str([{**CLAIM, "measure": {"name": "gold_gain", "at": "largest"}}]), "missing a required"),
+        (
+            str([{**CLAIM, "measure": {**GAIN, "at": "largset"}}]),
+            "largset is none of largest, worst",
+        ),
+        (str([{**CLAIM, "measure": {**GAIN, "gold": "x"}}]), "gold: x is none of verifier"),
         (str([{**CLAIM, "holds": "low is good"}]), "cannot be read"),
         ("[", "cannot be read"),
     ):

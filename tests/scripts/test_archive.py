@@ -168,6 +168,14 @@ def test_the_command_of_every_committed_archive_is_here() -> None:
     assert {path.parent.name for path in (ROOT / "results").glob("*/runs.tar.xz")} == {*COMMITTED}
 
 
+def test_the_readmes_command_for_the_main_table_is_the_archives() -> None:
+    (line,) = [
+        one for one in (ROOT / "README.md").read_text().splitlines() if "as results/cpu:" in one
+    ]
+    words = ["profile=cpu", *line.split("'")[1].split()]
+    assert [word for word in words if not word.startswith("bon=")] == COMMITTED["cpu"]
+
+
 @pytest.mark.parametrize("name", COMMITTED)
 def test_committed_runs_can_be_gone_on_from(name: str, tmp_path: Path) -> None:
     """No run is stale and no measurement has another name: both would need the weights again."""

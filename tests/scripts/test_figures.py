@@ -200,3 +200,22 @@ def test_chromium_opens_it_without_error_and_loads_every_image(
     copy.write_text(text)
     opened = browse(copy, tmp_path / "b", "--window-size=500,900", "--dump-dom")
     assert "<title>10 of 10, true</title>" in opened.stdout
+
+
+def test_the_report_names_the_code_of_every_run_and_of_an_earlier_best_of_n(
+    smoke_results: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(smoke_results, tmp_path / "own"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    code = {"commit": "a" * 40, "changed": True}
+    manifest["runs"][0]["environment"]["code"] = code
+    manifest["best_of_n"] = "left out: best_of_n=false"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    made = {"bon": {"name": "cpu_full"}, "environment": {"code": code}}
+    (copy / "data" / "best_of_n.json").write_text(json.dumps(made))
+    text = html.unescape(report.write(copy).read_text())
+    assert f"{'a' * 12} with uncommitted changes: 1 run" in text
+    said = f"cpu_full, code {'a' * 12} with uncommitted changes (left out: best_of_n=false)"
+    assert said in text
+    assert "make figures PROFILE=smoke ARGS=results_dir=results/own " in text
+    assert "results/own/</code>" in text

@@ -86,11 +86,12 @@ def test_manifest_names_every_run_with_its_data_and_code(done: Path) -> None:
 def test_the_command_that_others_see_has_files_by_name_and_none_of_our_folders() -> None:
     words = ["profile=cpu", "methods=[bt,normbt]", "runs_dir=runs/x", "cache_dir='/home/me/cache'"]
     words += ["data.train='/home/me/my pairs.jsonl'", "model.path=/home/me/gemma", "eval=default"]
-    words += ["benchmark_data=a/b.jsonl", "model.name=me/gemma"]
+    words += ["benchmark_data=a/b.jsonl", "model.name=me/gemma", "results_dir='/home/me/own'"]
     assert shlex.split(matrix.command("scripts.reproduce", words)) == [
         *("python", "-m", "scripts.reproduce", "profile=cpu", "methods=[bt,normbt]"),
+        "runs_dir=runs/x",
         *("data.train='my pairs.jsonl'", "model.path=gemma", "eval=default"),
-        *("benchmark_data=a/b.jsonl", "model.name=me/gemma"),
+        *("benchmark_data=a/b.jsonl", "model.name=me/gemma", "results_dir=results/own"),
     ]
     assert matrix.command("scripts.reproduce", []) == "python -m scripts.reproduce"
 

@@ -68,6 +68,23 @@ def test_states_follow_what_is_on_disk(tmp_path: Path, cache: Path) -> None:
     assert states(status(cfg, words))["train/normbt-seed0"] == "missing"
 
 
+def test_best_of_n_of_other_settings_is_stale_and_may_be_left_out(
+    tmp_path: Path, cache: Path
+) -> None:
+    cfg, words = composed(tmp_path, cache)
+    made = tmp_path / "results/data/best_of_n.json"
+    made.parent.mkdir(parents=True)
+    for name, state, why in (("smoke", "done", ""), ("cpu_full", "stale", "bon: smoke ≠ cpu_full")):
+        made.write_text(json.dumps({"bon": {"name": name}, "seconds_of_this_call": 2.5}))
+        line = status(cfg, words).set_index("stage").loc["Best-of-N"]
+        assert (line["state"], line["why"], line["seconds"]) == (state, why, 2.5)
+    cfg, words = composed(tmp_path, cache, "best_of_n=false")
+    assert states(status(cfg, words))["Best-of-N"] == "left out"
+    made.write_text("{")
+    with pytest.raises(InputError, match=r"best_of_n\.json is damaged"):
+        status(cfg, words)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
