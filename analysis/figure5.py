@@ -33,6 +33,7 @@ from analysis.style import (
 from analysis.tables import one_row_each, read_tidy, require, write_table
 from eval.best_of_n.curves import ORACLE, POOLED, RANDOM
 from eval.best_of_n.selection import kl as kl_of
+from eval.statistics import base_of
 from rm.errors import InputError
 from rm.files import read_json
 
@@ -93,7 +94,9 @@ def methods_of(frame: pd.DataFrame) -> list[str]:
 def twins(methods: list[str]) -> list[list[str]]:
     """Return the panels: every base loss with its NormBT twin, then what has no twin."""
     bases = [method for method in methods if not method.startswith("norm")]
-    panels = [[base, f"norm{base}"] if f"norm{base}" in methods else [base] for base in bases]
+    ours = [method for method in methods if method.startswith("norm")]
+    twin = {base_of(method, methods): method for method in reversed(ours)}  # of several, the first
+    panels = [[base, twin[base]] if base in twin else [base] for base in bases]
     alone = [method for method in methods if not any(method in panel for panel in panels)]
     return panels + [[method] for method in alone]
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import pandas as pd
 
-from analysis.style import METHODS, RIVALS, SECTIONS, WEIGHT_FORMS, method_label
+from analysis.style import METHODS, SECTIONS, method_label
 from analysis.tables import (
     GROUP,
     HIGH,
@@ -24,7 +24,7 @@ from analysis.tables import (
 )
 from eval import rewardbench
 from eval.protocol import Protocol, partial
-from eval.statistics import section_intervals
+from eval.statistics import base_of, section_intervals
 from rm.preferences import section_key
 
 PAPER: Final = Path(__file__).with_name("paper_numbers.csv")
@@ -104,19 +104,12 @@ def build(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
 def differences(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     """Return the paired differences method − its base loss, one row a method with a base.
 
-    The base of normbt_X is bt_X; of another form of NormBT's weight (`style.WEIGHT_FORMS`) and of
-    a rival (`style.RIVALS`), plain bt. Columns and errors: as `paired`.
+    The base: `eval.statistics.base_of`. Columns and errors: as `paired`.
     """
     require(frame, COLUMNS, "table 1's data")
     present = set(frame["method"])
-    sides = []
-    for method, _ in by_method(frame):
-        plain = method.removeprefix("normbt_") in WEIGHT_FORMS or method in RIVALS
-        base = "bt" if plain else method.removeprefix("norm")
-        base = "mlp" if method == "normbt_mlp" else base
-        if (method.startswith("normbt") or method in RIVALS) and base in present:
-            sides.append((method, base))
-    return paired(frame, sides, resamples)
+    bases = {method: base_of(method, present) for method, _ in by_method(frame)}
+    return paired(frame, [(method, base) for method, base in bases.items() if base], resamples)
 
 
 def paired(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,19 @@ Outcomes = Sequence[float] | np.ndarray
 
 Key = tuple[str, str]
 """(level, name): level is "subset", "section" or "average"."""
+
+
+def base_of(method: str, present: Container[str]) -> str | None:
+    """Return which of the `present` methods one is compared with; None: with none of them.
+
+    normbt_X: bt_X or X, whichever was run (NormBT's weight on another loss), else bt (another form
+    of the weight). BT and its variants have no base, every other loss has bt.
+    """
+    if method.startswith("bt"):
+        return None
+    variant = method.removeprefix("normbt_")
+    of_its_loss = [f"bt_{variant}", variant] if variant != method else []
+    return next((name for name in [*of_its_loss, "bt"] if name in present), None)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What of a profile's pipeline is done, stale, unfinished, missing or left out: python -m scripts.status.
+"""What of a pipeline is done, stale, unfinished, missing or left out: python -m scripts.status.
 
 One line a stage: state, seconds that it took, size on disk, and why it is stale. Nothing is
 computed or changed. `make reproduce` does what is not done.

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from eval.best_of_n.selection import best_of_n, kl, normalised, normaliser
+from eval.statistics import base_of
 from rm.errors import InputError
 
 ORACLE, RANDOM, POOLED = "oracle", "random", "all"
@@ -89,7 +90,7 @@ def table(curves: Mapping[str, Curves], gold: np.ndarray, resamples: int) -> pd.
     mean, spread = normaliser(gold)
     parts = []
     for method, curve in curves.items():
-        base = curves.get(base_of(method) or "")
+        base = curves.get(base_of(method, curves) or "") if method.startswith("norm") else None
         for seed, chosen in _runs(curve):
             frame = _one(curve, chosen, draws)
             frame = frame.assign(gold_raw=frame["gold"] * spread + mean)
@@ -99,11 +100,6 @@ def table(curves: Mapping[str, Curves], gold: np.ndarray, resamples: int) -> pd.
             parts.append(frame.assign(seeds=len(chosen) if curve.seeds else 0))
     shape = {"prompts": gold.shape[0], "samples": gold.shape[1]}
     return pd.concat(parts, ignore_index=True).assign(**shape)
-
-
-def base_of(method: str) -> str | None:
-    """The method that a NormBT method adds its weight to: "normbt_margin" gives "bt_margin"."""
-    return method.removeprefix("norm") if method.startswith("normbt") else None
 
 
 def _draws(curves: Mapping[str, Curves], resamples: int) -> Draws:

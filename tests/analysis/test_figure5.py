@@ -76,6 +76,8 @@ def test_panels_pair_every_base_with_its_twin() -> None:
         ["bt_label_smoothing"],
     ]
     assert figure5.twins(["normbt", "other"]) == [["other"], ["normbt"]]
+    added = ["bt", "normbt", "other", "normbt_cosine", "normbt_other"]
+    assert figure5.twins(added) == [["bt", "normbt"], ["other", "normbt_other"], ["normbt_cosine"]]
 
 
 def test_draw_has_a_row_a_gold_with_oracle_random_and_gains(data: Path) -> None:

@@ -78,7 +78,10 @@ def test_interval_is_the_bootstrap_of_a_proportion(tmp_path: Path) -> None:
 def test_paired_differences(tmp_path: Path) -> None:
     frame = collected(tmp_path, scores(RIGHT | {"bt_margin": {}, "normbt_hinge": {}}))
     found = table1.differences(frame, resamples=500)
-    assert found[["method", "minus"]].values.tolist() == [["normbt", "bt"]]  # no base, no row
+    assert found[["method", "minus"]].values.tolist() == [
+        ["normbt", "bt"],
+        ["normbt_hinge", "bt"],
+    ]
     row = found.iloc[0]
     assert row[["chat", "safety", "reasoning"]].tolist() == pytest.approx([-20, 0, 40])
     assert row["average"] == pytest.approx(5.0)
@@ -87,13 +90,25 @@ def test_paired_differences(tmp_path: Path) -> None:
 
 
 def test_every_method_has_the_base_that_the_caption_says(tmp_path: Path) -> None:
-    methods = ["bt", "bt_margin", "normbt", "normbt_margin", "normbt_cosine", "clip"]
-    frame = collected(tmp_path, scores({key: {} for key in [*methods, "mlp", "normbt_mlp"]}))
+    methods = ["bt", "bt_margin", "normbt", "normbt_margin", "normbt_cosine", "clip", "mlp"]
+    methods += [
+        "normbt_mlp",
+        "exponential",
+        "normbt_exponential",
+    ]  # the last two: docs/extending.md
+    frame = collected(tmp_path, scores({key: {} for key in methods}))
     found = table1.differences(frame, resamples=10)
     assert dict(found[["method", "minus"]].values.tolist()) == {
         **{"normbt": "bt", "normbt_margin": "bt_margin", "normbt_cosine": "bt"},
         **{"clip": "bt", "mlp": "bt", "normbt_mlp": "mlp"},
+        **{"exponential": "bt", "normbt_exponential": "exponential"},
     }
+
+
+def test_without_bt_nothing_is_compared_with_it(tmp_path: Path) -> None:
+    methods = ["bt_margin", "normbt", "clip", "normbt_margin"]
+    found = table1.differences(collected(tmp_path, scores({key: {} for key in methods})), 10)
+    assert found[["method", "minus"]].values.tolist() == [["normbt_margin", "bt_margin"]]
 
 
 def test_differences_are_taken_pair_by_pair_not_between_averages(tmp_path: Path) -> None:
