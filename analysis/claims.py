@@ -50,8 +50,8 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
 class Measured:
     """A number with its interval, and what it rests on.
 
-    `basis` says so in words; `pairs`: pairs (or prompts), the fewest where groups of them are
-    compared; `seeds`: training seeds. None: the number does not rest on such.
+    `basis` says so in words; `pairs`: pairs (or prompts, or the problems behind several pairs), the
+    fewest where groups of them are compared; `seeds`: training seeds. None: the number does not rest on such.
     """
 
     value: float
@@ -302,10 +302,20 @@ def accuracy_difference(data: Path, method: str, minus: str, cell: str) -> Measu
     row, seeds = table.iloc[0], int(table.iloc[0]["seeds"])
     if cell != "average":
         frame = frame[frame["section"].map(section_key) == cell]
-    pairs = frame["pair_id"].nunique()
-    basis = f"{plural(pairs, 'pair')} × {plural(seeds, 'seed')}"
+    words, units = counted(frame)
+    basis = f"{words} × {plural(seeds, 'seed')}"
     ends = (float(row[f"{cell}_low"]), float(row[f"{cell}_high"]))
-    return Measured(float(row[cell]), *ends, basis, pairs, seeds)
+    return Measured(float(row[cell]), *ends, basis, units, seeds)
+
+
+def counted(frame: pd.DataFrame) -> tuple[str, int]:
+    """Return how many pairs `frame` has, in words, and how many of them can be redrawn apart.
+
+    Pairs of one problem (`cluster`) are redrawn together, so a claim rests on so many problems.
+    """
+    pairs, units = frame["pair_id"].nunique(), frame["cluster"].nunique()
+    words = plural(pairs, "pair")
+    return (words if units == pairs else f"{words} of {plural(units, 'problem')}"), units
 
 
 def close_gain(data: Path) -> Measured:
@@ -313,11 +323,11 @@ def close_gain(data: Path) -> Measured:
     frame = one_place(figure4.collect(data))
     found = figure4.trend(frame)
     places, edges = figure4.assign_bins(frame)
-    outer = [frame.loc[places == at, "pair_id"].nunique() for at in (0, len(edges) - 2)]
+    (close, fewest), (far, other) = (counted(frame[places == at]) for at in (0, len(edges) - 2))
     seeds = frame["seed"].nunique()
-    basis = f"{outer[0]} and {plural(outer[1], 'pair')} × {plural(seeds, 'seed')}"
+    basis = f"{close} and {far} × {plural(seeds, 'seed')}"
     ends = (found["trend_low"], found["trend_high"])
-    return Measured(found["trend"], *ends, basis, min(outer), seeds)
+    return Measured(found["trend"], *ends, basis, min(fewest, other), seeds)
 
 
 def one_place(frame: pd.DataFrame) -> pd.DataFrame:

@@ -283,8 +283,8 @@ def caption(frame: pd.DataFrame) -> str:
         "untrained backbone's distance over all pairs. Seeds repeat pairs: filled points pool "
         "seeds, with 95% bootstrap over seeds and then pairs (whole problems where pairs share "
         "one), as is closest minus farthest; with few seeds it understates the seeds' share. Open "
-        "points give each pair one vote (majority over seeds), with 95% Clopper–Pearson. A tie "
-        "counts as a loss."
+        "points give each pair one vote (majority over seeds), with 95% Clopper–Pearson, as if no "
+        "two shared a problem. A tie counts as a loss."
     )
 
 

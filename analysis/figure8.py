@@ -180,7 +180,8 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         f"{plural(len(frame), 'pair')}, untrained backbone. ρ: Spearman's correlation of distance "
         "and feature, overall and per category in the legend's order, with 95% bootstrap over "
         "pairs. Shares: Shapley values of R² in a linear regression of log distance on the three "
-        "features (length as log(1 + words)) and the category; bars: 95% bootstrap over pairs."
+        "features (length as log(1 + words)) and the category; bars: 95% bootstrap over pairs "
+        "(whole problems where pairs share one)."
     )
     add_text(figure, verdict(table), caption, note)
     return figure

@@ -157,6 +157,14 @@ def protocol_of(benchmark: str, rows: pd.DataFrame) -> Protocol:
     return Protocol.from_counts(benchmark, rows.drop_duplicates("pair_id"))
 
 
+def rows_note(frame: pd.DataFrame, keys: Sequence[str] = ()) -> str:
+    """Return what a caption says of test rows that are absent or cut; "" if none is.
+
+    `frame`: of a table's `collect`; `keys`: columns that tell runs apart besides table 1's.
+    """
+    return partial_note(frame, keys) + truncated_note(frame)
+
+
 def partial_note(frame: pd.DataFrame, keys: Sequence[str] = ()) -> str:
     """Return how the RewardBench rows of `frame` differ from the official set; "" if in nothing.
 
@@ -235,7 +243,7 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
     """
     frame = collect(data)
     table, paired = build(frame), differences(frame)
-    short = partial_note(frame) + truncated_note(frame)
+    short = rows_note(frame)
     words = {"method": method_label, "minus": method_label}
     paths = [
         *write_table(

@@ -61,7 +61,7 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
     """
     frame = collect(data)
     words = {"method": method_label, "minus": method_label}
-    table, under = build(frame), f"{table1.INTERVAL}{table1.partial_note(frame)}"
+    table, under = build(frame), f"{table1.INTERVAL}{table1.rows_note(frame)}"
     paper = table1.beside_paper(table)
     paper = paper[(paper["source"] != "paper") | paper["method"].isin(PAPER_ROWS)]
     paper = paper[(paper["source"] != "paper") | (paper["backbone"] == "gemma-2b-it")]

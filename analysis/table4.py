@@ -53,5 +53,5 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
     """Write table4 into `folder` and return its paths. Raises InputError: as `table1.collect`."""
     frame = table1.collect(data)
     headers = {method: method_label(method) for method in set(frame["method"])}
-    caption = CAPTION + table1.partial_note(frame)
+    caption = CAPTION + table1.rows_note(frame)
     return [*write_table(build(frame), folder / "table4", caption, note, headers)]

@@ -28,7 +28,7 @@ def collect(data: Path) -> pd.DataFrame:
     Raises InputError: the file is unusable, or has no benchmark with the paper's sections.
     """
     path = data / FILE
-    return table1.of_trained(read_scores(path, SWEPT), path)[[*SWEPT, *table1.COLUMNS]]
+    return table1.of_trained(read_scores(path, SWEPT), path)[[*SWEPT, *table1.COLUMNS, "truncated"]]
 
 
 def build(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
@@ -71,7 +71,7 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
     """
     frame = collect(data)
     words = {"parameter": parameter_label, "method": method_label}
-    under = f"{table1.INTERVAL}{table1.partial_note(frame, SWEPT)}"
+    under = f"{table1.INTERVAL}{table1.rows_note(frame, SWEPT)}"
     return [
         *write_table(
             build(frame),

@@ -225,7 +225,16 @@ def test_accuracy_difference_and_close_gain(tmp_path: Path) -> None:
     assert claims.accuracy_difference(tmp_path, "normbt", "bt", "average").pairs == 60
     gain = claims.close_gain(tmp_path)
     assert (gain.value, gain.low, gain.high) == (200, 200, 200)  # +100 close, −100 far
-    assert (gain.basis, gain.pairs) == ("10 and 10 pairs × 3 seeds", 10)  # the outer sixths
+    assert (gain.basis, gain.pairs) == ("10 pairs and 10 pairs × 3 seeds", 10)  # the outer sixths
+    problems = pd.DataFrame(rows).assign(cluster=[f"c{int(row['distance']) // 4}" for row in rows])
+    problems.to_parquet(tmp_path / "scores.parquet")
+    found = claims.accuracy_difference(tmp_path, "normbt", "bt", "reasoning")
+    assert (found.basis, found.pairs) == ("30 pairs of 15 problems × 3 seeds", 15)
+    gain = claims.close_gain(tmp_path)
+    assert (gain.basis, gain.pairs) == (
+        "10 pairs of 3 problems and 10 pairs of 3 problems × 3 seeds",
+        3,
+    )
     with pytest.raises(InputError, match="NormBT without EMA was not run"):
         claims.accuracy_difference(tmp_path, "normbt", "normbt_no_ema", "average")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import table1
+from analysis import table1, table4, table5
 from eval import rewardbench
 from rm.errors import InputError
 
@@ -66,6 +66,12 @@ def test_truncated_pairs_are_counted_once_and_said_by_section(tmp_path: Path) ->
     for name in ("table1", "table1_differences"):
         text = (tmp_path / "tables" / f"{name}.md").read_text()
         assert "3 of 40 test pairs are truncated (Chat 20%, Safety 10%)." in text
+    table4.write(tmp_path, tmp_path / "tables")
+    assert "3 of 40 test pairs are truncated" in (tmp_path / "tables/table4.md").read_text()
+    swept = frame.assign(truncated=cut, parameter="beta", value=0.5)
+    swept.to_parquet(tmp_path / "sweep_scores.parquet")
+    table5.write(tmp_path, tmp_path / "tables")
+    assert "3 of 40 test pairs are truncated" in (tmp_path / "tables/table5.md").read_text()
 
 
 def test_interval_is_the_bootstrap_of_a_proportion(tmp_path: Path) -> None:
