@@ -51,7 +51,8 @@ class Measured:
     """A number with its interval, and what it rests on.
 
     `basis` says so in words; `pairs`: pairs (or prompts, or the problems behind several pairs), the
-    fewest where groups of them are compared; `seeds`: training seeds. None: the number does not rest on such.
+    fewest where groups of them are compared; `seeds`: training seeds. None: the number does not
+    rest on such.
     """
 
     value: float

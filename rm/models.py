@@ -218,12 +218,17 @@ def new_reward_model(
     """Put a fresh score head on the causal backbone in folder `backbone`.
 
     The head is drawn from N(0, 1/(hidden + 1)) by `seed` alone, so that it is the same for every
-    loss. All parameters are float32 (`train_part` lowers the frozen ones).
+    loss. All parameters are float32 (`train_part` lowers the frozen ones). Raises InputError for a
+    folder that cannot be read or lacks weights.
     """
     _check_folder(backbone)
     tokenizer = load(AutoTokenizer, backbone)
     classifier = load_weights(
-        AutoModelForSequenceClassification, backbone, num_labels=1, dtype=torch.float32
+        AutoModelForSequenceClassification,
+        backbone,
+        fresh=("score.weight",),
+        num_labels=1,
+        dtype=torch.float32,
     )
     check_classifier(classifier)
     hidden = classifier.score.in_features
@@ -282,27 +287,27 @@ def load_reward_model(
     try:
         folder = _local_folder(checkpoint)
         require_undamaged(folder)
-        config = load(AutoConfig, folder)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"no model could be read from {checkpoint}: {reason}") from error
+    config = load(AutoConfig, folder)
     names = config.architectures or ["an unnamed architecture"]
     if not names[0].endswith("ForSequenceClassification"):
         raise InputError(
             f"{checkpoint} holds {names[0]}, not a reward model "
             "(…ForSequenceClassification with one label): train one with scripts.train"
         )
-    classifier, info = load_weights(
-        AutoModelForSequenceClassification, folder, dtype=torch.float32, output_loading_info=True
+    kind = getattr(config, "reward_head", "linear")
+    classifier = load_weights(
+        AutoModelForSequenceClassification,
+        folder,
+        fresh=() if kind == "linear" else ("score.weight",),
+        dtype=torch.float32,
     )
     model = RewardModel(classifier, compute_dtype)
-    kind = getattr(config, "reward_head", "linear")
-    missing = set(info["missing_keys"])
     if kind != "linear":
         set_head(model, kind, seed=0)
-        missing = missing - {"score.weight"} | _load_head(model, folder)
-    if missing:
-        raise InputError(f"{checkpoint} lacks weights: {', '.join(sorted(missing))}")
+        _load_head(model, folder)
     lower_precision(model.backbone, compute_dtype)
     tokenizer = load(AutoTokenizer, folder)
     if tokenizer.pad_token_id is None:
@@ -310,8 +315,8 @@ def load_reward_model(
     return model.eval(), tokenizer
 
 
-def _load_head(model: RewardModel, folder: Path) -> set[str]:
-    """Load the weights of a head that transformers does not know; return the names it lacks."""
+def _load_head(model: RewardModel, folder: Path) -> None:
+    """Load the weights of a head that transformers does not know. Raises InputError: one lacks."""
     found: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
@@ -319,7 +324,9 @@ def _load_head(model: RewardModel, folder: Path) -> set[str]:
             names = [name for name in stored if name.startswith("score.")]
             found |= {name.removeprefix("score."): file.get_tensor(name) for name in names}
     lacking = model.score.load_state_dict(found, strict=False).missing_keys
-    return {f"score.{name}" for name in lacking}
+    if lacking:
+        names = ", ".join(f"score.{name}" for name in sorted(lacking))
+        raise InputError(f"{folder} lacks weights: {names}: fetch or save it anew")
 
 
 def _local_folder(checkpoint: Path | str) -> Path:

@@ -10,41 +10,57 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from rm.errors import InputError
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 """What is fetched of a model on the Hub: no pickles, no code."""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+SHOWN = 5
+"""Missing weights that a message names."""
 INDEX = "model.safetensors.index.json"
 
 
 def load(kind: Any, folder: Path, **options: Any) -> Any:
     """Return `kind.from_pretrained(folder, …)`: a tokenizer or a configuration, without its code.
 
-    Raises InputError if the folder asks for code of its own; else what transformers raises.
+    Raises InputError if the folder asks for code of its own or cannot be read.
     """
     with explained(folder):
         return kind.from_pretrained(folder, trust_remote_code=False, **options)
 
 
-def load_weights(kind: Any, folder: Path, **options: Any) -> Any:
-    """Return `load` of a model, from safetensors alone. Raises InputError as `check_model`."""
+def load_weights(kind: Any, folder: Path, *, fresh: Sequence[str] = (), **options: Any) -> Any:
+    """Return `load` of a model, from safetensors alone.
+
+    `fresh`: weights that the folder may lack, since the caller sets them. Raises InputError as
+    `check_model`, and where another weight is not there: transformers would draw it at random.
+    """
     check_model(folder)
-    return load(kind, folder, use_safetensors=True, **options)
+    model, info = load(kind, folder, use_safetensors=True, output_loading_info=True, **options)
+    missing = sorted(set(info["missing_keys"]) - set(fresh))
+    if missing:
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        raise InputError(
+            f"{folder} lacks weights: {', '.join(missing[:SHOWN])}{more}: fetch or save it anew"
+        )
+    return model
 
 
 @contextlib.contextmanager
 def explained(source: Path | str) -> Iterator[None]:
-    """Turn transformers' wish to run a model's own code into an InputError that explains it."""
+    """Turn what transformers says of a folder into an InputError, above all a wish to run code."""
     try:
         yield
-    except ValueError as error:
+    except (OSError, ValueError, SafetensorError) as error:
         if "trust_remote_code" not in str(error):
-            raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(f"no model could be read from {source}: {reason}") from error
         raise InputError(
             f"{source} asks to run code of its own (auto_map in a configuration file), which is "
             "never done here (trust_remote_code is off): take a model whose class is part of "

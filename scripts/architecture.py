@@ -79,12 +79,12 @@ def _snapshot(hub: str) -> Path | None:
 
 def _find(name: str, folder: Path | None, hub: str | None) -> Architecture:
     if folder is not None:
-        return Architecture(name, _read(folder), f"config.json in {folder.name}", folder)
+        return Architecture(name, load(AutoConfig, folder), f"config.json in {folder.name}", folder)
     noted = CONF / "architecture" / f"{name}.yaml"
     try:
         if hub is not None:
             path = Path(hf_hub_download(hub, "config.json"))
-            return Architecture(name, _read(path.parent), "config.json on the Hub", None)
+            return Architecture(name, load(AutoConfig, path.parent), "config.json on the Hub", None)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         if not noted.is_file():
             raise InputError(
@@ -94,13 +94,6 @@ def _find(name: str, folder: Path | None, hub: str | None) -> Architecture:
     content: dict[str, Any] = yaml.safe_load(noted.read_text())
     config = AutoConfig.for_model(**content)
     return Architecture(name, config, f"public configuration, conf/architecture/{name}.yaml", None)
-
-
-def _read(folder: Path) -> PretrainedConfig:
-    try:
-        return load(AutoConfig, folder)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: no readable config.json; give a model folder") from error
 
 
 def meta_model(architecture: Architecture, cfg: DictConfig) -> RewardModel:

@@ -305,7 +305,11 @@ def check_copy(model: DictConfig) -> None:
     noted = configuration.CONF / "architecture" / f"{model.name}.yaml"
     if not model.path or not noted.is_file():
         return
-    content = read_json(model_folder(model.path) / "config.json")
+    path = model_folder(model.path) / "config.json"
+    try:
+        content = dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:  # JSON, UTF-8, or another kind of value
+        raise InputError(f"{path} is no model's configuration: fetch the model again") from error
     unlike = [
         f"{key} {content.get(key)}, not {value}"
         for key, value in yaml.safe_load(noted.read_text()).items()

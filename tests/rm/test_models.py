@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -261,6 +262,43 @@ def test_checkpoint_without_its_head_is_an_error(tmp_path: Path, backbone: Path)
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_labels": 1}))
     with pytest.raises(InputError, match=r"lacks weights: score\.weight|one output"):
         load_reward_model(tmp_path, torch.float32)
+
+
+def test_a_backbone_that_lacks_weights_is_not_filled_up_at_random(
+    tmp_path: Path, backbone: Path
+) -> None:
+    shutil.copytree(backbone, tmp_path / "part")
+    path = tmp_path / "part" / "model.safetensors"
+    gone = "model.layers.1."
+    kept = {name: value for name, value in load_file(path).items() if not name.startswith(gone)}
+    save_file(kept, path, {"format": "pt"})
+    with pytest.raises(
+        InputError, match=r"lacks weights: (model\.)?layers\.1\..* and \d more: fetch"
+    ):
+        new_reward_model(tmp_path / "part", torch.float32, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", '{"model_type": "no such type"}'),
+        ("config.json", '{"model_type": "mamba"}'),
+        ("config.json", '{"model_'),
+        ("model.safetensors", "half"),
+        ("tokenizer.json", None),
+    ],
+)
+def test_a_broken_backbone_is_one_line(
+    tmp_path: Path, backbones: dict[str, Path], name: str, content: str | None
+) -> None:
+    folder = Path(shutil.copytree(backbones["llama"], tmp_path / "broken"))
+    (folder / name).unlink()
+    if content is None:
+        (folder / "tokenizer_config.json").unlink()
+    else:
+        (folder / name).write_text(content)
+    with pytest.raises(InputError, match="no model could be read from .*broken: "):
+        new_reward_model(folder, torch.float32, seed=0)
 
 
 def test_too_many_top_layers_is_an_error(backbone: Path) -> None:
