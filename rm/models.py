@@ -325,8 +325,8 @@ def _load_head(model: RewardModel, folder: Path) -> None:
             found |= {name.removeprefix("score."): file.get_tensor(name) for name in names}
     lacking = model.score.load_state_dict(found, strict=False).missing_keys
     if lacking:
-        names = ", ".join(f"score.{name}" for name in sorted(lacking))
-        raise InputError(f"{folder} lacks weights: {names}: fetch or save it anew")
+        listed = ", ".join(f"score.{name}" for name in sorted(lacking))
+        raise InputError(f"{folder} lacks weights: {listed}: fetch or save it anew")
 
 
 def _local_folder(checkpoint: Path | str) -> Path:

@@ -57,8 +57,14 @@ GRID_SEED = 1000
 
 PER_RUN = {"loss": "methods=[…]", "seed": "seeds=[…]", "run_dir": "runs_dir=FOLDER"}
 """What every run of a pipeline has of its own, and the word that says so for all of them."""
-LISTED: dict[str, Any] = {"methods": str, "seeds": int, "grid": int | float}
-EXAMPLES = {"methods": "bt,normbt", "seeds": "0,1,2", "grid": "1e-4,3e-4"}
+LISTED: dict[str, tuple[Any, str]] = {
+    "methods": (str, "bt,normbt"),
+    "seeds": (int, "0,1,2"),
+    "grid": (int | float, "1e-4,3e-4"),
+    "sweep.methods": (str, "bt,normbt"),
+    "sweep.values": (int | float, "1,2,4"),
+}
+"""Keys whose values are lists: what of, and an example."""
 OWN_FOLDERS = {"runs_dir": "runs", "results_dir": "results"}
 """Keys of a call's own folders, and where in the repository their defaults lie."""
 
@@ -72,19 +78,22 @@ def check_call(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Raise InputError for what cannot work, before anything is computed.
 
     A value of the wrong type; a word that says for all runs what each has of its own; a list of
-    methods, seeds or learning rates that is none, empty or names one twice.
+    methods, seeds, learning rates or swept values that is none, empty or names one twice.
     """
     configuration.check_types(cfg)
     refuse_words_of_one_run(overrides)
-    for name in ("methods", "seeds", "grid"):
-        values = cfg.get(name, [0])
+    for name, (kind, example) in LISTED.items():
+        *group, key = name.split(".")
+        part = cfg if not group else cfg.get(group[0], {})
+        if key not in part:
+            continue
+        values = part[key]
         if not isinstance(values, ListConfig | list) or (not values and name != "grid"):
-            raise InputError(f"{name}={values}: give a list, such as {name}=[{EXAMPLES[name]}]")
+            raise InputError(f"{name}={values}: give a list, such as {name}=[{example}]")
         if len(set(values)) < len(values):
             raise InputError(f"{name}={values}: one is named twice")
         for value in values:
-            if isinstance(value, bool) or not isinstance(value, LISTED[name]):
-                example = EXAMPLES[name]
+            if isinstance(value, bool) or not isinstance(value, kind):
                 raise InputError(f"{name}={values}: {value} does not belong, as in [{example}]")
 
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from analysis.texts import prompt_text, text_features
 from eval.rows import EvaluationRow
 from rm.batches import PairCollator, rows_of
+from rm.errors import InputError
 from rm.files import atomic_write_bytes, is_intact, write_checked
 from rm.gradients import Projection, cosines, pair_gradients
 from rm.layers import layer_distances
@@ -163,7 +164,7 @@ def measure_gradients(
     merged. The layers above the trunk are computed in float32.
     """
     settings = check(cfg)
-    model, tokenizer = load_reward_model(run.checkpoint, DTYPES[settings.compute_dtype])
+    model, tokenizer = _reward_model(run, settings)
     part = "full" if settings.part == "lora" else settings.part
     train_part(model, part, top_layers=settings.top_layers)  # type: ignore[arg-type]
     pairs = token_pairs(tokenizer, rows, settings)
@@ -216,10 +217,22 @@ def layers(cfg: DictConfig, run: Run, rows: Sequence[EvaluationRow]) -> pd.DataF
 def measure_layers(cfg: DictConfig, run: Run, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
     """Measure the distances of `rows` at every layer, in the run's compute dtype."""
     settings = check(cfg)
-    model, tokenizer = load_reward_model(run.checkpoint, DTYPES[settings.compute_dtype])
+    model, tokenizer = _reward_model(run, settings)
     pairs = token_pairs(tokenizer, rows, settings)
     model.to(best_device())
     return layer_distances(model, pairs, int(tokenizer.pad_token_id))
+
+
+def _reward_model(
+    run: Run, settings: TrainingSettings
+) -> tuple[RewardModel, PreTrainedTokenizerBase]:
+    """Load a run's checkpoint. Raises InputError where its weights were dropped."""
+    if not run.checkpoint.is_dir():
+        raise InputError(
+            f"{run.folder} was not measured like this, and its weights are gone: delete that "
+            "folder, and the same command makes it anew"
+        )
+    return load_reward_model(run.checkpoint, DTYPES[settings.compute_dtype])
 
 
 def token_pairs(

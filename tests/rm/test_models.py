@@ -297,7 +297,7 @@ def test_a_broken_backbone_is_one_line(
         (folder / "tokenizer_config.json").unlink()
     else:
         (folder / name).write_text(content)
-    with pytest.raises(InputError, match="no model could be read from .*broken: "):
+    with pytest.raises(InputError, match=r"no model could be read from .*broken: "):
         new_reward_model(folder, torch.float32, seed=0)
 
 

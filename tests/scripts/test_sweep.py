@@ -14,8 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from analysis import figure11
 from analysis.table5 import FILE
 from rm.errors import InputError
-from scripts.config import CONF
+from scripts import measure
+from scripts.config import CONF, compose_config
 from scripts.matrix import train_config
+from scripts.measure import Run
 from scripts.sweep import COLUMNS, RUN, merge, note, run_key, sweep, sweep_config
 from scripts.train import train
 
@@ -47,7 +49,11 @@ def test_sweeps_fill_one_table(both: Path, cache: Path, capsys: pytest.CaptureFi
     assert not table.duplicated(["method", "parameter", "value", "seed", "section"]).any()
     runs = [*(folder / "runs/sweep").glob("*/*/manifest.json")]
     base = [*(folder / "runs/train").glob("*/manifest.json")]
-    assert len(runs) == 4 and len(base) == 2 and not [*(folder / "runs").rglob("checkpoint")]
+    assert len(runs) == 4 and len(base) == 2 and not [*(folder / "runs/sweep").rglob("checkpoint")]
+    assert len([*(folder / "runs/train").rglob("checkpoint")]) == 2  # reproduce measures them
+    with pytest.raises(InputError, match="weights are gone: delete that folder, and the same"):
+        dropped = Run("bt", 0, runs[0].parent)
+        measure.measure_layers(compose_config("train", ["profile=smoke"]), dropped, [])
     written = [one.read_bytes() for one in tables_of(path)]
     capsys.readouterr()
     run(folder, cache, "sweep=cap", "sweep.values=[1.0,4.0]")  # written otherwise, the same runs
@@ -168,9 +174,13 @@ def test_a_run_of_other_settings_stays_where_reproduce_made_it(tmp_path: Path, c
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sweep=cap", "sweep.values=[null,1.0]"], "sweep.values: None is no number"),
-        (["sweep=cap", "sweep.values=[linear]"], "sweep.values: linear is no number"),
-        (["sweep=cap", "sweep.values=[]"], "sweep.values is empty"),
+        (["sweep=cap", "sweep.values=[null,1.0]"], "None does not belong"),
+        (["sweep=cap", "sweep.values=[linear]"], r"linear does not belong, as in \[1,2,4\]"),
+        (["sweep=cap", "sweep.values=[]"], r"sweep.values=\[\]: give a list, such as"),
+        (["sweep=cap", "sweep.values=0.5"], "sweep.values=0.5: give a list"),
+        (["sweep=cap", "sweep.values=[1,1.0]"], "one is named twice"),
+        (["sweep=cap", "sweep.methods=normbt"], "sweep.methods=normbt: give a list"),
+        (["sweep=cap", "sweep.methods=[]"], r"sweep.methods=\[\]: give a list"),
         (["sweep=cap", "model=tiny-gemma"], "has sweeps of tiny-llama"),
         (["sweep=cap", "sweep.methods=[bt]"], "loss.weight.cap"),
         (["sweep=cap", "sweep.key=loss.weight.kap"], "unknown key loss.weight.kap"),
