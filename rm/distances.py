@@ -16,6 +16,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor, nn
 
+from rm.errors import require_range
 from rm.models import RewardOutput
 from rm.tokens import TokenPair
 from rm.weights import representation_distance
@@ -92,6 +93,10 @@ class Standardised(_Forward):
     """
 
     epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Raise InputError for an ε below 0."""
+        require_range("loss.distance.epsilon", self.epsilon, 0)
 
     def measure(
         self, output: RewardOutput, difference: Tensor, trained: Sequence[nn.Parameter]

@@ -5,6 +5,7 @@ Entry points print the message without a traceback.
 
 from __future__ import annotations
 
+import math
 import unicodedata
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -43,3 +44,14 @@ class InterruptedRunError(Exception):
     The message says in one line what it was and what to do; entry points print it alone and exit
     with status 1. The same command goes on afterwards.
     """
+
+
+def require_range(name: str, value: object, low: float, high: float = math.inf) -> None:
+    """Raise InputError unless `value`, called `name` in messages, is a number from low to high.
+
+    Without `high` any finite number above is right.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not low <= value <= high:  # type: ignore[arg-type,operator]
+        asked = f"{low:g} or more, and finite" if high == math.inf else f"from {low:g} to {high:g}"
+        raise InputError(f"{name}={value}: must be a number {asked}")

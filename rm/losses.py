@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from rm.errors import require_range
+
 PairLoss = Callable[[Tensor, Tensor | None], Tensor]
 """(difference (pairs,), margin (pairs,) or None) -> loss (pairs,)."""
 
@@ -45,17 +47,29 @@ def bt_margin_out(difference: Tensor, margin: Tensor | None) -> Tensor:
 def bt_label_smoothing(
     difference: Tensor, margin: Tensor | None = None, *, smoothing: float
 ) -> Tensor:
-    """−(1 − α) log σ(d) − α log σ(−d) with α = `smoothing` (GRM). `margin` is not used."""
+    """−(1 − α) log σ(d) − α log σ(−d) with α = `smoothing` (GRM). `margin` is not used.
+
+    Raises InputError unless α is from 0 to 0.5: above, the rejected side would be preferred.
+    """
+    require_range("loss.pair_loss.smoothing", smoothing, 0, 0.5)
     return -(1 - smoothing) * logsigmoid(difference) - smoothing * logsigmoid(-difference)
 
 
 def hinge(difference: Tensor, margin: Tensor | None = None, *, width: float) -> Tensor:
-    """max(0, width − d): no gradient once a pair is won by `width`. `margin` is not used."""
+    """max(0, width − d): no gradient once a pair is won by `width`. `margin` is not used.
+
+    Raises InputError for a width below 0.
+    """
+    require_range("loss.pair_loss.width", width, 0)
     return (width - difference).clamp(min=0)
 
 
 def centring(chosen: Tensor, rejected: Tensor, *, coefficient: float) -> Tensor:
-    """coefficient · (r_w + r_l)², one value a pair: rewards stay near zero (TRL's formula)."""
+    """coefficient · (r_w + r_l)², one value a pair: rewards stay near zero (TRL's formula).
+
+    Raises InputError for a coefficient below 0.
+    """
+    require_range("loss.regularizer.coefficient", coefficient, 0)
     return coefficient * (chosen + rejected).square()
 
 
@@ -63,8 +77,10 @@ def batch_sum_to_zero(chosen: Tensor, rejected: Tensor, *, coefficient: float) -
     """coefficient · (mean of all the batch's rewards)², the same value for every pair.
 
     Batch sum-to-zero regularisation (arXiv 2505.07271) [inferred: of the mean, so that it does not
-    grow with the batch]. The batch must be whole: one micro-batch.
+    grow with the batch]. The batch must be whole: one micro-batch. Raises InputError for a
+    coefficient below 0.
     """
+    require_range("loss.regularizer.coefficient", coefficient, 0)
     mean = (chosen.mean() + rejected.mean()) / 2
     return (coefficient * mean.square()).expand(len(chosen))
 
@@ -78,6 +94,11 @@ class TextGeneration:
 
     ratio: float
     beta: float
+
+    def __post_init__(self) -> None:
+        """Raise InputError for numbers that make no such loss."""
+        require_range("loss.text.ratio", self.ratio, 0, 1)
+        require_range("loss.text.beta", self.beta, 0)
 
     def combine(self, loss: Tensor, log_likelihood: Tensor) -> Tensor:
         """`loss`, `log_likelihood` = log π(y_w | x): (pairs,). Returns (pairs,)."""

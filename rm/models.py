@@ -414,7 +414,8 @@ def _add_lora(
 ) -> None:
     """Inject adapters into the backbone in place; the head stays an ordinary Linear.
 
-    Raises InputError for settings that PEFT refuses, and for a module that the backbone lacks.
+    Raises InputError for settings that PEFT refuses, a module that the backbone lacks, and one that
+    is an embedding.
     """
     modules = {f".{name}": module for name, module in model.backbone.named_modules()}
     absent = [x for x in target_modules if not any(name.endswith(f".{x}") for name in modules)]
@@ -423,6 +424,16 @@ def _add_lora(
         raise InputError(
             f"training.lora.target_modules: the backbone has no {', '.join(absent)}; its linear "
             f"modules are {', '.join(sorted(linear)) or 'none'}"
+        )
+    embeddings = [
+        x
+        for x in target_modules
+        if any(n.endswith(f".{x}") and isinstance(m, nn.Embedding) for n, m in modules.items())
+    ]
+    if embeddings:  # PEFT can, but their weights are not merged like a product's
+        raise InputError(
+            f"training.lora.target_modules: {', '.join(embeddings)} is an embedding: name modules "
+            "that multiply"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

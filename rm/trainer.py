@@ -32,7 +32,7 @@ from transformers import (
 
 from rm.batches import PairCollator, PairStream, model_inputs
 from rm.distances import PairDistance, Representation
-from rm.errors import InputError
+from rm.errors import InputError, require_range
 from rm.files import atomic_write_json, atomic_write_text, damage, is_sealed, seal, writing
 from rm.losses import PairLoss, Regularizer, TextGeneration
 from rm.models import RewardModel, RewardOutput
@@ -95,15 +95,11 @@ def check_settings(settings: TrainingSettings) -> None:
     positive = ("epochs", "learning_rate", "max_length", "global_batch", "micro_batch")
     for name in (*positive, "micro_batch_tokens"):
         value = getattr(settings, name)
-        if value is not None and value <= 0:
-            raise InputError(f"training.{name}={value}: must be above zero")
-    for name in ("warmup_ratio", "clip_norm", "weight_decay", "save_steps"):
-        if getattr(settings, name) < 0:
-            raise InputError(f"training.{name}={getattr(settings, name)}: must not be below zero")
-    if settings.warmup_ratio > 1:
-        raise InputError(
-            f"training.warmup_ratio={settings.warmup_ratio}: a share of the steps, at most 1"
-        )
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"training.{name}={value}: must be above zero, and finite")
+    for name in ("clip_norm", "weight_decay", "save_steps"):
+        require_range(f"training.{name}", getattr(settings, name), 0)
+    require_range("training.warmup_ratio", settings.warmup_ratio, 0, 1)  # a share of the steps
     for name, known in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
         if getattr(settings, name) not in known:
             raise InputError(
@@ -128,7 +124,7 @@ def check_lora(lora: dict[str, Any]) -> None:
     r, alpha, dropout, modules = (lora[k] for k in ("r", "alpha", "dropout", "target_modules"))
     named = isinstance(modules, list) and all(isinstance(name, str) for name in modules)
     for name, right, asked in (
-        ("r", _is_number(r) and r == int(r) and r >= 1, "a whole number, 1 or more"),
+        ("r", _is_number(r) and isinstance(r, int) and r >= 1, "a whole number, 1 or more"),
         ("alpha", _is_number(alpha) and alpha > 0, "a number above zero"),
         ("dropout", _is_number(dropout) and 0 <= dropout < 1, "a share, 0 or more and below 1"),
         ("target_modules", named and modules, "a list of module names, such as [q_proj,v_proj]"),

@@ -12,7 +12,6 @@ three ways to deal a batch's weights out again by category.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -20,7 +19,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from rm.errors import InputError
+from rm.errors import require_range
 
 
 def representation_distance(hidden_chosen: Tensor, hidden_rejected: Tensor) -> Tensor:
@@ -32,13 +31,6 @@ def representation_distance(hidden_chosen: Tensor, hidden_rejected: Tensor) -> T
     with torch.autocast(hidden_chosen.device.type, enabled=False):
         dtype = torch.promote_types(hidden_chosen.dtype, torch.float32)
         return torch.linalg.vector_norm(hidden_chosen.to(dtype) - hidden_rejected.to(dtype), dim=-1)
-
-
-def require_range(name: str, value: object, low: float, high: float = math.inf) -> None:
-    """Raise InputError unless `value`, called `name` in messages, is a number from low to high."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low <= value <= high:  # type: ignore[operator]
-        raise InputError(f"{name}={value}: must be a number from {low:g} to {high:g}")
 
 
 class PairWeight(Protocol):

@@ -110,8 +110,9 @@ def check_data(data: DictConfig) -> GeneratedData | FilesData | HubData:
 def source_fingerprint(data: DictConfig) -> str:
     """Fingerprint of what a configuration's data are read from, before anything is dropped.
 
-    Generated: the pairs. Files: their bytes. Hub: its name, configuration and splits (a data set
-    that changes there without a new name is not noticed). Raises InputError as `load_data`.
+    Generated: the pairs. Files: their bytes. Hub: its name, configuration and training split (a
+    data set that changes there without a new name is not noticed). Which of them are held out, the
+    configuration says. Raises InputError as `load_data`.
     """
     settings = check_data(data)
     if isinstance(settings, GeneratedData):

@@ -53,7 +53,7 @@ from scripts.evaluate import BENCHMARKS, DEFAULT_MAX_LENGTH
 from scripts.matrix import check_benchmark, kept_words, run_configs
 from scripts.reproduce import best_of_n_left_out
 from scripts.sample import Lengths, Pairs, find_lengths, find_pairs, upper_bound
-from scripts.train import check, distance_of
+from scripts.train import check, distance_of, zero_stage
 
 PLAN_KEYS = ("plan", "throughput", "output")
 GIGA, TERA = 1e9, 1e12
@@ -413,7 +413,7 @@ def memory_of(material: Material) -> list[Memory]:
     for path in sorted((configuration.CONF / "deepspeed").glob("*.yaml")):
         one = largest.copy()
         one.deepspeed = yaml.safe_load(path.read_text())
-        if one.training.reuse_trunk and "zero3" in one.deepspeed.name:
+        if one.training.reuse_trunk and zero_stage(one) == 3:
             continue  # scripts.train refuses it
         model = meta_model(material.architecture, one)
         decoder = decoder_of(model)
@@ -433,7 +433,7 @@ def most_pairs(training: DictConfig) -> int:
 def memory_row(one: DictConfig, decoder: Decoder, activations: int, cfg: DictConfig) -> Memory:
     """Memory under one file of conf/deepspeed."""
     zero = (one.deepspeed.settings or {}).get("zero_optimization", {})
-    stage, offload = zero.get("stage", 0), "offload_optimizer" in zero
+    stage, offload = zero_stage(one), "offload_optimizer" in zero
     buckets = _buckets(zero)
     states = model_states(decoder, stage, cfg.devices, offload=offload, buckets=buckets)
     estimator = None

@@ -279,7 +279,7 @@ def check(cfg: DictConfig) -> TrainingSettings:
         raise InputError(
             f"training.reuse_trunk=true needs training.part=top_layers, not {settings.part}"
         )
-    if settings.reuse_trunk and "zero3" in cfg.deepspeed.name:
+    if settings.reuse_trunk and zero_stage(cfg) == 3:
         raise InputError("training.reuse_trunk=true does not go with ZeRO-3: set it to false")
     check_attention(settings.attention, settings.share_prefix, "training")
     check_loss(cfg, settings)
@@ -321,16 +321,28 @@ def check_copy(model: DictConfig) -> None:
         )
 
 
+def zero_stage(cfg: DictConfig) -> int:
+    """The ZeRO stage of a configuration; 0 without DeepSpeed."""
+    return int((cfg.deepspeed.settings or {}).get("zero_optimization", {}).get("stage", 0))
+
+
 def check_loss(cfg: DictConfig, settings: TrainingSettings) -> None:
     """Raise InputError for a loss with impossible numbers, or that the settings don't serve."""
-    for part in LOSS_PARTS:
-        try:
-            instantiate(cfg.loss.get(part))
-        except HydraException as error:
-            raise InputError(configuration.explain(error, "train")) from error
+    try:
+        made = {part: instantiate(cfg.loss.get(part)) for part in LOSS_PARTS}
+        tries = torch.tensor([0.5, -0.5])
+        made["pair_loss"](tries, tries)
+        if made["regularizer"] is not None:
+            made["regularizer"](tries, tries)
+        if made["deal"] is not None:
+            made["deal"](tries[:0], [])
+    except HydraException as error:
+        raise InputError(configuration.explain(error, "train")) from error
+    except TypeError as error:  # an argument that a function does not have
+        raise InputError(f"loss={cfg.loss.name}: {error}") from error
     if needs_every_token(cfg.loss) and settings.share_prefix:
         raise InputError(f"loss={cfg.loss.name} needs every token: training.share_prefix=false")
-    if cfg.loss.get("text") and "zero3" in cfg.deepspeed.name:
+    if cfg.loss.get("text") and zero_stage(cfg) == 3:
         raise InputError(f"loss={cfg.loss.name} needs the whole embedding: deepspeed=zero2 or less")
     whole = settings.micro_batch == settings.global_batch and settings.micro_batch_tokens is None
     if cfg.loss.get("whole_batch") and not (whole and cfg.devices == 1):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rm.provenance import fingerprint_of
 from scripts import config as configuration
@@ -35,7 +35,10 @@ def tune(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     one = train_config(cfg, overrides, cfg.loss.name, cfg.seed, "tune")
     name = f"{cfg.loss.name}-seed{cfg.seed}-{fingerprint_of(comparable(one))[:8]}"
     one.run_dir = str(runs_dir / name)
-    held_out = validation_data(cfg, f"validation-{source_fingerprint(cfg.data)}.jsonl")
+    # By all that decides which pairs are held out: jobs of other data may run beside this one.
+    section = OmegaConf.to_container(cfg.data, resolve=True)
+    data = fingerprint_of([source_fingerprint(cfg.data), section])
+    held_out = validation_data(cfg, f"validation-{data}.jsonl")
     run = Run(cfg.loss.name, cfg.seed, runs_dir / name)
     summary = train_and_validate(cfg, one, run, held_out)
     facts = {"accuracy": summary["average"], "pairs": summary["pairs"]}

@@ -83,6 +83,18 @@ def test_failed_jobs_are_listed_and_run_again_alone(
     assert done.stat().st_mtime_ns == before
 
 
+def test_jobs_that_hold_other_pairs_out_have_files_of_their_own(tune: Main, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl")
+    words = (
+        f"data.train={tmp_path}/pairs.jsonl",
+        "data.seed=0,1",
+        "training.learning_rate=1e-3,1e-4",
+    )
+    assert tune("data=files", "data.validation_share=0.4", *words) == 0
+    files = [*(tmp_path / "data").glob("validation-*.jsonl")]
+    assert len(files) == 2 and files[0].read_text() != files[1].read_text()
+
+
 def test_optuna_maximises_validation_accuracy(tune: Main, tmp_path: Path) -> None:
     words = ("hydra/sweeper=search", "hydra.sweeper.n_trials=3", "data.train_pairs=16")
     assert tune(*words, "training.learning_rate=tag(log,interval(1e-4,1e-1))") == 0
