@@ -140,6 +140,7 @@ def facts(manifest: dict[str, Any]) -> dict[str, str]:
     everyone = manifest["runs"]
     methods = list(dict.fromkeys(method_label(run["method"]) for run in everyone))
     seeds = sorted({run["seed"] for run in everyone})
+    kinds = Counter(run["environment"].get("cpu_capability") for run in everyone)
     codes = Counter(code_of(run["environment"]) for run in everyone)
     machine = manifest["environment"]
     devices = ", ".join(machine.get("accelerators", [])) or "no GPU"
@@ -155,6 +156,9 @@ def facts(manifest: dict[str, Any]) -> dict[str, str]:
         "Training runs": str(len(everyone)),
         "Training time": f"{sum(run['seconds'] for run in everyone) / 60:.1f} minutes in all",
         "Machine": f"{machine.get('cpus')} CPUs, {devices}",
+        "Vector instructions of the runs": "; ".join(
+            f"{kind or 'not noted'}: {plural(count, 'run')}" for kind, count in kinds.most_common()
+        ),
         "Code of the runs": "; ".join(
             f"{code}: {plural(count, 'run')}" for code, count in codes.most_common()
         ),

@@ -78,6 +78,7 @@ RIVALS: Final = {
     "mlp": "BT, MLP head",
     "proportional": "BT × distance",
     "grm": "BT + text generation (GRM)",
+    "category_weights": "BT, categories weighted as by NormBT",
 }
 """Methods that are compared with plain BT, and their names."""
 VARIANT_LABELS: Final = {

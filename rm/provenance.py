@@ -72,6 +72,7 @@ def environment() -> dict[str, Any]:
         "packages": versions,
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # "AVX512": numbers round by it
         "threads": torch.get_num_threads(),
         "accelerators": accelerators,
         "code": code_revision(),

@@ -6,10 +6,12 @@ import io
 import tarfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from eval.rows import sample_rows
 from rm.errors import InputError
+from rm.preferences import section_key
 from rm.provenance import fingerprint_of
 from scripts import matrix, measure
 from scripts.archive import act, finished, pack, unpack
@@ -200,3 +202,14 @@ def test_committed_runs_can_be_gone_on_from(name: str, tmp_path: Path) -> None:
             f"gradients-{named}"
         }
     assert [*runs.glob("train*/*/gradients-*.parquet")]
+
+
+def test_the_control_with_fixed_weights_has_those_of_the_committed_normbt_runs() -> None:
+    """conf/loss/category_weights.yaml: by category, the mean over all steps of five seeds."""
+    metrics = pd.read_parquet(ROOT / "results/cpu/data/metrics.parquet")
+    normbt = metrics[metrics["method"] == "normbt"]
+    assert normbt["seed"].nunique() == 5
+    weights = compose_config("train", ["loss=category_weights"]).loss.deal.weights
+    for category, weight in weights.items():
+        measured = normbt[f"weight_mean_{section_key(category)}"].mean()
+        assert weight == pytest.approx(measured, abs=0.005)

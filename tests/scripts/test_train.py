@@ -52,7 +52,7 @@ def assert_same_run(one: Path, other: Path, rtol: float) -> None:
     assert len(ours) == len(theirs) == 20
     for a, b in zip(ours, theirs, strict=True):
         assert by_category(a).keys() == by_category(b).keys()
-        for key in (*COMPARED, *by_category(a)):
+        for key in {*COMPARED, *by_category(a)} & (a.keys() | b.keys()):  # BT has no μ
             assert a[key] == pytest.approx(b[key], rel=rtol, abs=rtol), (a["step"], key)
     for name, value in weights_of(one).items():
         assert torch.allclose(value, weights_of(other)[name], rtol=rtol, atol=rtol), name
@@ -101,7 +101,7 @@ def test_mu_follows_the_ema_of_the_batch_means(reference: Path) -> None:
 def test_schedule_reaches_its_floor_at_the_last_step(reference: Path) -> None:
     rates = [step["learning_rate"] for step in steps_of(reference)]
     assert max(rates) == pytest.approx(1e-3, rel=0.05)
-    assert rates[-1] < 0.02 * max(rates) and rates == sorted(rates[:1]) + rates[1:]
+    assert rates[-1] < 0.02 * max(rates) and rates[1:] == sorted(rates[1:], reverse=True)
 
 
 def test_accumulation_one_and_four_are_the_same_run(reference: Path, train_smoke: Train) -> None:
@@ -133,7 +133,7 @@ def test_micro_batches_by_tokens_on_two_ranks(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["off", "0", "2"])
+@pytest.mark.parametrize("stage", ["off", "0"])
 def test_one_and_two_ranks_are_the_same_run(
     reference: Path, train_smoke: Train, stage: str
 ) -> None:
@@ -141,6 +141,18 @@ def test_one_and_two_ranks_are_the_same_run(
     if stage != "off":
         words = ["deepspeed=zero2", f"deepspeed.settings.zero_optimization.stage={stage}"]
     assert_same_run(reference, train_smoke(*TWENTY, "devices=2", *words), rtol=2e-4)
+
+
+@pytest.mark.slow
+def test_two_ranks_with_zero2_have_the_gradients_of_one(train_smoke: Train) -> None:
+    """By plain SGD, unclipped: AdamW would divide a wrong factor of the gradient out."""
+    words = (TWENTY[0], TWENTY[2], "training.optimizer=sgd", "training.learning_rate=0.01")
+    words = (*words, "training.clip_norm=0.0", "loss=bt")  # NormBT magnifies rounding under SGD
+    one, two = train_smoke(*words), train_smoke(*words, "devices=2", "deepspeed=zero2")
+    assert_same_run(one, two, rtol=2e-4)
+    twice = train_smoke(*words, "training.learning_rate=0.02")
+    with pytest.raises(AssertionError):  # so that a factor would be seen
+        assert_same_run(one, twice, rtol=2e-4)
 
 
 @pytest.mark.slow
@@ -302,9 +314,29 @@ def test_folder_of_another_configuration_is_refused(train_smoke: Train) -> None:
         (["run_dir=''"], "run_dir is empty"),
         (["training.schedule=cosin"], "schedule=cosin: choose one of linear, cosine"),
         (["training.optimizer=adamw"], "optimizer=adamw: choose one of adamw_torch"),
-        (["training.warmup_ratio=3"], "warmup_ratio=3.0: a share of the steps"),
-        (["training.warmup_ratio=-0.5"], "warmup_ratio=-0.5: must not be below zero"),
-        (["training.save_steps=-1"], "save_steps=-1: must not be below zero"),
+        (["training.warmup_ratio=3"], "warmup_ratio=3.0: must be a number from 0 to 1"),
+        (["training.warmup_ratio=-0.5"], "warmup_ratio=-0.5: must be a number from 0 to 1"),
+        (["training.save_steps=-1"], "save_steps=-1: must be a number 0 or more"),
+        (["training.epochs=inf"], "epochs=inf: must be above zero, and finite"),
+        (["training.learning_rate=nan"], "learning_rate=nan: must be above zero, and finite"),
+        (["training.warmup_ratio=nan"], "warmup_ratio=nan: must be a number from 0 to 1"),
+        (
+            ["loss=normbt", "loss.weight.epsilon=inf"],
+            r"epsilon=inf: must be a number 0 or more, and finite",
+        ),
+        (["loss=bt_label_smoothing", "loss.pair_loss.smoothing=10"], r"smoothing=10: .* 0 to 0.5"),
+        (["loss=hinge", "loss.pair_loss.width=-1"], r"loss\.pair_loss\.width=-1: must be"),
+        (["loss=centring", "loss.regularizer.coefficient=abc"], "coefficient=abc: must be"),
+        (["loss=grm", "loss.text.ratio=abc"], r"text\.ratio=abc: must be a number from 0 to 1"),
+        (["loss=normbt_standardised", "+loss.distance.epsilon=abc"], "epsilon=abc: must be"),
+        (["loss=normbt_category_mean", "++loss.deal.weights={a: 1}"], "loss=.* 'weights'"),
+        (
+            [
+                *("training.part=top_layers", "training.reuse_trunk=true", "deepspeed=zero2"),
+                "deepspeed.settings.zero_optimization.stage=3",
+            ],
+            "reuse_trunk=true does not go with ZeRO-3",
+        ),
         (["training.compute_dtype=float64"], "compute_dtype: choose one of float32, bfloat16"),
         (["training.part=lora"], "needs exactly alpha, dropout, r, target_modules"),
         ([*LORA, "+training.lora.target_modules=[nowhere]"], "nowhere"),
@@ -325,11 +357,12 @@ def test_folder_of_another_configuration_is_refused(train_smoke: Train) -> None:
             ([*LORA, "+training.lora.target_modules=[q_proj]", f"training.lora.{word}"], message)
             for word, message in (
                 ("r=0", "r=0: must be a whole number"),
-                ("r=1.5", "r=1.5: must be a whole number"),
+                ("r=8.0", "r=8.0: must be a whole number"),
                 ("alpha=abc", "alpha=abc: must be a number above zero"),
                 ("dropout=1", "dropout=1: must be a share"),
                 ("target_modules=all-linear", "target_modules=all-linear: must be a list"),
                 ("target_modules=[5]", r"target_modules=\[5\]: must be a list of module names"),
+                ("target_modules=[q_proj,embed_tokens]", "embed_tokens is an embedding"),
                 ("target_modules=[q_proj,nope]", "has no nope; its linear modules are down_proj"),
             )
         ),
@@ -355,6 +388,11 @@ def test_a_backbone_of_ones_own_is_named_by_its_folder_and_noticed_when_it_chang
     mine = Path(shutil.copytree(backbone_folders["llama"], tmp_path / "my-model"))
     with pytest.raises(InputError, match=r"no copy of smollm2-135m-instruct .*give model=local"):
         train_smoke("model=smollm2-135m-instruct", f"model.path={mine}")
+    for broken in ('{"a', "[1]"):
+        other = Path(shutil.copytree(mine, tmp_path / "broken", dirs_exist_ok=True))
+        (other / "config.json").write_text(broken)
+        with pytest.raises(InputError, match="no model's configuration: fetch the model again"):
+            train_smoke("model=smollm2-135m-instruct", f"model.path={other}")
     words = ["model=local", f"model.path={mine}", "data.train_pairs=16"]
     run = train_smoke(*words, run_dir=tmp_path / "run")
     card = (run / "checkpoint" / "README.md").read_text()
