@@ -52,7 +52,7 @@ class Measured:
 
     `basis` says so in words; `pairs`: pairs (or prompts, or the problems behind several pairs), the
     fewest where groups of them are compared; `seeds`: training seeds. None: the number does not
-    rest on such.
+    rest on such. `unit`: what `pairs` counts.
     """
 
     value: float
@@ -61,6 +61,7 @@ class Measured:
     basis: str
     pairs: int | None = None
     seeds: int | None = None
+    unit: str = "pair"
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def judge(data: Path, claim: dict[str, Any]) -> Judged:
         return Judged(claim, measured, UNDECIDED, "too few pairs for an interval")
     # An interval that ends at 0 ends at 1e-15.
     measured = replace(measured, **{name: round(x, 12) for name, x in numbers.items()})
-    for what, name in (("seeds", "training seed"), ("pairs", "pair")):
+    for what, name in (("seeds", "training seed"), ("pairs", measured.unit)):
         there = getattr(measured, what)
         if there is not None and there < claim[what]:
             few = f"{plural(there, name)}, {claim[what]} asked for"
@@ -303,20 +304,21 @@ def accuracy_difference(data: Path, method: str, minus: str, cell: str) -> Measu
     row, seeds = table.iloc[0], int(table.iloc[0]["seeds"])
     if cell != "average":
         frame = frame[frame["section"].map(section_key) == cell]
-    words, units = counted(frame)
+    words, units, unit = counted(frame)
     basis = f"{words} × {plural(seeds, 'seed')}"
     ends = (float(row[f"{cell}_low"]), float(row[f"{cell}_high"]))
-    return Measured(float(row[cell]), *ends, basis, units, seeds)
+    return Measured(float(row[cell]), *ends, basis, units, seeds, unit)
 
 
-def counted(frame: pd.DataFrame) -> tuple[str, int]:
-    """Return how many pairs `frame` has, in words, and how many of them can be redrawn apart.
+def counted(frame: pd.DataFrame) -> tuple[str, int, str]:
+    """Return how many pairs `frame` has, in words; how many units can be redrawn apart; of what.
 
     Pairs of one problem (`cluster`) are redrawn together, so a claim rests on so many problems.
     """
     pairs, units = frame["pair_id"].nunique(), frame["cluster"].nunique()
-    words = plural(pairs, "pair")
-    return (words if units == pairs else f"{words} of {plural(units, 'problem')}"), units
+    if units == pairs:
+        return plural(pairs, "pair"), pairs, "pair"
+    return f"{plural(pairs, 'pair')} of {plural(units, 'problem')}", units, "problem"
 
 
 def close_gain(data: Path) -> Measured:
@@ -324,11 +326,12 @@ def close_gain(data: Path) -> Measured:
     frame = one_place(figure4.collect(data))
     found = figure4.trend(frame)
     places, edges = figure4.assign_bins(frame)
-    (close, fewest), (far, other) = (counted(frame[places == at]) for at in (0, len(edges) - 2))
+    close, far = (counted(frame[places == at]) for at in (0, len(edges) - 2))
     seeds = frame["seed"].nunique()
-    basis = f"{close} and {far} × {plural(seeds, 'seed')}"
+    basis = f"{close[0]} and {far[0]} × {plural(seeds, 'seed')}"
     ends = (found["trend_low"], found["trend_high"])
-    return Measured(found["trend"], *ends, basis, min(fewest, other), seeds)
+    _, units, unit = min(close, far, key=lambda side: side[1])
+    return Measured(found["trend"], *ends, basis, units, seeds, unit)
 
 
 def one_place(frame: pd.DataFrame) -> pd.DataFrame:
@@ -368,7 +371,7 @@ def gold_gain(data: Path, method: str, gold: str, at: str) -> Measured:
     if row["quality"]:
         basis += f"; {row['quality'][0].lower()}{row['quality'][1:].rstrip('.')}"
     ends = (float(rows["gain_low"].min()), float(rows["gain_high"].min()))
-    return Measured(float(row["gain"]), *ends, basis, prompts, seeds)
+    return Measured(float(row["gain"]), *ends, basis, prompts, seeds, "prompt")
 
 
 MEASURES: Final[dict[str, Callable[..., Measured]]] = {

@@ -209,6 +209,7 @@ def claim_row(judged: claims.Judged) -> dict[str, Any]:
         basis, interval = measured.basis, f"[{low}, {high}]" if low != high else ""
     return {
         **judged.claim,
+        "unit": measured.unit if measured is not None else "pair",
         "number": number,
         "interval": interval,
         "basis": basis,

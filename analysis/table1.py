@@ -107,9 +107,12 @@ def differences(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     The base: `eval.statistics.base_of`. Columns and errors: as `paired`.
     """
     require(frame, COLUMNS, "table 1's data")
-    present = set(frame["method"])
-    bases = {method: base_of(method, present) for method, _ in by_method(frame)}
-    return paired(frame, [(method, base) for method, base in bases.items() if base], resamples)
+    parts = []
+    for _, group, _ in groups(frame):
+        methods = [method for method, _ in by_method(group)]
+        bases = [(method, base_of(method, methods)) for method in methods]
+        parts.append(paired(group, [(m, base) for m, base in bases if base], resamples))
+    return pd.concat(parts, ignore_index=True)
 
 
 def paired(

@@ -16,6 +16,9 @@ from rm.errors import InputError
 
 Outcomes = Sequence[float] | np.ndarray
 
+BT_VARIANTS = ("margin", "margin_out", "label_smoothing")
+"""The paper's variants of BT: bt_<name>, with NormBT's weight normbt_<name>."""
+
 Key = tuple[str, str]
 """(level, name): level is "subset", "section" or "average"."""
 
@@ -24,13 +27,15 @@ def base_of(method: str, present: Container[str]) -> str | None:
     """Return which of the `present` methods one is compared with; None: with none of them.
 
     normbt_X: bt_X or X, whichever was run (NormBT's weight on another loss), else bt (another form
-    of the weight). BT and its variants have no base, every other loss has bt.
+    of the weight), but never for a variant of BT's: without its own base it has none. BT and its
+    variants have no base, every other loss has bt.
     """
     if method.startswith("bt"):
         return None
     variant = method.removeprefix("normbt_")
-    of_its_loss = [f"bt_{variant}", variant] if variant != method else []
-    return next((name for name in [*of_its_loss, "bt"] if name in present), None)
+    bases = [f"bt_{variant}", variant] if variant != method else []
+    bases += [] if variant in BT_VARIANTS else ["bt"]
+    return next((name for name in bases if name in present), None)
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,7 @@ def new_reward_model(
     classifier = load_weights(
         AutoModelForSequenceClassification,
         backbone,
-        fresh=("score.weight",),
+        fresh_head=True,
         num_labels=1,
         dtype=torch.float32,
     )
@@ -301,7 +301,7 @@ def load_reward_model(
     classifier = load_weights(
         AutoModelForSequenceClassification,
         folder,
-        fresh=() if kind == "linear" else ("score.weight",),
+        fresh_head=kind != "linear",
         dtype=torch.float32,
     )
     model = RewardModel(classifier, compute_dtype)

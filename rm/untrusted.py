@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,18 @@ def load(kind: Any, folder: Path, **options: Any) -> Any:
         return kind.from_pretrained(folder, trust_remote_code=False, **options)
 
 
-def load_weights(kind: Any, folder: Path, *, fresh: Sequence[str] = (), **options: Any) -> Any:
+def load_weights(kind: Any, folder: Path, *, fresh_head: bool = False, **options: Any) -> Any:
     """Return `load` of a model, from safetensors alone.
 
-    `fresh`: weights that the folder may lack, since the caller sets them. Raises InputError as
-    `check_model`, and where another weight is not there: transformers would draw it at random.
+    `fresh_head`: the folder need not have what lies outside the backbone, since the caller sets it.
+    Raises InputError as `check_model`, and where a weight is not there: transformers would draw it
+    at random.
     """
     check_model(folder)
     model, info = load(kind, folder, use_safetensors=True, output_loading_info=True, **options)
-    missing = sorted(set(info["missing_keys"]) - set(fresh))
+    missing = sorted(info["missing_keys"])
+    if fresh_head:
+        missing = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise InputError(

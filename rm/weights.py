@@ -298,8 +298,10 @@ def fixed_within(
 ) -> Tensor:
     """The weight that `weights` gives to each pair's category, (pairs,), whatever `weight` is.
 
-    Raises KeyError for a category that has none.
+    Raises KeyError for a category that has none, InputError for a weight below 0.
     """
+    for name, value in weights.items():
+        require_range(f"loss.deal.weights.{name}", value, 0)
     return weight.new_tensor([weights[name] for name in categories])
 
 

@@ -250,7 +250,7 @@ def require_facts(pairs: list[PreferencePair], loss: DictConfig) -> None:
     unweighted = sorted({pair.category or "" for pair in pairs} - set(weights or {}))
     if weights is not None and unweighted:
         raise InputError(
-            f"loss.deal.weights has none for the category {unweighted[0]!r}: give every category "
-            f"of the training pairs one (there are {', '.join(map(str, weights))}), for instance "
-            f"'++loss.deal.weights={{{unweighted[0]}: 1.0}}'"
+            f"loss={loss.name} has no weight for the category {unweighted[0]!r} (it has for "
+            f"{', '.join(map(str, weights))}): leave it out of methods=[…], or give scripts.train "
+            f"one for every category, '++loss.deal.weights={{{unweighted[0]}: 1.0}}'"
         )

@@ -30,6 +30,7 @@ from rm.models import DTYPES, new_reward_model, save_reward_model
 from rm.provenance import environment
 from scripts import best_of_n, measure
 from scripts import config as configuration
+from scripts.data import load_data, require_facts
 from scripts.evaluate import BENCHMARKS
 from scripts.lock import LOCK_FILE, only_one, only_one_draws
 from scripts.matrix import (
@@ -64,8 +65,11 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     check_call(cfg, overrides)
+    pairs = load_data(cfg.data).train
     for method in cfg.methods:
-        check(train_config(cfg, overrides, method, cfg.seeds[0], "train"))
+        one = train_config(cfg, overrides, method, cfg.seeds[0], "train")
+        check(one)
+        require_facts(pairs, one.loss)  # not after hours of other methods
     left_out = best_of_n_left_out(cfg)
     if left_out is None:
         best_of_n.find_prompts(cfg, best_of_n.settings_of(cfg))  # too few: said before training

@@ -292,6 +292,7 @@ def check_run(cfg: DictConfig) -> None:
     settings = cfg.deepspeed.settings
     if settings is not None and not isinstance(settings, DictConfig):
         raise InputError(f"deepspeed.settings={settings}: give DeepSpeed's settings, or null")
+    zero_stage(cfg)
     if not isinstance(cfg.loss.name, str):
         raise InputError(f"loss.name={cfg.loss.name}: give a text")
 
@@ -322,8 +323,12 @@ def check_copy(model: DictConfig) -> None:
 
 
 def zero_stage(cfg: DictConfig) -> int:
-    """The ZeRO stage of a configuration; 0 without DeepSpeed."""
-    return int((cfg.deepspeed.settings or {}).get("zero_optimization", {}).get("stage", 0))
+    """The ZeRO stage of a configuration; 0 without DeepSpeed. Raises InputError for none."""
+    section = (cfg.deepspeed.settings or {}).get("zero_optimization", {})
+    stage = section.get("stage", 0) if isinstance(section, dict | DictConfig) else section
+    if stage not in (0, 1, 2, 3):
+        raise InputError(f"deepspeed.settings.zero_optimization: stage {stage}: choose 0, 1, 2, 3")
+    return int(stage)
 
 
 def check_loss(cfg: DictConfig, settings: TrainingSettings) -> None:

@@ -90,7 +90,8 @@ def table(curves: Mapping[str, Curves], gold: np.ndarray, resamples: int) -> pd.
     mean, spread = normaliser(gold)
     parts = []
     for method, curve in curves.items():
-        base = curves.get(base_of(method, curves) or "") if method.startswith("norm") else None
+        trained = curves.keys() - {ORACLE, RANDOM}
+        base = curves.get(base_of(method, trained) or "") if method.startswith("norm") else None
         for seed, chosen in _runs(curve):
             frame = _one(curve, chosen, draws)
             frame = frame.assign(gold_raw=frame["gold"] * spread + mean)

@@ -254,10 +254,10 @@ def test_gold_gain_is_the_paired_gain_at_the_largest_or_the_worst_n(tmp_path: Pa
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "best_of_n.csv", index=False)
     found = claims.gold_gain(tmp_path, "normbt", "verifier", "largest")
-    assert found == Measured(1.0, 0.9, 1.2, "n = 16, 9 prompts × 3 seeds", 9, 3)
+    assert found == Measured(1.0, 0.9, 1.2, "n = 16, 9 prompts × 3 seeds", 9, 3, "prompt")
     found = claims.gold_gain(tmp_path, "normbt", "verifier", "worst")
     basis = "n = 4, 9 prompts × 3 seeds; behind at 1 of 3 n"
-    assert found == Measured(-0.5, -0.6, -0.3, basis, 9, 3)
+    assert found == Measured(-0.5, -0.6, -0.3, basis, 9, 3, "prompt")
     with pytest.raises(InputError, match="no NormBT beside its base"):
         claims.gold_gain(tmp_path, "normbt", "reward_model", "largest")
 

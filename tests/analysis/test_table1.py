@@ -111,6 +111,12 @@ def test_every_method_has_the_base_that_the_caption_says(tmp_path: Path) -> None
     }
 
 
+def test_a_variant_without_its_own_base_is_not_compared_with_bt(tmp_path: Path) -> None:
+    methods = ["bt", "normbt", "normbt_margin", "normbt_label_smoothing", "normbt_cosine"]
+    found = table1.differences(collected(tmp_path, scores({key: {} for key in methods})), 10)
+    assert found["method"].tolist() == ["normbt", "normbt_cosine"]
+
+
 def test_without_bt_nothing_is_compared_with_it(tmp_path: Path) -> None:
     methods = ["bt_margin", "normbt", "clip", "normbt_margin"]
     found = table1.differences(collected(tmp_path, scores({key: {} for key in methods})), 10)

@@ -98,6 +98,17 @@ def proxies_of(gold: np.ndarray, noise: dict[str, float]) -> dict[str, dict[int,
     }
 
 
+def test_a_method_named_like_random_picking_is_not_compared_with_it() -> None:
+    gold = np.random.default_rng(0).normal(size=(20, 8))
+    curves = curves_.curves_of(gold, proxies_of(gold, {"bt": 6.0, "normbt_random": 0.5}))
+    frame = curves_.table(curves, gold, resamples=20)
+    both = frame[frame["seed"] == "all"].set_index(["method", "n"])["gold"]
+    gain = frame[(frame["seed"] == "all") & (frame["method"] == "normbt_random")].set_index("n")
+    assert gain["gain"].to_numpy() == pytest.approx(
+        (both["normbt_random"] - both["bt"]).to_numpy(), abs=1e-9
+    )
+
+
 def test_table_has_a_row_a_method_seed_and_n_with_paired_gains() -> None:
     gold = np.random.default_rng(2).normal(2.0, 3.0, size=(40, 8))
     curves = curves_.curves_of(gold, proxies_of(gold, {"bt": 6.0, "normbt": 0.5}))
