@@ -155,6 +155,8 @@ def test_a_spike_is_recorded_and_named_and_changes_nothing(
         calls = [0]
 
         def logsigmoid(difference: torch.Tensor) -> torch.Tensor:
+            if len(difference) < 8:  # the check of the loss before training, no step
+                return original(difference)
             calls[0] += 1
             shift = torch.zeros_like(difference)
             shift[3] = 100.0 if calls[0] == SPIKE_START + 2 else 0.0
