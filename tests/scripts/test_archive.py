@@ -157,7 +157,10 @@ COMMITTED = {
         *("profile=cpu", "experiment=small_gemma", "matrix=small_gemma"),
         "training.compute_dtype=float32",
     ],
-    "cpu_rates": ["profile=cpu", "matrix=pair_full", "training.compute_dtype=float32"],
+    "cpu_rates": [
+        *("profile=cpu", "matrix=main", "grid=[1.0e-4,3.0e-4,1.0e-3]"),
+        "training.compute_dtype=float32",
+    ],
     "cpu_rivals": ["profile=cpu", "matrix=full", "grid=[]", "training.compute_dtype=float32"],
     "cpu_sgd": [
         *("profile=cpu", "experiment=sgd", "matrix=sgd", "training.compute_dtype=float32"),
