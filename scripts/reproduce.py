@@ -65,11 +65,7 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     check_call(cfg, overrides)
-    pairs = load_data(cfg.data).train
-    for method in cfg.methods:
-        one = train_config(cfg, overrides, method, cfg.seeds[0], "train")
-        check(one)
-        require_facts(pairs, one.loss)  # not after hours of other methods
+    check_methods(cfg, overrides)
     left_out = best_of_n_left_out(cfg)
     if left_out is None:
         best_of_n.find_prompts(cfg, best_of_n.settings_of(cfg))  # too few: said before training
@@ -104,6 +100,15 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     print("\n".join(item.line() for item in items))
     report.write(results)
     return results
+
+
+def check_methods(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Raise InputError for a method that cannot work, on these data or at all: not after hours."""
+    pairs = load_data(cfg.data).train  # let go of at the end: the runs load their own
+    for method in cfg.methods:
+        one = train_config(cfg, overrides, method, cfg.seeds[0], "train")
+        check(one)
+        require_facts(pairs, one.loss)
 
 
 def best_of_n_left_out(cfg: DictConfig) -> str | None:

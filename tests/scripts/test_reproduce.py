@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -348,3 +349,16 @@ def test_generated_benchmark_needs_generated_data(tmp_path: Path, cache: Path) -
     path.write_text("".join(json.dumps({**row, "prompt": f"a{i}"}) + os.linesep for i in range(20)))
     result = reproduce(tmp_path, cache, "data=files", f"data.train={path}")
     assert result.returncode == 2 and "benchmark_data=PATH" in result.stderr
+
+
+def test_data_that_a_later_method_cannot_use_are_refused_before_the_first_run(
+    tmp_path: Path, run: Callable[..., int], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"Q{n}?", "chosen": "Yes.", "rejected": "No."} for n in range(40)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["profile=smoke", f"cache_dir='{cache}'", f"runs_dir='{tmp_path}/runs'"]
+    words += [f"results_dir='{tmp_path}/results'", "data=files", f"data.train='{path}'"]
+    assert run("reproduce", *words, "methods=[bt,bt_margin]", "best_of_n=false") == 2
+    assert "loss=bt_margin needs a margin for every pair" in capsys.readouterr().err
+    assert not (tmp_path / "runs/train").exists()
