@@ -263,18 +263,34 @@ def test_paired_bootstrap_by_cluster_is_wider() -> None:
     assert ratio == pytest.approx(math.sqrt(5), rel=0.1)
 
 
-@pytest.mark.parametrize(("seeds", "stated"), [(3, 0.24), (5, 0.17)])
-def test_intervals_over_few_seeds_leave_out_0_as_often_as_conf_claims_says(
-    seeds: int, stated: float
+@pytest.mark.parametrize(
+    ("seeds", "spread", "stated"),
+    [
+        (3, (1.0, 0.0, 0.0), 0.24),
+        (5, (1.0, 0.0, 0.0), 0.17),
+        (3, (0.0, 0.29, 0.42), 0.02),  # NormBT − BT on Reasoning, results/cpu
+        (5, (0.0, 0.29, 0.42), 0.02),
+        (3, (0.11, 0.20, 0.57), 0.10),  # the same, results/cpu_sgd
+    ],
+)
+def test_intervals_leave_out_0_as_often_as_conf_claims_says(
+    seeds: int, spread: tuple[float, float, float], stated: float
 ) -> None:
-    """Where nothing but the seeds varies, and nothing is there."""
+    """Nothing is there but the spread (standard deviations) of seeds, pairs and both together."""
+    of_seed, of_pair, of_both = spread
     generator = np.random.default_rng(0)
-    drawn = statistics.draw_counts(generator, 1000, seeds) / seeds
-    ends = [
-        statistics.percentile_interval(drawn @ generator.normal(size=seeds)) for _ in range(4000)
-    ]
-    wrong = np.mean([low > 0 or high < 0 for low, high in ends])
-    assert wrong == pytest.approx(stated, abs=0.02)
+    pairs = 120
+    drawn_seeds = statistics.draw_counts(generator, 300, seeds) / seeds
+    drawn_pairs = statistics.draw_counts(generator, 300, pairs) / pairs
+    wrong = []
+    for _ in range(2000):
+        differences = of_both * generator.normal(size=(seeds, pairs))
+        differences += of_seed * generator.normal(size=(seeds, 1))
+        differences += of_pair * generator.normal(size=pairs)
+        means = (drawn_seeds * (drawn_pairs @ differences.T)).sum(axis=1)
+        low, high = statistics.percentile_interval(means)
+        wrong.append(low > 0 or high < 0)
+    assert np.mean(wrong) == pytest.approx(stated, abs=0.02)
 
 
 def test_paired_bootstrap_agrees_with_scipy() -> None:
