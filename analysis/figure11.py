@@ -23,7 +23,6 @@ from analysis.style import (
     ordered,
     plural,
     shared_legend,
-    short,
     styled,
 )
 from analysis.tables import one_row_each, read_tidy, require
@@ -77,19 +76,25 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """Return how far the average moves over each parameter's values, for NormBT where swept."""
-    average = table[table["section"] == "average"]
-    words = []
-    for (parameter, method), rows in average.groupby(["parameter", "method"], sort=True):
-        if rows["value"].nunique() > 1:
-            span = rows["mean"].max() - rows["mean"].min()
-            best = float(rows.nlargest(1, "mean")["value"].iloc[0])
-            words.append(
-                f"{method_label(str(method))} by {str(parameter).replace('_', ' ')}: "
-                f"{span:.1f} points (best at {short(best, 2)})"
-            )
-    return f"Spread of average accuracy: {'; '.join(words)}" if words else (
-        "Every parameter was run at one value only: no sensitivity to show")  # fmt: skip
+    """Return what NormBT adds to Reasoning over BT by each parameter, and how far others move it.
+
+    Where BT was not swept beside it: how far NormBT's average moves over the parameter's values.
+    """
+    gains, moves = [], []
+    for parameter in ordered(table["parameter"], tuple(LABELS)):
+        means = table[table["parameter"] == parameter].pivot(
+            index="value", columns=["section", "method"], values="mean"
+        )
+        name = parameter_label(parameter)
+        if {("reasoning", "bt"), ("reasoning", "normbt")} <= {*means.columns}:
+            gain = means["reasoning", "normbt"] - means["reasoning", "bt"]
+            gains.append(f"{gain.min():.1f} to {gain.max():.1f} by {name}".replace("-", "−"))
+        elif ("average", "normbt") in means.columns and len(means) > 1:
+            average = means["average", "normbt"]
+            moves.append(f"{average.max() - average.min():.1f} by {name}")
+    said = [f"NormBT − BT on Reasoning, points: {'; '.join(gains)}"] if gains else []
+    said += [f"NormBT's average moves {'; '.join(moves)}"] if moves else []
+    return ". ".join(said) or "Every parameter was run at one value only: no sensitivity to show"
 
 
 @styled

@@ -35,7 +35,22 @@ def test_the_average_is_added_and_seeds_are_summed_up(tmp_path: Path) -> None:
     row = table.loc[("reasoning", 1.0)]
     assert (row["mean"], row["low"], row["high"]) == pytest.approx((70.5, 70, 71))
     assert row["seeds"] == 2
-    assert "NormBT by epsilon: 10.0 points (best at 1.0)" in figure11.verdict(table.reset_index())
+    assert (
+        figure11.verdict(table.reset_index())
+        == "NormBT's average moves 10.0 by ε (activation units)"
+    )
+
+
+def test_the_title_says_what_normbt_adds_at_the_values_that_bt_has_too(tmp_path: Path) -> None:
+    """NormBT's Reasoning is 50, 60, 70 percent, BT's 57 at each; β is NormBT's alone."""
+    bt = sweep().assign(method="bt")
+    bt["accuracy"] = bt["accuracy"].where(bt["section"] == "Chat", 0.57 + 0.01 * bt["seed"])
+    more = sweep((0.5, 0.9)).assign(parameter="beta")
+    frame = collected(tmp_path, pd.concat([sweep(), bt, more]))
+    assert figure11.verdict(figure11.summary(frame)) == (
+        "NormBT − BT on Reasoning, points: −7.0 to 13.0 by ε (activation units). "
+        "NormBT's average moves 5.0 by β of the moving average"
+    )
 
 
 def test_draw_uses_a_logarithmic_axis_where_values_span_decades(tmp_path: Path) -> None:
