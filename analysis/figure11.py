@@ -75,26 +75,46 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     return groups.agg(mean="mean", low="min", high="max", seeds="count").reset_index()
 
 
-def verdict(table: pd.DataFrame) -> str:
+def gains(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return what NormBT adds to Reasoning over BT: parameter, value, gain (points).
+
+    The mean over the seeds that both have; a value that only one of them has is left out.
+    """
+    keys = ["parameter", "value", "seed"]
+    reasoning = frame[frame["section"] == "reasoning"]
+    ours, theirs = (
+        reasoning[reasoning["method"] == name].set_index(keys)["accuracy"]
+        for name in ("normbt", "bt")
+    )
+    paired = (ours - theirs).dropna().rename("gain").reset_index()
+    return paired.groupby(keys[:2])["gain"].mean().reset_index()
+
+
+def verdict(frame: pd.DataFrame) -> str:
     """Return what NormBT adds to Reasoning over BT by each parameter, and how far others move it.
 
     Where BT was not swept beside it: how far NormBT's average moves over the parameter's values.
     """
-    gains, moves = [], []
-    for parameter in ordered(table["parameter"], tuple(LABELS)):
-        means = table[table["parameter"] == parameter].pivot(
-            index="value", columns=["section", "method"], values="mean"
-        )
-        name = parameter_label(parameter)
-        if {("reasoning", "bt"), ("reasoning", "normbt")} <= {*means.columns}:
-            gain = means["reasoning", "normbt"] - means["reasoning", "bt"]
-            gains.append(f"{gain.min():.1f} to {gain.max():.1f} by {name}".replace("-", "−"))
-        elif ("average", "normbt") in means.columns and len(means) > 1:
-            average = means["average", "normbt"]
-            moves.append(f"{average.max() - average.min():.1f} by {name}")
-    said = [f"NormBT − BT on Reasoning, points: {'; '.join(gains)}"] if gains else []
-    said += [f"NormBT's average moves {'; '.join(moves)}"] if moves else []
-    return ". ".join(said) or "Every parameter was run at one value only: no sensitivity to show"
+    gained = gains(frame)
+    normbt = summary(frame).query("method == 'normbt' and section == 'average'")
+    beside, alone = [], []
+    for parameter in ordered(frame["parameter"], tuple(LABELS)):
+        gain = gained.loc[gained["parameter"] == parameter, "gain"]
+        average = normbt.loc[normbt["parameter"] == parameter, "mean"]
+        if len(gain):
+            beside.append(f"{span(gain)} by {parameter_label(parameter)}")
+        elif len(average) > 1:
+            moved = average.max() - average.min()
+            alone.append(f"{moved:.1f} by {parameter_label(parameter)}")
+    said = [f"NormBT − BT on Reasoning, points: {'; '.join(beside)}"] if beside else []
+    said += [f"NormBT's average moves {'; '.join(alone)}"] if alone else []
+    return ". ".join(said) or "NormBT and BT were not swept side by side, NormBT over no two values"
+
+
+def span(values: pd.Series) -> str:
+    """Return the smallest and largest value: "5.8 to 6.7", or the one there is."""
+    ends = dict.fromkeys(f"{end:.1f}".replace("-", "−") for end in (values.min(), values.max()))
+    return " to ".join(ends)
 
 
 @styled
@@ -121,7 +141,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         "largest seed (Table 5 has intervals). Solid line, filled marker: average of the "
         "sections; dotted line, open marker: Reasoning."
     )
-    add_text(figure, verdict(table), caption, note)
+    add_text(figure, verdict(frame), caption, note)
     return figure
 
 

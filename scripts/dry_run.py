@@ -24,6 +24,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from analysis.style import plural
 from eval import judgebench, rewardbench
 from eval.best_of_n.settings import BonSettings
 from eval.best_of_n.vllm_engine import is_installed
@@ -54,7 +55,7 @@ from scripts.plan import (
 from scripts.plan import trained_pairs as pairs_of_steps
 from scripts.reproduce import best_of_n_left_out
 from scripts.sample import find_pairs, tokenized
-from scripts.train import check
+from scripts.train import check, stale_because
 
 OK, FAILED, SKIPPED = "ok", "failed", "not checked"
 BENCHMARK_HUBS = {"rewardbench": rewardbench.HUB, "judgebench": judgebench.HUB}
@@ -106,6 +107,7 @@ def checks(cfg: DictConfig, overrides: Sequence[str], scratch: Path) -> Iterator
     run = DryRun(cfg, configuration.without_keys(overrides, PLAN_KEYS), scratch)
     composed: list[DictConfig] = []
     yield attempt("runs", lambda: compose_matrix(run, composed))
+    yield attempt("stale runs", lambda: stale_runs(composed))
     proxies: list[DictConfig] = []
     bon, line = best_of_n(run, proxies)
     yield line
@@ -146,6 +148,19 @@ def compose_matrix(run: DryRun, composed: list[DictConfig]) -> str:
         raise InputError(f"{wrong[0]}{more}")
     rates = f" and {len(cfg.methods) * len(cfg.grid)} of learning rates" if cfg.grid else ""
     return f"{len(cfg.methods)} methods × {len(cfg.seeds)} seeds{rates}: composed and checked"
+
+
+def stale_runs(composed: Sequence[DictConfig]) -> str:
+    """Raise InputError for runs of other settings or data in the runs' folders: they would go."""
+    found = [(one.run_dir, stale_because(one, Path(one.run_dir))) for one in composed]
+    stale = [(folder, why) for folder, why in found if why]
+    if stale:
+        folder, why = stale[0]
+        raise InputError(
+            f"{plural(len(stale), 'run')} would be deleted and made anew, first {folder} "
+            f"({why[0]}): give another runs_dir and results_dir to keep what is there"
+        )
+    return "none that would be deleted"
 
 
 def best_of_n(run: DryRun, composed: list[DictConfig]) -> tuple[BonSettings | None, Check]:

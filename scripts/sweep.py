@@ -32,17 +32,20 @@ from scripts.matrix import (
     benchmark_data,
     benchmark_name,
     check_call,
+    for_others,
     label,
     run_facts,
     train_and_score,
     train_config,
 )
 from scripts.measure import Run, write_parquet
-from scripts.train import stale_because
+from scripts.train import comparable, differences, stale_because
 
 COLUMNS = ["method", "parameter", "value", "seed", "section", "accuracy"]
 RUN = [*SWEPT, "method", "seed"]
 """What tells the runs of all sweeps apart."""
+OF_A_LOSS = ("seed", "training.micro_batch", "training.micro_batch_tokens", "training.share_prefix")
+"""Settings in which the runs of one sweep differ with the method and the seed."""
 DIGITS = ".6g"
 """How sweep.csv writes a number, and so how two values are compared."""
 
@@ -55,7 +58,9 @@ def sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
 
 def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     check_call(cfg, overrides)
-    check(cfg)
+    noted = Path(cfg.results_dir) / "data" / "sweep.json"
+    parts = read_json(noted) if noted.is_file() else {}
+    check(cfg, parts, noted.parent)
     test = benchmark_data(cfg, Path(cfg.runs_dir))
     plan = [
         (value, method, seed, sweep_config(cfg, overrides, method, seed, value))
@@ -63,6 +68,7 @@ def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
         for method in cfg.sweep.methods
         for seed in cfg.seeds
     ]
+    check_alike(cfg, plan[0][-1], parts, noted.parent)
     rows: list[dict[str, Any]] = []
     scores, facts = [], []
     for number, (value, method, seed, one) in enumerate(plan, start=1):
@@ -81,15 +87,42 @@ def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     return folder / "sweep.csv"
 
 
-def check(cfg: DictConfig) -> None:
-    """Raise InputError for a results folder of other sweeps."""
-    path = Path(cfg.results_dir) / "data" / "sweep.json"
-    parts = read_json(path) if path.is_file() else {}
+def check(cfg: DictConfig, parts: dict[str, Any], folder: Path) -> None:
+    """Raise InputError for a results folder of other sweeps; `parts`: its sweep.json."""
     others = {str(part["label"]) for part in parts.values()} - {label(cfg)}
     if others:
         raise InputError(
-            f"{path.parent} has sweeps of {'; '.join(sorted(others))}: give another results_dir"
+            f"{folder} has sweeps of {'; '.join(sorted(others))}: give another results_dir"
         )
+
+
+def check_alike(cfg: DictConfig, one: DictConfig, parts: dict[str, Any], folder: Path) -> None:
+    """Raise InputError where a noted run has other settings than `one`, a run of this sweep.
+
+    Seed, loss and what is swept may differ, and whatever a loss asks for (`train_config`).
+    """
+    asked: Any = OmegaConf.to_container(one, resolve=True)
+    for part in parts.values():
+        swept = {part["sweep"]["key"], cfg.sweep.key}
+        for noted in part["runs"]:
+            unlike = differences(
+                settings_beside(asked, swept), settings_beside(noted["config"], swept)
+            )
+            if unlike:
+                raise InputError(
+                    f"{folder} has a sweep of other settings ({'; '.join(unlike[:3])}), which one "
+                    "curve would hide: give another results_dir"
+                )
+
+
+def settings_beside(config: dict[str, Any], swept: set[str]) -> dict[str, Any]:
+    """What a run's result depends on, flat, but for seed, loss and the `swept` keys."""
+    flat = comparable(OmegaConf.create(for_others(config)))
+    return {
+        key: value
+        for key, value in flat.items()
+        if key not in {*swept, *OF_A_LOSS} and not key.startswith("loss.")
+    }
 
 
 def sweep_config(

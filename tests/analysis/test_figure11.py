@@ -35,22 +35,27 @@ def test_the_average_is_added_and_seeds_are_summed_up(tmp_path: Path) -> None:
     row = table.loc[("reasoning", 1.0)]
     assert (row["mean"], row["low"], row["high"]) == pytest.approx((70.5, 70, 71))
     assert row["seeds"] == 2
-    assert (
-        figure11.verdict(table.reset_index())
-        == "NormBT's average moves 10.0 by ε (activation units)"
-    )
+    assert figure11.verdict(frame) == "NormBT's average moves 10.0 by ε (activation units)"
 
 
-def test_the_title_says_what_normbt_adds_at_the_values_that_bt_has_too(tmp_path: Path) -> None:
+def test_the_title_says_what_normbt_adds_at_the_values_and_seeds_that_bt_has_too(
+    tmp_path: Path,
+) -> None:
     """NormBT's Reasoning is 50, 60, 70 percent, BT's 57 at each; β is NormBT's alone."""
-    bt = sweep().assign(method="bt")
+    bt = sweep(seeds=3).assign(method="bt")
     bt["accuracy"] = bt["accuracy"].where(bt["section"] == "Chat", 0.57 + 0.01 * bt["seed"])
+    bt.loc[bt["seed"] == 2, "accuracy"] = 0.0  # NormBT has no such seed
     more = sweep((0.5, 0.9)).assign(parameter="beta")
-    frame = collected(tmp_path, pd.concat([sweep(), bt, more]))
-    assert figure11.verdict(figure11.summary(frame)) == (
+    apart = [sweep((1.0,)).assign(parameter="cap"), bt[bt["value"] == 1e-6].assign(parameter="cap")]
+    frame = collected(tmp_path, pd.concat([sweep(), bt, more, *apart]))
+    assert figure11.verdict(frame) == (
         "NormBT − BT on Reasoning, points: −7.0 to 13.0 by ε (activation units). "
         "NormBT's average moves 5.0 by β of the moving average"
     )
+    one = collected(
+        tmp_path, pd.concat([sweep((1.0,)), bt[bt["value"] == 1.0].assign(accuracy=0.5)])
+    )
+    assert figure11.verdict(one) == "NormBT − BT on Reasoning, points: 0.5 by ε (activation units)"
 
 
 def test_draw_uses_a_logarithmic_axis_where_values_span_decades(tmp_path: Path) -> None:
@@ -66,7 +71,9 @@ def test_draw_uses_a_logarithmic_axis_where_values_span_decades(tmp_path: Path) 
 
 def test_one_value_one_seed_draws_and_claims_nothing(tmp_path: Path) -> None:
     figure = figure11.draw(collected(tmp_path, sweep((1.0,), seeds=1)))
-    assert "at one value only" in figure.get_suptitle() and "1 seed" in figure.get_supxlabel()
+    assert (
+        "NormBT over no two values" in figure.get_suptitle() and "1 seed" in figure.get_supxlabel()
+    )
 
 
 def test_the_caption_counts_the_seeds_of_a_point(tmp_path: Path) -> None:

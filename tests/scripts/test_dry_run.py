@@ -16,6 +16,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from omegaconf import OmegaConf
 
 from rm.errors import InputError
 from scripts import dry_run
@@ -78,6 +79,17 @@ def test_what_is_broken_has_its_line(
     wrong = failures(smoke(tmp_path, *words))
     assert says in wrong[name]
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_that_would_be_deleted(tmp_path: Path) -> None:
+    """The same folder for another learning rate: reproduce makes such runs anew."""
+    asked = compose_config("train", ["profile=smoke", "loss=bt", "training.learning_rate=7"])
+    run = tmp_path / "out/runs/train/bt-seed0"
+    (run / "checkpoint").mkdir(parents=True)
+    OmegaConf.save(asked, run / "config.yaml", resolve=True)
+    says = failures(smoke(tmp_path))["stale runs"]
+    assert says.startswith(f"1 run would be deleted and made anew, first {run} (")
+    assert "give another runs_dir" in says
 
 
 def test_a_loss_without_its_margins(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_what_cannot_be_swept_is_said_before_anything_is_trained(
     noted = tmp_path / "results/data/sweep.json"
     noted.parent.mkdir(parents=True)
     made = "tiny-llama · generated preference pairs · benchmark: generated · profile smoke"
-    noted.write_text(json.dumps({"beta": {"label": made}}))
+    noted.write_text(json.dumps({"beta": {"label": made, "sweep": {"key": "x"}, "runs": []}}))
     with pytest.raises(InputError, match=message):
         run(tmp_path, cache, *words)
     assert not (tmp_path / "runs/sweep").exists() and not (tmp_path / "runs/train").exists()
@@ -208,3 +208,18 @@ def test_every_sweep_composes_for_every_method_and_value(name: str) -> None:
         for value in cfg.sweep["values"]:
             one = sweep_config(cfg, [], method, 0, value)
             assert OmegaConf.select(one, cfg.sweep.key) == value
+
+
+def test_runs_of_other_settings_do_not_join_a_curve(both: Path, cache: Path) -> None:
+    """Of whatever parameter: one figure shows them all. The swept keys may differ."""
+    before = both.read_text()
+    for sweep_word in ("sweep=cap", "sweep=beta"):
+        with pytest.raises(InputError, match=r"other settings \(training.learning_rate: 0.7 ≠ "):
+            run(
+                both.parents[2],
+                cache,
+                sweep_word,
+                "sweep.values=[0.5]",
+                "training.learning_rate=0.7",
+            )
+    assert both.read_text() == before
