@@ -12,6 +12,7 @@ import pytest
 from scripts import readme
 from scripts.config import compose_config
 from scripts.evaluate import hydra_words
+from tests.marks import needs_committed_results
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -50,6 +51,7 @@ def test_every_requirement_is_explained() -> None:
     assert [name for name in names if name not in section] == []
 
 
+@needs_committed_results
 def test_results_are_those_of_the_committed_files() -> None:
     if not (ROOT / readme.RESULTS / "manifest.json").is_file():
         pytest.skip("no results/cpu: run `make reproduce`")

@@ -19,6 +19,7 @@ from scripts.config import compose_config
 from scripts.evaluate import BENCHMARKS
 from scripts.measure import Run
 from scripts.train import stale_because
+from tests.marks import needs_committed_results
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -207,6 +208,7 @@ def test_committed_runs_can_be_gone_on_from(name: str, tmp_path: Path) -> None:
     assert [*runs.glob("train*/*/gradients-*.parquet")]
 
 
+@needs_committed_results
 def test_the_control_with_fixed_weights_has_those_of_the_committed_normbt_runs() -> None:
     """conf/loss/category_weights.yaml: by category, the mean over all steps of five seeds."""
     metrics = pd.read_parquet(ROOT / "results/cpu/data/metrics.parquet")
