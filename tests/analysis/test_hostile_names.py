@@ -205,6 +205,8 @@ KNOWN_TAGS = set(
         "th",
         "td",
         "article",
+        "details",
+        "summary",
         "span",
         "figure",
         "img",
