@@ -21,7 +21,7 @@ from analysis.style import (
     method_label,
     new_figure,
     ordered,
-    plural,
+    plural_range,
     shared_legend,
     styled,
 )
@@ -152,8 +152,8 @@ def parameter_label(parameter: str) -> str:
 
 def seeds_of(table: pd.DataFrame) -> str:
     """Return how many seeds a point has: "3 seeds", or "2 to 3 seeds a point"."""
-    least, most = int(table["seeds"].min()), int(table["seeds"].max())
-    return plural(most, "seed") if least == most else f"{least} to {plural(most, 'seed')} a point"
+    words = plural_range(table["seeds"].to_list(), "seed")
+    return words if table["seeds"].nunique() == 1 else f"{words} a point"
 
 
 def panel(axes: Axes, table: pd.DataFrame) -> None:

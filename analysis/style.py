@@ -215,6 +215,12 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
+def plural_range(counts: Sequence[int], noun: str) -> str:
+    """Return "3 seeds" where all counts are one, "2 to 3 seeds" where they differ."""
+    least, most = min(counts), max(counts)
+    return plural(most, noun) if least == most else f"{least} to {plural(most, noun)}"
+
+
 def short(value: float, digits: int = 3) -> str:
     """Return a number in `digits` significant digits, without exponents for ordinary sizes."""
     if not np.isfinite(value):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from analysis import claims
 from analysis.report import claim_row
-from analysis.style import plural
+from analysis.style import plural, plural_range
 from rm.errors import InputError
 from rm.files import atomic_write_text
 
@@ -29,22 +27,16 @@ def section(root: Path) -> str:
         raise InputError(f"no {RESULTS}/tables/table1.md: run `make reproduce` first")
     manifest = json.loads((root / RESULTS / "manifest.json").read_text())
     seconds = sum(run["seconds"] for run in manifest["runs"])
+    threads = [run["environment"]["threads"] for run in manifest["runs"]]
     parts = [
         f"From `{RESULTS}` ({manifest['label']}); the {len(manifest['runs'])} training runs took "
-        f"{seconds / 60:.0f} minutes in all, {threads(manifest['runs'])} each.",
+        f"{seconds / 60:.0f} minutes in all, {plural_range(threads, 'thread')} each.",
         (tables / "table1.md").read_text().strip(),
         (tables / "table1_differences.md").read_text().strip(),
     ]
     parts.append(verdicts(root / RESULTS / "data"))
     parts += [f"![{text}]({RESULTS}/figures/figure{k}.png)" for k, text in FIGURES.items()]
     return "\n\n".join(parts)
-
-
-def threads(runs: Sequence[dict[str, Any]]) -> str:
-    """Return how many threads a training run had: "1 thread", or "1 to 2 threads"."""
-    counts = [int(run["environment"]["threads"]) for run in runs]
-    least, most = min(counts), max(counts)
-    return plural(most, "thread") if least == most else f"{least} to {plural(most, 'thread')}"
 
 
 def verdicts(data: Path) -> str:

@@ -104,10 +104,9 @@ def check_alike(cfg: DictConfig, one: DictConfig, parts: dict[str, Any], folder:
     asked: Any = OmegaConf.to_container(one, resolve=True)
     for part in parts.values():
         swept = {part["sweep"]["key"], cfg.sweep.key}
+        ours = settings_beside(asked, swept)
         for noted in part["runs"]:
-            unlike = differences(
-                settings_beside(asked, swept), settings_beside(noted["config"], swept)
-            )
+            unlike = differences(ours, settings_beside(noted["config"], swept))
             if unlike:
                 raise InputError(
                     f"{folder} has a sweep of other settings ({'; '.join(unlike[:3])}), which one "
