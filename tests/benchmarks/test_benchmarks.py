@@ -54,7 +54,7 @@ def test_a_profile_names_the_largest_operations_first() -> None:
     left, right = torch.randn(2, 300, 300)
     found = common.profiled(lambda: left @ right)
     assert found.operation.iloc[0] == "aten::mm" and found.calls.iloc[0] == 1
-    assert 0.5 < found.share.iloc[0] <= found.share.sum() <= 1
+    assert 0.5 < found.share.iloc[0] <= found.share.sum() <= 1 + 1e-12  # a sum of floats
 
 
 def test_the_gpu_script_goes_through_all_its_ways(tiny: Path) -> None:
