@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,18 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Tiny models: one thread is faster than two, and many times so on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+# What a user has fetched from the Hub must not answer a test; workers inherit the first's folder.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    HUB = tempfile.TemporaryDirectory(prefix="normbt-hub-")
+    os.environ["HF_HOME"] = HUB.name
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
+
+# The same examples every time, on a slow machine too: a failure is of the code, not of the day.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.load_profile("same")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

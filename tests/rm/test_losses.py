@@ -167,7 +167,7 @@ def test_losses_of_any_finite_differences_are_finite_not_negative_and_a_pairs_ow
         if loss is not smooth:  # label smoothing punishes certainty too
             order = difference.argsort()
             same_margin = loss(difference[order], torch.ones_like(margin))
-            assert (same_margin.diff() <= 0).all()
+            assert (same_margin.diff() <= 1e-14 * same_margin[1:]).all()  # but for rounding
 
 
 @given(

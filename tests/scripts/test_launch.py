@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -242,16 +243,15 @@ def test_a_job_whose_ranks_were_stopped_waits_for_slurm(
         def command(self, devices: int) -> list[str]:
             return ["there_is_no_such_module"]
 
-    monkeypatch.setattr(launch, "CLUSTER_SECONDS", 1.5)
-    seconds = []
+    monkeypatch.setattr(launch, "CLUSTER_SECONDS", 7.5)
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
     for variables in ({}, {"SLURM_JOB_ID": "7"}):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        began = time.monotonic()
         with pytest.raises(InterruptedRunError, match="ended with status 1"):
             start_ranks(NoLauncher(), "small_rank", tmp_path, 2, "end")
-        seconds.append(time.monotonic() - began)
-    assert seconds[1] > seconds[0] and seconds[1] > 1.5
+        assert (7.5 in slept) == ("SLURM_JOB_ID" in variables)
 
 
 @pytest.mark.slow
@@ -391,9 +391,10 @@ def test_runs_take_free_gpus_in_order_and_the_next_waits(
 def task_of(run_dir: Path, job_folder: Path) -> psutil.Process:
     """The process that holds the run's lock, among the tasks of submitit's jobs."""
     for job in job_folder.glob("[0-9]*"):
-        for task in psutil.Process(int(job.name)).children():
-            if str(run_dir / ".lock") in {file.path for file in task.open_files()}:
-                return task
+        with contextlib.suppress(psutil.Error):  # another run's job may have ended
+            for task in psutil.Process(int(job.name)).children():
+                if str(run_dir / ".lock") in {file.path for file in task.open_files()}:
+                    return task
     raise AssertionError(f"no task trains {run_dir}")
 
 

@@ -86,3 +86,4 @@ def test_what_cannot_be_shared_is_refused(
     (run_dir / "checkpoint/weights.bin").write_bytes(b"")
     with pytest.raises(InputError, match="only safetensors"):
         script.push(settings(run_dir))
+    (run_dir / "checkpoint/weights.bin").unlink()  # other tests share this run
