@@ -19,6 +19,7 @@ from analysis import (
     figure9,
     figure10,
     figure11,
+    figure12,
     style,
     table1,
     table2,
@@ -42,6 +43,7 @@ FIGURES: Final[dict[str, ModuleType]] = {
     "figure9": figure9,
     "figure10": figure10,
     "figure11": figure11,
+    "figure12": figure12,
 }
 TABLES: Final[dict[str, ModuleType]] = {
     "table1": table1,

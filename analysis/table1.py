@@ -35,11 +35,11 @@ COLUMNS: Final = [
     *("method", *GROUP, "seed", "pair_id", "subset", "section", "cluster", "correct"),
 ]
 HERE: Final = "this repository"
-INTERVAL: Final = (
-    "Brackets: 95% bootstrap over training seeds and then test pairs. A tie counts as a loss; the "
-    "average is the mean of the sections. With few seeds the brackets understate the seeds' "
-    "share."
+BOOTSTRAP: Final = (
+    "95% bootstrap over training seeds and then test pairs. A tie counts as a loss; the average is "
+    "the mean of the sections. With few seeds the intervals understate the seeds' share."
 )
+INTERVAL: Final = f"Brackets: {BOOTSTRAP}"
 ROWS: Final = "Each method minus its base loss (a rival or control: minus BT)"
 """What a row of `differences` is."""
 PAPER_SCALE: Final = (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 from analysis import claims
-from analysis.report import claim_row
+from analysis.report import BADGES, claim_row
 from analysis.style import plural, plural_range
 from rm.errors import InputError
 from rm.files import atomic_write_text
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path("results/cpu")
 FIGURES = {
     2: "Gradient norm and representation distance by category",
-    4: "Pairs on which BT and NormBT disagree, by distance of the untrained backbone",
+    12: "What every method adds to its base loss, by section, with 95 % intervals",
 }
 
 
@@ -32,17 +33,26 @@ def section(root: Path) -> str:
         f"From `{RESULTS}` ({manifest['label']}); the {len(manifest['runs'])} training runs took "
         f"{seconds / 60:.0f} minutes in all, {plural_range(threads, 'thread')} each.",
         (tables / "table1.md").read_text().strip(),
-        (tables / "table1_differences.md").read_text().strip(),
+        *(f"![{text}]({RESULTS}/figures/figure{k}.png)" for k, text in FIGURES.items()),
+        folded(
+            "The differences of the second picture as a table",
+            (tables / "table1_differences.md").read_text().strip(),
+        ),
+        verdicts(root / RESULTS / "data"),
     ]
-    parts.append(verdicts(root / RESULTS / "data"))
-    parts += [f"![{text}]({RESULTS}/figures/figure{k}.png)" for k, text in FIGURES.items()]
     return "\n\n".join(parts)
 
 
+def folded(head: str, body: str) -> str:
+    """Return Markdown that shows `head` and unfolds `body` where it is asked to."""
+    return f"<details><summary>{head}</summary>\n\n{body}\n\n</details>"
+
+
 def verdicts(data: Path) -> str:
-    """List the claims (the paper's, our controls) that were tested, with number and verdict."""
+    """Count the claims (the paper's, our controls) by verdict; fold in those that were tested."""
     rows = [claim_row(judged) for judged in claims.judge_all(data, claims.read_claims())]
     tested = [row for row in rows if row["verdict"] != claims.NOT_RUN]
+    counts = Counter(row["verdict"] for row in tested)
     lines = [
         f"- **{row['verdict']}**: {row['text']} "
         f"{' '.join(filter(None, (row['number'], row['interval'])))} "
@@ -52,11 +62,14 @@ def verdicts(data: Path) -> str:
     missing = len(rows) - len(tested)
     more = f"; {plural(missing, 'further claim')} not run" if missing else ""
     head = (
-        "The paper's claims and our controls at this scale, by the rules of `conf/claims.yaml` "
-        "(95 % intervals, not adjusted for their number; with few seeds they understate the seeds' "
-        f"share{more}):"
+        f"The paper's claims and our controls at this scale, {len(tested)} in all: "
+        f"{', '.join(f'{verdict} {counts[verdict]}' for verdict in BADGES if counts[verdict])}"
     )
-    return "\n".join([head, "", *lines])
+    rule = (
+        "By the rules of `conf/claims.yaml` (95 % intervals, not adjusted for their number; with "
+        f"few seeds they understate the seeds' share{more}):"
+    )
+    return folded(head, "\n".join([rule, "", *lines]))
 
 
 def updated(text: str, content: str) -> str:

@@ -46,7 +46,7 @@ def test_all_are_tested_and_stored_without_outputs() -> None:
 def test_reproduce_figures(smoke_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = run("reproduce_figures", monkeypatch, smoke_results)
     assert "tiny-llama" in outputs[0]
-    assert sum("image/png" in output for output in outputs) == 10
+    assert sum("image/png" in output for output in outputs) == 11
     assert [output.split(" is not drawn")[0] for output in outputs if "not drawn" in output] == [
         "figure11"
     ]

@@ -25,7 +25,8 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update"),
     *("--enable-logging=stderr", "--virtual-time-budget=5000"),
 ]
-DRAWN = {f"figure{k}" for k in range(1, 11)} | {f"table{k}" for k in (1, 2, 3, 4)} | {"best_of_n"}
+FIGURES = {f"figure{k}" for k in (*range(1, 11), 12)}
+DRAWN = FIGURES | {f"table{k}" for k in (1, 2, 3, 4)} | {"best_of_n"}
 
 
 def call(module: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +45,7 @@ def test_smoke_run_draws_all_that_it_has_data_for(smoke_results: Path) -> None:
     for item in items.values():
         assert all((smoke_results / name).stat().st_size > 100 for name in item.files)
         assert len(item.about) > 20 and item.about.endswith(".")
-    assert len(list((smoke_results / "figures").iterdir())) == 2 * 10 + 1
+    assert len(list((smoke_results / "figures").iterdir())) == 2 * len(FIGURES) + 1
     assert items["figure2"].title.startswith("Is Reasoning smallest")
     assert "profile smoke" in items["figure9"].caption
     assert "bon smoke" in items["figure5"].caption
@@ -133,7 +134,8 @@ def test_report_is_one_file_that_asks_for_nothing(smoke_results: Path) -> None:
     text = (smoke_results / "report.html").read_text()
     page = Page(text)
     images = page.all("img")
-    assert len(images) == 10
+    assert len(images) == len(FIGURES)
+    assert len(page.all("details")) == 1  # the list of runs is folded
     tables = {str(heading.get("id")) for heading in page.all("h3")}
     assert {"table1", "table4", "best_of_n"} <= tables
     assert "<th>NormBT</th>" in text  # of table 4
@@ -199,7 +201,7 @@ def test_chromium_opens_it_without_error_and_loads_every_image(
     copy = tmp_path / "probe.html"
     copy.write_text(text)
     opened = browse(copy, tmp_path / "b", "--window-size=500,900", "--dump-dom")
-    assert "<title>10 of 10, true</title>" in opened.stdout
+    assert f"<title>{len(FIGURES)} of {len(FIGURES)}, true</title>" in opened.stdout
 
 
 def test_the_report_names_the_code_of_every_run_and_of_an_earlier_best_of_n(
