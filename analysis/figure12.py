@@ -24,7 +24,7 @@ from analysis.style import (
     styled,
     wrap,
 )
-from analysis.tables import GROUP, HIGH, LOW, AbsentError
+from analysis.tables import GROUP, HIGH, HOLM, LOW, MARK, AbsentError
 from rm.preferences import section_key
 
 COLUMNS: Final = {**{section_key(name): name for name in SECTIONS}, "average": "Average"}
@@ -42,7 +42,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
 
     Raises InputError: as `table1.differences`, and (AbsentError) no method stands beside its base.
     """
-    table = table1.differences(frame)
+    table = table1.adjusted(table1.differences(frame))
     if table.empty:
         raise AbsentError("no method was run beside its base loss")
     shown = [cell for cell in COLUMNS if table[cell].notna().any()]
@@ -92,14 +92,17 @@ def panel(axes: Axes, table: pd.DataFrame, cell: str) -> None:
             color=METHOD_COLOURS[family], marker=METHOD_MARKERS[family],
             markerfacecolor=None if side else "white",
         )  # fmt: skip
+        if row[cell + HOLM] < 0.05:
+            axes.text(row[cell], 0.18 - place, MARK, ha="center", fontsize=7)
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """Return in how many rows the whole interval lies above and below 0."""
+    """Return in how many rows the whole interval lies above and below 0, and how many stay so."""
     words = []
     for cell in SAID:
-        side = sides(table, cell)
-        words.append(f"{COLUMNS[cell]} {np.sum(side > 0)} above, {np.sum(side < 0)} below")
+        side, stays = sides(table, cell), int((table[cell + HOLM] < 0.05).sum())
+        counts = f"{np.sum(side > 0)} above, {np.sum(side < 0)} below"
+        words.append(f"{COLUMNS[cell]} {counts} (after Holm {stays})")
     return (
         f"Method minus its base loss, of {plural(len(table), 'row')} those whose whole 95% "
         f"interval is on one side of 0: {'; '.join(words)}"
@@ -111,6 +114,5 @@ def caption(table: pd.DataFrame) -> str:
     return (
         f"{table1.ROWS}, on the same seeds and pairs: {plural_range([*table['seeds']], 'seed')}, "
         f"{plural_range([*table['pairs']], 'pair')}. Circles: NormBT and its forms; squares: other "
-        "losses. Filled: the interval leaves out 0; not adjusted for the number of rows. Bars: "
-        f"{table1.BOOTSTRAP}"
+        f"losses. Filled: the interval leaves out 0. {table1.ADJUSTED} Bars: {table1.BOOTSTRAP}"
     )

@@ -15,8 +15,11 @@ from analysis.style import METHODS, SECTIONS, method_label
 from analysis.tables import (
     GROUP,
     HIGH,
+    HOLM,
     LOW,
+    MARK,
     AbsentError,
+    P,
     pair_up,
     read_scores,
     require,
@@ -24,7 +27,7 @@ from analysis.tables import (
 )
 from eval import rewardbench
 from eval.protocol import Protocol, partial
-from eval.statistics import base_of, section_intervals
+from eval.statistics import base_of, difference_intervals, holm, section_intervals
 from rm.preferences import section_key
 
 PAPER: Final = Path(__file__).with_name("paper_numbers.csv")
@@ -40,6 +43,9 @@ BOOTSTRAP: Final = (
     "the mean of the sections. With few seeds the intervals understate the seeds' share."
 )
 INTERVAL: Final = f"Brackets: {BOOTSTRAP}"
+ADJUSTED: Final = (
+    f"{MARK}: also p < 0.05 by the same bootstrap after Holm's adjustment for the rows of a column."
+)
 ROWS: Final = "Each method minus its base loss (a rival or control: minus BT)"
 """What a row of `differences` is."""
 PAPER_SCALE: Final = (
@@ -104,7 +110,7 @@ def build(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
 def differences(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     """Return the paired differences method − its base loss, one row a method with a base.
 
-    The base: `eval.statistics.base_of`. Columns and errors: as `paired`.
+    The base: `eval.statistics.base_of`. Columns and errors: as `paired`; `adjusted` adds Holm's.
     """
     require(frame, COLUMNS, "table 1's data")
     parts = []
@@ -121,8 +127,8 @@ def paired(
     """Return the paired differences of `sides`, (method, minus), one row each that was run.
 
     Columns: method, minus, backbone, data, benchmark, seeds, then the sections and the average in
-    percentage points with `_low` and `_high`, and pairs. The same bootstrap as table 1's, on the
-    difference of the two methods' `correct` of one seed and pair.
+    percentage points with `_low`, `_high` and `_p` (of no difference), and pairs. The same
+    bootstrap as table 1's, on the difference of the two methods' `correct` of one seed and pair.
 
     Raises InputError: within a seed the two methods were evaluated on different pairs.
     """
@@ -133,9 +139,23 @@ def paired(
             if method in runs and base in runs:
                 both = minus(runs[method], runs[base])
                 if len(both):
-                    cells = accuracies(both, protocol, resamples)
+                    found = difference_intervals(both, protocol, resamples=resamples)
+                    cells = cells_of(found)
                     rows.append({"method": method, "minus": base, **place, **cells})
     return pd.DataFrame(rows, columns=None if rows else ["method", "minus", *GROUP, "seeds"])
+
+
+def adjusted(table: pd.DataFrame) -> pd.DataFrame:
+    """Return `differences` with each cell's p-value after Holm's adjustment, as `_holm` beside it.
+
+    Adjusted for the rows of one backbone, data set and benchmark that have the cell.
+    """
+    made = table.copy()
+    for cell in CELLS if len(table) else ():
+        made[cell + HOLM] = float("nan")
+        for _, rows in table[table[cell + P].notna()].groupby(GROUP):
+            made.loc[rows.index, cell + HOLM] = holm(rows[cell + P].to_numpy())
+    return made
 
 
 def minus(ours: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
@@ -214,13 +234,19 @@ def by_method(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def accuracies(outcomes: pd.DataFrame, protocol: Protocol, resamples: int) -> dict[str, float]:
     """Return one row's cells: seeds, every section and the average in percent, pairs."""
-    found = section_intervals(outcomes, protocol, resamples=resamples, seed=0)
+    return cells_of(section_intervals(outcomes, protocol, resamples=resamples, seed=0))
+
+
+def cells_of(found: pd.DataFrame) -> dict[str, float]:
+    """Return the cells of one row from its intervals: fractions become percent, p-values stay."""
     found = found[found["level"] != "subset"]
     cells = {section_key(row["name"]): row for _, row in found.iterrows()}
     values: dict[str, float] = {"seeds": int(cells["average"]["seeds"])}
     for name in CELLS:
         for ending, column in (("", "mean"), (LOW, "low"), (HIGH, "high")):
             values[name + ending] = 100 * cells[name][column] if name in cells else float("nan")
+        if "p" in found:
+            values[name + P] = cells[name]["p"] if name in cells else float("nan")
     return {**values, "pairs": int(cells["average"]["pairs"])}
 
 
@@ -245,7 +271,7 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
     Raises InputError: as `collect`, `build` and `differences`.
     """
     frame = collect(data)
-    table, paired = build(frame), differences(frame)
+    table, paired = build(frame), adjusted(differences(frame))
     short = rows_note(frame)
     words = {"method": method_label, "minus": method_label}
     paths = [
@@ -260,7 +286,7 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
             paired,
             folder / "table1_differences",
             f"Table 1, differences. {ROWS} on the same seeds and pairs, percentage points. "
-            f"{INTERVAL}{short}",
+            f"{ADJUSTED} {INTERVAL}{short}",
             note,
             labels=words,
         ),

@@ -72,10 +72,10 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
             labels={"method": method_label},
         ),
         *write_table(
-            differences(frame),
+            table1.adjusted(differences(frame)),
             folder / "table2_differences",
             "Table 2, differences. NormBT minus each other form on the same seeds and pairs, "
-            f"percentage points. {under}",
+            f"percentage points. {table1.ADJUSTED} {under}",
             note,
             labels=words,
         ),

@@ -23,6 +23,12 @@ SCORES: Final = [
 ]
 LOW: Final = "_low"
 HIGH: Final = "_high"
+P: Final = "_p"
+"""Ending of an estimate's p-value of 0."""
+HOLM: Final = "_holm"
+"""Ending of the same after Holm's adjustment for the rows of the column."""
+MARK: Final = "†"
+"""What marks an estimate whose adjusted p-value is below 0.05."""
 HEADERS: Final = {"chat_hard": "Chat Hard", "normbt": "NormBT", "bt": "BT", "kl": "KL"}
 LATEX: Final = {
     "\\": r"\textbackslash{}",
@@ -40,6 +46,7 @@ LATEX: Final = {
     "≥": r"$\ge$",
     "≤": r"$\le$",
     "·": r"$\cdot$",
+    MARK: r"\dag{}",
 }
 
 
@@ -162,17 +169,24 @@ def write_table(
 
 
 def display(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
-    """Return the frame as text, every `x`, `x_low`, `x_high` folded into one column `x`."""
+    """Return the frame as text, every `x`, `x_low`, `x_high` folded into one column `x`.
+
+    `x_p` and `x_holm` are left out; an estimate whose `x_holm` is below 0.05 is marked.
+    """
     names = [str(name) for name in frame.columns]
-    bounds = {name + end for name in names for end in (LOW, HIGH) if is_estimate(frame, name)}
+    ends = (LOW, HIGH, P, HOLM)
+    bounds = {name + end for name in names for end in ends if is_estimate(frame, name)}
     shown = {}
     for name in names:
         if name in bounds:
             continue
         cells = [cell(value, digits) for value in frame[name]]
         if is_estimate(frame, name):
-            ends = zip(frame[name + LOW], frame[name + HIGH], strict=True)
-            cells = [with_interval(c, *end, digits) for c, end in zip(cells, ends, strict=True)]
+            sides = zip(frame[name + LOW], frame[name + HIGH], strict=True)
+            cells = [with_interval(c, *side, digits) for c, side in zip(cells, sides, strict=True)]
+        if name + HOLM in frame:
+            marks = [MARK if p < 0.05 else "" for p in frame[name + HOLM]]
+            cells = [f"{c} {mark}".strip() for c, mark in zip(cells, marks, strict=True)]
         shown[name] = cells
     return pd.DataFrame(shown, dtype=object)
 

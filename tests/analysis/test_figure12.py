@@ -54,15 +54,18 @@ def test_every_row_of_table_1s_differences_is_drawn_with_its_interval(frame: pd.
     assert table["method"].tolist() == ["normbt", "hinge", "normbt_cap"]
     assert [row[3] for row in shown["Chat"]] == [False, True, False]
     assert [row[3] for row in shown["Reasoning"]] == [True, False, False]
+    marks = [[text.get_position()[1] for text in axes.texts] for axes in figure.axes]
+    assert [len(places) for places in marks] == [1, 1, 2]  # those that Holm's adjustment leaves
+    assert -1 < marks[0][0] < 0 < marks[1][0] < 1  # above hinge in Chat, NormBT in Reasoning
     assert "made" in figure.get_supxlabel()
 
 
 def test_the_title_counts_intervals_on_one_side_of_0(frame: pd.DataFrame) -> None:
     """Reasoning: NormBT +50 points; Chat: hinge −40, the capped weights one pair, 2.5."""
-    table = table1.differences(frame)
+    table = table1.adjusted(table1.differences(frame))
     assert figure12.verdict(table) == (
         "Method minus its base loss, of 3 rows those whose whole 95% interval is on one side of 0: "
-        "Average 1 above, 1 below; Reasoning 1 above, 0 below"
+        "Average 1 above, 1 below (after Holm 2); Reasoning 1 above, 0 below (after Holm 1)"
     )
     sides = pd.Series(figure12.sides(table, "chat"), index=table["method"])
     assert sides.to_dict() == {"normbt": 0, "hinge": -1, "normbt_cap": 0}

@@ -95,6 +95,30 @@ def test_paired_differences(tmp_path: Path) -> None:
     assert 0 < row["reasoning_low"] < 40 < row["reasoning_high"]
 
 
+def test_differences_are_marked_where_holms_adjustment_leaves_them(tmp_path: Path) -> None:
+    """Of 100 pairs; a p-value is at least 2 / 2001, and three rows are compared."""
+    right = {"bt": 50, "normbt": 90, "normbt_cap": 58, "hinge": 50}
+    frame = collected(tmp_path, scores({key: {"Chat": n} for key, n in right.items()}, pairs=100))
+    table = table1.adjusted(table1.differences(frame))
+    assert table["method"].tolist() == ["normbt", "hinge", "normbt_cap"]
+    raw, holm = table["chat_p"].to_numpy(), table["chat_holm"].to_numpy()
+    assert holm == pytest.approx([min(1, 3 * raw[0]), 1, max(2 * raw[2], 3 * raw[0])])
+    assert raw[1] == 1 and raw[0] == pytest.approx(2 / 2001)
+    assert (table["safety_holm"] == 1).all()
+    table1.write(tmp_path, tmp_path / "tables")
+    text = (tmp_path / "tables/table1_differences.md").read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| NormBT | BT |")]
+    assert row.count("†") == 2 and "40.0 [" in row  # Chat and the average
+    assert "holm" not in text and "after Holm's adjustment" in text
+    assert r"\dag{}" in (tmp_path / "tables/table1_differences.tex").read_text()
+    csv = pd.read_csv(tmp_path / "tables/table1_differences.csv")
+    assert csv["chat_holm"].tolist() == pytest.approx(holm, abs=1e-4)
+    two = pd.concat([frame, frame.assign(data="other")])  # each data set's rows by themselves
+    assert table1.adjusted(table1.differences(two))["chat_holm"].tolist() == pytest.approx(
+        [*holm, *holm]
+    )
+
+
 def test_every_method_has_the_base_that_the_caption_says(tmp_path: Path) -> None:
     methods = ["bt", "bt_margin", "normbt", "normbt_margin", "normbt_cosine", "clip", "mlp"]
     methods += [

@@ -303,6 +303,29 @@ def test_paired_bootstrap_agrees_with_scipy() -> None:
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.015)
 
 
+def test_difference_intervals_are_section_intervals_with_the_p_of_a_z_test() -> None:
+    generator = np.random.default_rng(11)
+    differences = coin(generator, 400, 0.60) - coin(generator, 400, 0.57)
+    frame = outcomes_of("x", differences)
+    table = statistics.difference_intervals(frame, ONE, resamples=8000)
+    plain = statistics.section_intervals(frame, ONE, resamples=8000)
+    pd.testing.assert_frame_equal(table.drop(columns="p"), plain)
+    z = differences.mean() / (differences.std() / math.sqrt(400))
+    assert 0.01 < table["p"].iloc[0] < 0.5
+    assert table["p"].iloc[0] == pytest.approx(2 * stats.norm.sf(abs(z)), abs=0.02)
+
+
+def test_bootstrap_p_by_hand_and_by_the_interval() -> None:
+    assert statistics.bootstrap_p(np.zeros(9)) == 1.0
+    assert statistics.bootstrap_p(np.ones(9)) == statistics.bootstrap_p(-np.ones(9)) == 0.2
+    assert statistics.bootstrap_p(np.array([-1.0, 1, 1, 1, 1, 1, 1, 1, 1])) == 0.4
+    for shift in np.linspace(-3, 3, 61):
+        draws = np.random.default_rng(3).normal(shift, 1, 4000)
+        low, high = statistics.percentile_interval(draws)
+        p = statistics.bootstrap_p(draws)
+        assert abs(p - 0.05) < 0.001 or (p < 0.05) == (low > 0 or high < 0)
+
+
 @pytest.mark.parametrize(("n", "p"), [(1, 1.0), (3, 0.25), (5, 0.0625), (8, 2 / 256)])
 def test_smallest_p_of_the_sign_flip_test(n: int, p: float) -> None:
     assert statistics.paired_permutation([1.0 + i for i in range(n)]) == pytest.approx(p)
