@@ -91,7 +91,9 @@ class Item:
 
 
 def read_manifest(results: Path) -> dict[str, Any]:
-    """Return `results`/manifest.json; its label says so where a benchmark's rows are a file's.
+    """Return `results`/manifest.json; its label says what to know of the benchmark's rows.
+
+    That they are a file's, and how many of them have a prompt that is trained on.
 
     Raises InputError: it is missing or unreadable.
     """
@@ -105,10 +107,12 @@ def read_manifest(results: Path) -> dict[str, Any]:
         raise InputError(f"{path} is no manifest of the pipeline ({error!r}): write it anew") from (
             error
         )
-    rows = content.get("benchmark_data")
+    rows, seen = content.get("benchmark_data"), content.get("test_pairs_trained_on")
     if rows not in (None, *OWN_ROWS):
-        content["label"] = f"{label} · its rows from a file, {rows}, not from the Hub"
-    return content
+        label += f" · its rows from a file, {rows}, not from the Hub"
+    if seen:
+        label += f" · {style.plural(seen, 'test pair')} with a prompt that is trained on"
+    return {**content, "label": label}
 
 
 def draw_all(results: Path) -> list[Item]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from rm.errors import InputError, visible
 from rm.files import atomic_write_bytes
@@ -277,9 +277,18 @@ def split_pairs(
     return train, [pair for pair, key in zip(pairs, keys, strict=True) if key in chosen]
 
 
-def unseen(
-    pairs: Sequence[PreferencePair], train: Sequence[PreferencePair]
-) -> list[PreferencePair]:
+class Prompted(Protocol):
+    """A pair, or another row with a prompt, such as a benchmark's."""
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The conversation that is answered."""
+
+
+AnyPrompted = TypeVar("AnyPrompted", bound=Prompted)
+
+
+def unseen(pairs: Sequence[AnyPrompted], train: Sequence[Prompted]) -> list[AnyPrompted]:
     """Return those of `pairs` whose prompt no pair of `train` has, in order.
 
     Prompts are the same if they differ in case and white space only.
@@ -302,7 +311,7 @@ def validation_size(total: int, validation: int | float) -> int:
     return max(int(wanted), 1) if validation else 0
 
 
-def _prompt_key(pair: PreferencePair, seed: int) -> str:
+def _prompt_key(pair: Prompted, seed: int) -> str:
     """Return the hex SHA-256 of the seed and the prompt without its case and white space."""
     turns = [[turn["role"], " ".join(turn["content"].casefold().split())] for turn in pair.prompt]
     return hashlib.sha256(json.dumps([seed, turns]).encode()).hexdigest()

@@ -41,7 +41,13 @@ from scripts.architecture import (
 from scripts.best_of_n import find_prompts, settings_of
 from scripts.data import require_facts
 from scripts.evaluate import BENCHMARKS
-from scripts.matrix import GRID_SEED, check_benchmark, train_config
+from scripts.matrix import (
+    GRID_SEED,
+    benchmark_data,
+    check_benchmark,
+    prompts_trained_on,
+    train_config,
+)
 from scripts.plan import (
     GIGA,
     PLAN_KEYS,
@@ -114,6 +120,7 @@ def checks(cfg: DictConfig, overrides: Sequence[str], scratch: Path) -> Iterator
     yield attempt("benchmark", lambda: benchmark(cfg))
     yield from models(run, [*composed, *proxies], bon)
     yield attempt("data", lambda: data(run, composed))
+    yield attempt("prompts", lambda: prompts(run))
     for key in ("runs_dir", "results_dir", "cache_dir"):
         yield attempt(key, partial(writable, Path(cfg[key])))
     plans: list[Plan] = []
@@ -269,6 +276,18 @@ def data(run: DryRun, composed: Sequence[DictConfig]) -> str:
         )
     _, report, _ = tokenized(found.taken, folder, settings, drop=True)
     return f"{found.origin}; of a sample {'; '.join(report.lines())}"
+
+
+def prompts(run: DryRun) -> str:
+    """Look for the benchmark's prompts in the data, where both are on this machine."""
+    cfg = run.cfg
+    check_benchmark(cfg)
+    if cfg.data.kind == "hub" and not Path(cfg.data.hub).exists():
+        raise NotChecked(f"{cfg.data.hub} is not on this machine")
+    test = benchmark_data(cfg, run.scratch)
+    if test == "hub":
+        raise NotChecked(f"{cfg.benchmark} is read from the Hub: give benchmark_data=FILE")
+    return f"{plural(prompts_trained_on(cfg, test), 'test pair')} with a prompt that is trained on"
 
 
 def planned(run: DryRun, overrides: Sequence[str], plans: list[Plan]) -> str:

@@ -24,7 +24,7 @@ from eval.spreadsheet import csv_text, read_csv
 from rm.errors import InputError
 from rm.files import atomic_write_text, read_json
 from rm.generated import generate
-from rm.preferences import PreferencePair
+from rm.preferences import PreferencePair, unseen
 from rm.provenance import file_fingerprint
 from scripts import config as configuration
 from scripts.data import load_data
@@ -313,6 +313,22 @@ def benchmark_data(cfg: DictConfig, runs_dir: Path) -> str:
     made = generate("test", cfg.data.test_pairs, cfg.data.seed)
     atomic_write_text(path, "".join(_as_row(one.pair, one.subset) + "\n" for one in made))
     return str(path)
+
+
+def prompts_trained_on(cfg: DictConfig, test: str) -> int:
+    """Return how many pairs of the benchmark have a prompt that a training pair has too.
+
+    Raises InputError where learning rates would be chosen on prompts of the benchmark.
+    """
+    data, rows = load_data(cfg.data), BENCHMARKS[cfg.benchmark].load(test)
+    seen = len(data.validation) - len(unseen(data.validation, rows))
+    if cfg.grid and seen:
+        raise InputError(
+            f"{seen} of {len(data.validation)} validation pairs have a prompt of the benchmark "
+            f"({cfg.benchmark}): learning rates would be chosen on test pairs; give other "
+            "validation data, or grid=[]"
+        )
+    return len(rows) - len(unseen(rows, data.train))
 
 
 def benchmark_name(cfg: DictConfig) -> str:

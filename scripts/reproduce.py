@@ -42,6 +42,7 @@ from scripts.matrix import (
     evaluate_run,
     kept_words,
     label,
+    prompts_trained_on,
     run_configs,
     run_facts,
     train_and_score,
@@ -73,9 +74,12 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
         print(f"Best-of-N is left out: {left_out}", flush=True)
     runs_dir, results = Path(cfg.runs_dir), Path(cfg.results_dir)
     test = benchmark_data(cfg, runs_dir)
+    seen = prompts_trained_on(cfg, test)
+    if seen:
+        print(f"{seen} test pairs have a prompt that is trained on", flush=True)
     untrained = make_untrained(cfg, runs_dir)
     rates = choose_rates(cfg, overrides)
-    evaluate_run(cfg, untrained, test)  # no test pair is read before rates are chosen
+    evaluate_run(cfg, untrained, test)  # no test pair is scored before rates are chosen
     configs = run_configs(cfg, overrides, rates)
     runs = [Run(c.loss.name, c.seed, Path(c.run_dir)) for c in configs]
     for number, (one, run) in enumerate(zip(configs, runs, strict=True), start=1):
@@ -90,13 +94,13 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     state = "not finished" if left_out is None else f"left out: {left_out}"
     if left_out is not None and (results / "data" / "best_of_n.csv").is_file():
         state += "; what is shown is an earlier call's"
-    write_manifest(cfg, overrides, results, runs, state, time.time() - started)
+    write_manifest(cfg, overrides, results, runs, seen, state, time.time() - started)
     items = draw_all(results)
     if left_out is None:
         experiment = OmegaConf.merge(cfg, {"runs_dir": str(runs_dir / "best_of_n")})
         best_of_n.compute(experiment, kept_words(overrides))  # type: ignore[arg-type]
         items = redraw(results, ("best_of_n", "figure5"))
-        write_manifest(cfg, overrides, results, runs, cfg.bon.name, time.time() - started)
+        write_manifest(cfg, overrides, results, runs, seen, cfg.bon.name, time.time() - started)
     print("\n".join(item.line() for item in items))
     report.write(results)
     return results
@@ -188,12 +192,14 @@ def write_manifest(
     overrides: Sequence[str],
     results: Path,
     runs: Sequence[Run],
+    seen: int,
     best_of_n_state: str,
     seconds: float,
 ) -> None:
     """Write which command, runs, settings, data and code made the results.
 
-    best_of_n_state: Best-of-N's size once it is done, or why it is not.
+    seen: test pairs with a prompt that is trained on. best_of_n_state: Best-of-N's size once it is
+    done, or why it is not.
     """
     atomic_write_json(
         results / "manifest.json",
@@ -205,6 +211,7 @@ def write_manifest(
             "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
             "benchmark": cfg.benchmark,
             "benchmark_data": benchmark_name(cfg),
+            "test_pairs_trained_on": seen,
             "best_of_n": best_of_n_state,
             "seconds_of_this_call": round(seconds, 1),
             "environment": environment(),

@@ -101,7 +101,12 @@ def test_a_loss_without_its_margins(tmp_path: Path) -> None:
     words = ["data=files", f"data.train={path}", "benchmark=pairs", f"benchmark_data={path}"]
     found = smoke(tmp_path, *words)
     assert "loss=normbt_margin needs a margin for every pair" in failures(found)["data"]
-    assert failures(smoke(tmp_path, *words, "methods=[bt]")) == {}
+    alone = smoke(tmp_path, *words, "methods=[bt]")
+    assert failures(alone) == {}
+    (prompts,) = [one.detail for one in alone if one.name == "prompts"]
+    assert prompts.endswith("test pairs with a prompt that is trained on")
+    grid = failures(smoke(tmp_path, *words, "methods=[bt]", "grid=[1e-3]"))
+    assert "learning rates would be chosen on test pairs" in grid["prompts"]
     bare = tmp_path / "bare.jsonl"
     bare.write_text("".join(json.dumps({**row, "category": None}) + "\n" for row in rows))
     words += [f"data.train={bare}", "methods=[normbt_category_mean]"]

@@ -7,6 +7,7 @@ import html
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import yaml
 from omegaconf import DictConfig
 
 from analysis import style
-from analysis.gallery import read_index
+from analysis.gallery import read_index, read_manifest
 from rm.errors import InputError
 from scripts import matrix
 from scripts import reproduce as pipeline
@@ -261,6 +262,34 @@ def test_too_few_prompts_for_best_of_n_are_said_before_anything_is_trained(
     )
 
 
+def test_prompts_of_the_benchmark_are_counted_in_training_data_and_refused_for_choices(
+    tmp_path: Path, cache: Path
+) -> None:
+    """Of ten test pairs three are trained on; two, told by case and space only, choose the rate."""
+    row = {"chosen": "b", "rejected": "c", "category": "Chat", "subset": "ours"}
+    for name, prompts in (
+        ("train", [f"train {n}" for n in range(20)] + ["test 0", "test 1", "Test  2"]),
+        ("validation", ["held out", "TEST 8 ", "test 9"]),
+        ("test", [f"test {n}" for n in range(10)]),
+    ):
+        lines = (json.dumps({"prompt": prompt, **row}) + "\n" for prompt in prompts)
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    words = ["data=files", f"data.train={tmp_path}/train.jsonl", "benchmark=pairs", "methods=[bt]"]
+    words += [f"data.validation={tmp_path}/validation.jsonl"]
+    words += [f"benchmark_data={tmp_path}/test.jsonl", "best_of_n=false", "seeds=[0]"]
+    cfg, overrides = composed(tmp_path, cache, *words)
+    assert matrix.prompts_trained_on(cfg, f"{tmp_path}/test.jsonl") == 3
+    pipeline.reproduce(cfg, overrides)
+    manifest = json.loads((tmp_path / "results/manifest.json").read_text())
+    assert manifest["test_pairs_trained_on"] == 3
+    said = read_manifest(tmp_path / "results")["label"]
+    assert said.endswith("not from the Hub · 3 test pairs with a prompt that is trained on")
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(InputError, match="2 of 3 validation pairs have a prompt of the benchmark"):
+        pipeline.reproduce(*composed(tmp_path, cache, *words, "grid=[1e-3]"))
+    assert not [*tmp_path.glob("runs/**/manifest.json")]
+
+
 def test_a_rate_from_the_edge_of_the_grid_is_named() -> None:
     grid = pd.DataFrame(
         [
@@ -333,6 +362,7 @@ def test_real_benchmark_rows(shared_data: Path, tmp_path: Path, cache: Path) -> 
     manifest = json.loads((tmp_path / "results/manifest.json").read_text())
     assert manifest["benchmark_data"].startswith("sample.jsonl (")
     assert manifest["runs"][0]["config"]["data"]["train"] == "skywork_schema_train.jsonl.gz"
+    assert manifest["test_pairs_trained_on"] == 0
     assert str(shared_data) not in json.dumps(manifest)
     assert str(tmp_path) not in json.dumps(manifest)
     table = (tmp_path / "results/tables/table1.md").read_text()
