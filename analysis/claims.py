@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from analysis import figure2, figure3, figure4, figure5, figure6, figure7, table1
+from analysis import figure2, figure3, figure4, figure5, figure6, figure7, table1, table5
 from analysis.style import method_label, plural, short
 from analysis.tables import GROUP, AbsentError, read_tidy
 from eval.statistics import percentile_interval
@@ -291,7 +291,30 @@ def mean_weight(data: Path, method: str = "normbt") -> Measured:
 
 def accuracy_difference(data: Path, method: str, minus: str, cell: str) -> Measured:
     """Difference of two methods' accuracies in points (`table1.paired`)."""
-    frame = one_place(table1.collect(data))
+    return difference(one_place(table1.collect(data)), method, minus, cell)
+
+
+def difference_at_rates(
+    data: Path, method: str, minus: str, cell: str, rate: float, minus_rate: float
+) -> Measured:
+    """`accuracy_difference` of two methods with learning rates of their own, from the sweep."""
+    frame = table5.collect(data)
+    frame = frame[frame["parameter"] == "learning_rate"]
+    sides = [
+        frame[(frame["method"] == name) & np.isclose(frame["value"].astype(float), at, atol=0)]
+        for name, at in ((method, rate), (minus, minus_rate))
+    ]
+    for side, name, at in zip(sides, (method, minus), (rate, minus_rate), strict=True):
+        if side.empty:
+            raise AbsentError(f"{method_label(name)} was not swept at a learning rate of {at:g}")
+    return difference(one_place(pd.concat(sides)), method, minus, cell)
+
+
+def difference(frame: pd.DataFrame, method: str, minus: str, cell: str) -> Measured:
+    """Return the difference of two methods of `frame` (of `table1.collect`) in points.
+
+    Raises AbsentError: one was not run, or they share no seed.
+    """
     absent = [name for name in (method, minus) if name not in set(frame["method"])]
     if absent:
         names = ", ".join(method_label(name) for name in absent)
@@ -384,6 +407,7 @@ MEASURES: Final[dict[str, Callable[..., Measured]]] = {
         proxy_correlation,
         mean_weight,
         accuracy_difference,
+        difference_at_rates,
         close_gain,
         gold_gain,
     )

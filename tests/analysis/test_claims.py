@@ -82,7 +82,7 @@ def test_the_verdict_follows_the_rule(
 
 def test_what_the_data_lacks_is_not_run(tmp_path: Path) -> None:
     found = claims.judge_all(tmp_path, claims.read_claims())
-    assert len(found) == 30 and {one.verdict for one in found} == {NOT_RUN}
+    assert len(found) == 32 and {one.verdict for one in found} == {NOT_RUN}
     assert all(one.reason for one in found)
 
 
@@ -237,6 +237,33 @@ def test_accuracy_difference_and_close_gain(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="NormBT without EMA was not run"):
         claims.accuracy_difference(tmp_path, "normbt", "normbt_no_ema", "average")
+
+
+def test_a_difference_at_rates_is_that_of_the_two_rates_runs(tmp_path: Path) -> None:
+    """Of 40 pairs 10 are right for BT at any rate but 1e-3, where it is 20; 35 for NormBT."""
+    rows = [
+        {
+            **{"method": method, "backbone": "b", "data": "d", "benchmark": "generated"},
+            **{"parameter": parameter, "value": rate, "seed": seed, "pair_id": f"p{i}"},
+            **{"subset": "s", "section": "Reasoning", "distance": 1.0, "reward_rejected": 0.5},
+            "reward_chosen": float(i < (35 if method == "normbt" else 20 if rate == 1e-3 else 10)),
+        }
+        for method in ("bt", "normbt")
+        for parameter, rate in (("learning_rate", 3e-4), ("learning_rate", 1e-3), ("beta", 1e-3))
+        for seed in range(3)
+        for i in range(40)
+        if (method, parameter) != ("normbt", "beta")
+    ]
+    with pytest.raises(InputError, match="is missing"):
+        claims.difference_at_rates(tmp_path, "normbt", "bt", "average", 3e-4, 1e-3)
+    pd.DataFrame(rows).to_parquet(tmp_path / "sweep_scores.parquet")
+    found = claims.difference_at_rates(tmp_path, "normbt", "bt", "reasoning", 3e-4, 1e-3)
+    assert found.value == pytest.approx(37.5) and found.low < 37.5 < found.high
+    assert (found.basis, found.pairs, found.seeds) == ("40 pairs × 3 seeds", 40, 3)
+    same = claims.difference_at_rates(tmp_path, "normbt", "bt", "average", 3e-4, 3e-4)
+    assert same.value == pytest.approx(62.5)
+    with pytest.raises(InputError, match=r"BT was not swept at a learning rate of 0\.01"):
+        claims.difference_at_rates(tmp_path, "normbt", "bt", "average", 3e-4, 1e-2)
 
 
 def test_gold_gain_is_the_paired_gain_at_the_largest_or_the_worst_n(tmp_path: Path) -> None:
