@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from eval.spreadsheet import read_csv
+from rm.errors import InputError
 from scripts import readme
 from scripts.config import compose_config
 from scripts.evaluate import hydra_words
@@ -60,3 +62,37 @@ def test_results_are_those_of_the_committed_files() -> None:
 
 def test_markers_are_there_once() -> None:
     assert TEXT.count("<!-- results -->") == TEXT.count("<!-- /results -->") == 1
+
+
+@needs_committed_results
+def test_numbers_of_claims_are_those_of_the_committed_files() -> None:
+    assert len(readme.SAID.findall(TEXT)) > 20
+    assert readme.with_numbers(TEXT, ROOT) == TEXT, "run python -m scripts.readme"
+    assert readme.page(ROOT) == (ROOT / readme.PAGE).read_text(), "run python -m scripts.readme"
+
+
+@needs_committed_results
+def test_a_sentence_that_gives_a_claim_another_verdict_is_refused() -> None:
+    said = "<!-- cpu mean-weight: holds -->1.00 [0.9, 1.1]<!-- / -->"
+    with pytest.raises(InputError, match="mean-weight in results/cpu: holds; it is does not hold"):
+        readme.with_numbers(f"a {said} b", ROOT)
+    right = readme.with_numbers(f"a {said.replace('holds', 'does not hold')} b", ROOT)
+    assert re.fullmatch(r"a <!-- .* -->\d\.\d+ \[\d\.\d+, \d\.\d+\]<!-- / --> b", right)
+
+
+@needs_committed_results
+def test_what_is_said_of_holms_adjustment_and_of_safety_is_so() -> None:
+    """The findings' words that no claim stands for."""
+    tables = [
+        read_csv(ROOT / f"results/{name}/tables/table1_differences.csv").set_index("method")
+        for name in ("cpu", "cpu_rates")
+    ]
+    assert (tables[0]["reasoning_holm"] > 0.05).all() and len(tables[0]) == 11
+    assert (tables[1]["reasoning_holm"] < 0.05).all() and len(tables[1]) == 4
+    variants = tables[0].loc[["normbt_margin", "normbt_margin_out", "normbt_label_smoothing"]]
+    assert (variants["reasoning_low"] > 0).all()
+    assert (variants["safety_high"].iloc[:2] < 0).all()
+    fixed = tables[0].loc["category_weights"]
+    assert fixed["reasoning_low"] > 0 and fixed["safety_high"] < 0
+    random = read_csv(ROOT / "results/cpu_rivals/tables/table1_differences.csv")
+    assert random.set_index("method").loc["normbt_random", "reasoning"] < 0
