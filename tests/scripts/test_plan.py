@@ -54,7 +54,7 @@ def test_every_paper_experiment_is_planned_without_its_files(
     assert found["training"].runs == len(run_configs(cfg, kept_words(paper(experiment)), {})) == 6
     assert found["scoring, untrained too"].sequences == 7 * 2 * 2985
     assert found["Best-of-N: sampling"].sequences == 405_000
-    assert found["Best-of-N: proxies"].runs == 18
+    assert found["Best-of-N: proxies"].runs == 24
     assert found["training"].devices == 8
     assert "public configuration" in plan.facts["Model"]
     assert "upper bound" in plan.facts["Tokens"]
@@ -133,7 +133,7 @@ def test_local_copies_are_counted(
     training = stages(plan)["training"]
     assert training.tokens / training.sequences < 100  # far below max_length
     kept = (usable - held_out) // 256 * 256 if "skywork" in experiment else 2 * usable
-    assert stages(plan)["Best-of-N: proxies"].sequences == 18 * 2 * kept
+    assert stages(plan)["Best-of-N: proxies"].sequences == 24 * 2 * kept
     fetched = {item.name.split("/")[0] for item in plan.downloads}
     assert fetched == {"model google", "model Ray2333", "benchmark rewardbench"}
 
