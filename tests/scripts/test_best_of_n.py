@@ -156,7 +156,7 @@ def test_the_full_size_is_what_was_asked_for() -> None:
     bon = script.settings_of(compose_config("best_of_n", ["profile=cpu", "bon=cpu_full"]))
     assert bon.prompts.number >= 64 and bon.policy.samples == 64
     assert bon.golds == ["verifier", "reward_model"]
-    assert (len(bon.proxy.methods), len(bon.proxy.seeds)) == (6, 3)
+    assert (len(bon.proxy.methods), len(bon.proxy.seeds)) == (8, 3)
 
 
 def test_proxies_gold_and_prompts_share_no_prompt() -> None:
