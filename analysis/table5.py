@@ -17,6 +17,7 @@ from analysis.tables import read_scores, write_table
 
 FILE: Final = "sweep_scores.parquet"
 SWEPT: Final = ["parameter", "value"]
+UNUSED: Final = "Every value is scored on the test pairs, and none is chosen by that."
 
 
 def collect(data: Path) -> pd.DataFrame:
@@ -71,7 +72,7 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
     """
     frame = collect(data)
     words = {"parameter": parameter_label, "method": method_label}
-    under = f"{table1.INTERVAL}{table1.rows_note(frame, SWEPT)}"
+    under = f"{UNUSED} {table1.INTERVAL}{table1.rows_note(frame, SWEPT)}"
     return [
         *write_table(
             build(frame),

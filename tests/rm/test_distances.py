@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from scipy.spatial.distance import mahalanobis
+from scipy.stats import kstest, lognorm
 
 from rm.batches import PairCollator, model_inputs
 from rm.distances import (
@@ -126,6 +128,11 @@ def test_random_distances_depend_on_pair_and_seed_alone() -> None:
     assert values == [one.of_pair(pair) for pair in PAIRS]
     assert len(set(values)) == 3 and min(values) > 0
     assert values != [other.of_pair(pair) for pair in PAIRS]
+
+
+def test_random_distances_are_lognormal() -> None:
+    drawn = [RandomDistance(0).of_pair(replace(PAIRS[0], pair_id=str(n))) for n in range(2000)]
+    assert kstest(drawn, lognorm(s=1).cdf).pvalue > 0.01
 
 
 def test_token_distances_travel_with_the_batch_and_not_into_the_model() -> None:
