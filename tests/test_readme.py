@@ -94,5 +94,13 @@ def test_what_is_said_of_holms_adjustment_and_of_safety_is_so() -> None:
     assert (variants["safety_high"].iloc[:2] < 0).all()
     fixed = tables[0].loc["category_weights"]
     assert fixed["reasoning_low"] > 0 and fixed["safety_high"] < 0
-    random = read_csv(ROOT / "results/cpu_rivals/tables/table1_differences.csv")
-    assert random.set_index("method").loc["normbt_random", "reasoning"] < 0
+    others = read_csv(ROOT / "results/cpu_rivals/tables/table1_differences.csv")
+    others = others.set_index("method")
+    rivals = ["hinge", "clip", "centring", "bsr", "grm", "layer_norm", "mlp"]
+    assert others.loc["normbt_random", "reasoning"] < 0 and (others["seeds"] == 5).all()
+    assert (others.loc[rivals, "reasoning_low"] <= 0.05).all()  # of clipping: an exact 0, at most
+    assert (others.loc[["bsr", "centring"], "average_high"] < 0).all()
+    forms = others.drop(index=[*rivals, "normbt", "normbt_random"])
+    weaker = {"normbt_mean_pooled", "normbt_mlp"}
+    assert set(forms.index[forms["reasoning_low"] <= 0]) == weaker
+    assert set(others.index[others["reasoning_holm"] < 0.05]) == {"normbt_cap"}
