@@ -67,6 +67,7 @@ def test_markers_are_there_once() -> None:
 @needs_committed_results
 def test_numbers_of_claims_are_those_of_the_committed_files() -> None:
     assert len(readme.SAID.findall(TEXT)) > 20
+    assert not re.search(r"^ *<!-- (?!/?results)", TEXT, re.MULTILINE)  # it would end the paragraph
     assert readme.with_numbers(TEXT, ROOT) == TEXT, "run python -m scripts.readme"
     assert readme.page(ROOT) == (ROOT / readme.PAGE).read_text(), "run python -m scripts.readme"
 
