@@ -86,9 +86,9 @@ def panel(axes: Axes, table: pd.DataFrame, cell: str) -> None:
     for place, side in enumerate(sides(table, cell)):
         row = table.iloc[place]
         family = "normbt" if str(row["method"]).startswith("normbt") else "bt"
-        span = [[row[cell] - row[cell + LOW]], [row[cell + HIGH] - row[cell]]]
+        span = np.array([[row[cell] - row[cell + LOW]], [row[cell + HIGH] - row[cell]]])
         axes.errorbar(
-            row[cell], -place, xerr=span, markersize=3.5, elinewidth=0.9,
+            row[cell], -place, xerr=np.clip(span, 0, None), markersize=3.5, elinewidth=0.9,
             color=METHOD_COLOURS[family], marker=METHOD_MARKERS[family],
             markerfacecolor=None if side else "white",
         )  # fmt: skip

@@ -91,19 +91,27 @@ def difference_intervals(
     two-sided bootstrap p-value of no difference (`bootstrap_p`) from the same resamples.
     """
     strata = _strata(outcomes, protocol)
-    drawn = _drawn(strata, protocol, resamples, seed)
-    table = _table(outcomes, protocol, _point(strata, protocol), drawn, level=0.95)
+    point, drawn = (
+        # No difference comes out as ±1e-17, which is on one side of 0.
+        {key: np.round(values, 12) + 0.0 for key, values in found.items()}
+        for found in (_point(strata, protocol), _drawn(strata, protocol, resamples, seed))
+    )
+    table = _table(outcomes, protocol, point, drawn, level=0.95)
     return table.assign(p=[bootstrap_p(values) for values in drawn.values()])
 
 
 def bootstrap_p(draws: np.ndarray) -> float:
     """Return the two-sided p-value of the value 0 by `draws` of an estimate, shape (resamples,).
 
-    Twice the smaller share of draws on 0's two sides, a draw at 0 on both: what the percentile
-    interval leaves out at the level 1 − p. At least 2 / (resamples + 1), at most 1.
+    Twice the smaller share of finite draws on 0's two sides, a draw at 0 on both: what the
+    percentile interval leaves out at the level 1 − p. At least 2 / (resamples + 1), at most 1; NaN
+    where no draw is finite.
     """
-    beyond = min((draws <= 0).sum(), (draws >= 0).sum())
-    return min(1.0, 2 * (int(beyond) + 1) / (len(draws) + 1))
+    known = draws[np.isfinite(draws)]
+    if not len(known):
+        return float("nan")
+    beyond = min((known <= 0).sum(), (known >= 0).sum())
+    return min(1.0, 2 * (int(beyond) + 1) / (len(known) + 1))
 
 
 def _drawn(

@@ -30,6 +30,7 @@ from eval.best_of_n.settings import BonSettings
 from eval.best_of_n.vllm_engine import is_installed
 from rm.cost import decoder_of
 from rm.errors import InputError
+from rm.sources import local_path
 from scripts import config as configuration
 from scripts.architecture import (
     Architecture,
@@ -282,8 +283,10 @@ def prompts(run: DryRun) -> str:
     """Look for the benchmark's prompts in the data, where both are on this machine."""
     cfg = run.cfg
     check_benchmark(cfg)
-    if cfg.data.kind == "hub" and not Path(cfg.data.hub).exists():
-        raise NotChecked(f"{cfg.data.hub} is not on this machine")
+    sources = [cfg.data.get(key) for key in ("hub", "train", "validation")]
+    for source in filter(None, sources):
+        if local_path(source) is None:
+            raise NotChecked(f"{source} is not on this machine")
     test = benchmark_data(cfg, run.scratch)
     if test == "hub":
         raise NotChecked(f"{cfg.benchmark} is read from the Hub: give benchmark_data=FILE")

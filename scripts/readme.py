@@ -147,8 +147,9 @@ def page(root: Path) -> str:
         "`conf/claims.yaml`, which says what each number is. Brackets: 95 % intervals, not "
         "adjusted for their number; those of a mean weight are its smallest and largest seed. "
         "–: not run there. Small models, and generated pairs but in `real/`: README.md says what "
-        "each folder holds. `cpu`, `cpu_rates` and `cpu_rivals` share runs (BT and NormBT with one "
-        "seed and rate): they are not independent evidence.\n\n"
+        "each folder holds. The folders are not independent evidence: `cpu`, `cpu_rates` and "
+        "`cpu_rivals` share runs (BT and NormBT with one seed and rate), and `cpu_sgd` the "
+        "untrained backbone; those of `real/` share that, the test rows and most pairs.\n\n"
     )
     return head + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 

@@ -19,6 +19,8 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 if "PYTEST_XDIST_WORKER" not in os.environ:
     HUB = tempfile.TemporaryDirectory(prefix="normbt-hub-")
     os.environ["HF_HOME"] = HUB.name
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE"):
+        os.environ.pop(name, None)
 
 import pytest
 from filelock import FileLock

@@ -93,6 +93,14 @@ def test_what_is_said_of_holms_adjustment_and_of_safety_is_so() -> None:
     variants = tables[0].loc[["normbt_margin", "normbt_margin_out", "normbt_label_smoothing"]]
     assert (variants["reasoning_low"] > 0).all()
     assert (variants["safety_high"].iloc[:2] < 0).all()
+    assert (tables[1]["safety_high"] > 0).all()
+    assert set(tables[1].index[tables[1]["average_low"] > 0]) == {"normbt_margin_out"}
+    rates = read_csv(ROOT / "results/cpu_rates/data/grid.csv").query("chosen")
+    rates = rates.set_index("method")["learning_rate"]
+    larger = [
+        base for base in rates.index[::2] if rates[base.replace("bt", "normbt")] > rates[base]
+    ]
+    assert larger == ["bt_margin", "bt_margin_out"]
     fixed = tables[0].loc["category_weights"]
     assert fixed["reasoning_low"] > 0 and fixed["safety_high"] < 0
     others = read_csv(ROOT / "results/cpu_rivals/tables/table1_differences.csv")
@@ -105,3 +113,5 @@ def test_what_is_said_of_holms_adjustment_and_of_safety_is_so() -> None:
     weaker = {"normbt_mean_pooled", "normbt_mlp"}
     assert set(forms.index[forms["reasoning_low"] <= 0]) == weaker
     assert set(others.index[others["reasoning_holm"] < 0.05]) == {"normbt_cap"}
+    worse = others.loc["normbt", "safety_low"]
+    assert (others.loc[["normbt_cosine", "normbt_edit"], "safety_high"] < worse).all()

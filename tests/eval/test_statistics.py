@@ -309,16 +309,28 @@ def test_difference_intervals_are_section_intervals_with_the_p_of_a_z_test() -> 
     frame = outcomes_of("x", differences)
     table = statistics.difference_intervals(frame, ONE, resamples=8000)
     plain = statistics.section_intervals(frame, ONE, resamples=8000)
-    pd.testing.assert_frame_equal(table.drop(columns="p"), plain)
+    pd.testing.assert_frame_equal(table.drop(columns="p"), plain, rtol=0, atol=1e-12)
     z = differences.mean() / (differences.std() / math.sqrt(400))
     assert 0.01 < table["p"].iloc[0] < 0.5
     assert table["p"].iloc[0] == pytest.approx(2 * stats.norm.sf(abs(z)), abs=0.02)
+
+
+def test_resamples_without_a_difference_are_on_both_sides_of_0() -> None:
+    """Thirds of two seeds cancel to 1e-17, or not: the p-value knows no difference either way."""
+    frame = pd.concat(
+        [outcomes_of("x", np.array([1.0, -1.0, 0.0]) * s).assign(seed=s) for s in (0, 1, -1)]
+    )
+    table = statistics.difference_intervals(frame, ONE, resamples=2000)
+    whole = table[table["level"] == "average"].iloc[0]
+    assert whole["mean"] == 0 and whole["p"] > 0.9
 
 
 def test_bootstrap_p_by_hand_and_by_the_interval() -> None:
     assert statistics.bootstrap_p(np.zeros(9)) == 1.0
     assert statistics.bootstrap_p(np.ones(9)) == statistics.bootstrap_p(-np.ones(9)) == 0.2
     assert statistics.bootstrap_p(np.array([-1.0, 1, 1, 1, 1, 1, 1, 1, 1])) == 0.4
+    assert statistics.bootstrap_p(np.array([np.nan] * 9 + [1.0] * 9)) == 0.2
+    assert np.isnan(statistics.bootstrap_p(np.full(9, np.nan)))
     for shift in np.linspace(-3, 3, 61):
         draws = np.random.default_rng(3).normal(shift, 1, 4000)
         low, high = statistics.percentile_interval(draws)
