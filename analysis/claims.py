@@ -14,7 +14,7 @@ import yaml
 
 from analysis import figure2, figure3, figure4, figure5, figure6, figure7, table1, table5
 from analysis.style import method_label, plural, short
-from analysis.tables import GROUP, AbsentError, read_tidy
+from analysis.tables import GROUP, AbsentError, read_tidy, within
 from eval.statistics import percentile_interval
 from rm.errors import InputError
 from rm.preferences import section_key
@@ -134,7 +134,7 @@ def judge(data: Path, claim: dict[str, Any]) -> Judged:
     try:
         measured = MEASURES[claim["measure"]["name"]](data, **arguments_of(claim))
     except AbsentError as error:
-        return Judged(claim, None, NOT_RUN, str(error))
+        return Judged(claim, None, NOT_RUN, within(data, error))
     numbers = {name: getattr(measured, name) for name in ("value", "low", "high")}
     if not np.isfinite([*numbers.values()]).all():
         return Judged(claim, measured, UNDECIDED, "too few pairs for an interval")
@@ -298,6 +298,8 @@ def difference_at_rates(
     data: Path, method: str, minus: str, cell: str, rate: float, minus_rate: float
 ) -> Measured:
     """`accuracy_difference` of two methods with learning rates of their own, from the sweep."""
+    if not (data / table5.FILE).is_file():
+        raise AbsentError("the sensitivity sweep was not run in this profile")
     frame = table5.collect(data)
     frame = frame[frame["parameter"] == "learning_rate"]
     sides = [

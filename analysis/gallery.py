@@ -27,7 +27,7 @@ from analysis import (
     table4,
     table5,
 )
-from analysis.tables import AbsentError
+from analysis.tables import AbsentError, within
 from rm.errors import InputError
 from rm.files import atomic_write_json, read_json
 
@@ -211,7 +211,7 @@ def attempt(
             raise AbsentError(reason)
         item.files = [str(path.relative_to(results)) for path in make(item)]
     except AbsentError as error:
-        item.missing = str(error)
+        item.missing = within(results, error)
         stale = [*results.glob(f"{folder}/{name}.*"), *results.glob(f"{folder}/{name}_*.*")]
         for path in stale:
             path.unlink()

@@ -54,6 +54,11 @@ class AbsentError(InputError):
     """What is asked for was not run: nothing is wrong with the data that are there."""
 
 
+def within(folder: Path, error: AbsentError) -> str:
+    """Return why something is absent with paths told from `folder`: pages may be copied or moved."""
+    return str(error).replace(f"{folder}/", "")
+
+
 def read_tidy(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Return the rows of a .csv or .parquet file that has at least `columns`.
 
