@@ -55,7 +55,7 @@ class AbsentError(InputError):
 
 
 def within(folder: Path, error: AbsentError) -> str:
-    """Return why something is absent with paths told from `folder`: pages may be copied or moved."""
+    """Return why something is absent with paths told from `folder`, since pages are copied."""
     return str(error).replace(f"{folder}/", "")
 
 
