@@ -1,4 +1,4 @@
-"""Figure 1: two real pairs, one close and one far apart, with their distances and update sizes.
+"""Figure 1: two measured pairs, one close and one far apart, with distances and update sizes.
 
 Both pairs have nearly the same prediction error, so what differs in their BT updates is not how
 wrong the model is: the texts are shown beside the numbers.
