@@ -82,7 +82,8 @@ def quality_of(kind: str, facts: dict[str, Any]) -> str:
     made = "trained here" if given is None else Path(given).name
     return (
         f"The {gold_label(kind)} ({made}) turns {relabelled['disagreement']:.0%} of the labels of "
-        f"the proxies' {plural(relabelled['pairs'], 'training pair')}."
+        f"the proxies' {plural(relabelled['pairs'], 'training pair')}; another gold may judge "
+        "otherwise, which no interval covers."
     )
 
 
