@@ -46,6 +46,8 @@ SHOWN: Final = (4, 16, 64, 405)
 GOLDS: Final = {"verifier": "verified by code", "reward_model": "gold reward model"}
 GAIN_COLOURS: Final = {"bt": BLUE, "bt_margin": PURPLE, "bt_label_smoothing": GREEN}
 GAIN_LINES: Final = {"bt": "-", "bt_margin": "--", "bt_label_smoothing": "-."}
+SMALL: Final[dict[str, Any]] = {"fontsize": 5, "handlelength": 1.5, "labelspacing": 0.25}
+"""A legend that fits into a fifth of the page's width: four losses stand beside their gains."""
 
 
 def collect(data: Path) -> pd.DataFrame:
@@ -143,7 +145,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
             draw_panel(axes, part, methods)
             axes.sharey(axes_row[0])
         make_room(axes_row[0])
-        axes_row[0].legend(fontsize=5.5, loc="upper left", ncols=2, columnspacing=0.8)
+        axes_row[0].legend(loc="upper left", **SMALL)
         axes_row[0].set_ylabel(f"gold: {name}\n(policy's s.d. above its mean)")
         draw_gains(axes_row[-1], part)
         for axes in axes_row:
@@ -181,13 +183,13 @@ def draw_panel(axes: Axes, part: pd.DataFrame, methods: list[str]) -> None:
         ours = method.startswith("norm")
         label = "with NormBT" if ours else "base"
         band(axes, part[part["method"] == method], "gold", VERMILLION if ours else BLUE, label)
-    axes.set_title(method_label(methods[0]), loc="left")
+    axes.set_title(method_label(methods[0]), loc="left", fontsize=7)
 
 
 def draw_gains(axes: Axes, part: pd.DataFrame) -> None:
     """Draw the paired gain of every NormBT method over its base."""
     axes.axhline(0, color=BLACK, linewidth=0.7)
-    axes.set_title("NormBT − base", loc="left")
+    axes.set_title("NormBT − base", loc="left", fontsize=7)
     gains = part[part["gain"].notna()]
     if gains.empty:
         no_data(axes, "no pair of methods")
@@ -197,7 +199,9 @@ def draw_gains(axes: Axes, part: pd.DataFrame) -> None:
         label = "BT" if base == "bt" else method_label(base).removeprefix("BT ")
         rows, colour = gains[gains["method"] == method], GAIN_COLOURS.get(base, OTHER)
         band(axes, rows, "gain", colour, label, GAIN_LINES.get(base, ":"))
-    axes.legend(fontsize=6, loc="best")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.35 * (high - low), high)  # room for the legend below the curves
+    axes.legend(loc="lower left", **SMALL)
 
 
 def band(
@@ -213,7 +217,7 @@ def band(
 def make_room(axes: Axes) -> None:
     """Leave room for a legend above the curves."""
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.25 * (high - low))
+    axes.set_ylim(low, high + 0.3 * (high - low))
 
 
 def mark_n(axes: Axes, samples: int) -> None:
