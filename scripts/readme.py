@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path("results/cpu")
 PAGE = Path("results/CLAIMS.md")
 FOLDERS = (
-    *("cpu", "cpu_rates", "cpu_rivals", "cpu_sgd", "cpu_gemma"),
+    *("cpu", "cpu_gold", "cpu_rates", "cpu_rivals", "cpu_sgd", "cpu_gemma"),
     *("real/unified_feedback", "real/skywork"),
 )
 """The folders of results/ whose claims are judged."""
@@ -149,7 +149,8 @@ def page(root: Path) -> str:
         "–: not run there. Small models, and generated pairs but in `real/`: README.md says what "
         "each folder holds. The folders are not independent evidence: `cpu`, `cpu_rates` and "
         "`cpu_rivals` share runs (BT and NormBT with one seed and rate), and `cpu_sgd` the "
-        "untrained backbone; those of `real/` share that, the test rows and most pairs.\n\n"
+        "untrained backbone; `cpu_gold` has Best-of-N's responses of `cpu`; those of `real/` share "
+        "the untrained backbone, the test rows and most pairs.\n\n"
     )
     return head + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
