@@ -144,7 +144,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         for axes, methods in zip(axes_row, panels, strict=False):
             draw_panel(axes, part, methods)
             axes.sharey(axes_row[0])
-        make_room(axes_row[0])
+        make_room(axes_row[0], above=0.3)
         axes_row[0].legend(loc="upper left", **SMALL)
         axes_row[0].set_ylabel(f"gold: {name}\n(policy's s.d. above its mean)")
         draw_gains(axes_row[-1], part)
@@ -199,8 +199,7 @@ def draw_gains(axes: Axes, part: pd.DataFrame) -> None:
         label = "BT" if base == "bt" else method_label(base).removeprefix("BT ")
         rows, colour = gains[gains["method"] == method], GAIN_COLOURS.get(base, OTHER)
         band(axes, rows, "gain", colour, label, GAIN_LINES.get(base, ":"))
-    low, high = axes.get_ylim()
-    axes.set_ylim(low - 0.35 * (high - low), high)  # room for the legend below the curves
+    make_room(axes, below=0.35)
     axes.legend(loc="lower left", **SMALL)
 
 
@@ -214,10 +213,10 @@ def band(
     axes.plot(kl, rows[name], color=colour, linestyle=line, label=label)
 
 
-def make_room(axes: Axes) -> None:
-    """Leave room for a legend above the curves."""
+def make_room(axes: Axes, below: float = 0.0, above: float = 0.0) -> None:
+    """Leave room for a legend below or above the curves, as a share of their height."""
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.3 * (high - low))
+    axes.set_ylim(low - below * (high - low), high + above * (high - low))
 
 
 def mark_n(axes: Axes, samples: int) -> None:
