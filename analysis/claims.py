@@ -16,8 +16,8 @@ from analysis import figure2, figure3, figure4, figure5, figure6, figure7, table
 from analysis.style import method_label, plural, short
 from analysis.tables import GROUP, AbsentError, read_tidy, within
 from eval.statistics import percentile_interval
+from rm.data.preferences import section_key
 from rm.errors import InputError
-from rm.preferences import section_key
 
 CLAIMS: Final = Path(__file__).parent.parent / "conf" / "claims.yaml"
 KEYS: Final = {

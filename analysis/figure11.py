@@ -26,8 +26,8 @@ from analysis.style import (
     styled,
 )
 from analysis.tables import one_row_each, read_tidy, require
+from rm.data.preferences import section_key
 from rm.errors import InputError
-from rm.preferences import section_key
 
 KEYS: Final = ["method", "parameter", "value", "seed", "section"]
 COLUMNS: Final = [*KEYS, "accuracy"]

@@ -25,7 +25,7 @@ from analysis.style import (
     wrap,
 )
 from analysis.tables import GROUP, HIGH, HOLM, LOW, MARK, AbsentError
-from rm.preferences import section_key
+from rm.data.preferences import section_key
 
 COLUMNS: Final = {**{section_key(name): name for name in SECTIONS}, "average": "Average"}
 SAID: Final = ("average", "reasoning")

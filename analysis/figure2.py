@@ -41,9 +41,9 @@ KEYS: Final = ["method", "seed", "pair_id"]
 COLUMNS: Final = [*KEYS, "section", *QUANTITIES]
 CLAIMED: Final = "Reasoning"
 MU: Final = "with μ the mean distance of the measured pairs [inferred]"
-"""What the weights of gradients.csv are made with (`scripts.measure`); figures 1 and 3 say it."""
+"""What the weights of gradients.csv are made with; figures 1 and 3 say it too."""
 THETA: Final = "θ: the parameters that are trained (with LoRA: all)."
-"""What the gradients of gradients.csv are over (`scripts.measure`); figure 6 says it too."""
+"""What the gradients of gradients.csv are over; figure 6 says it too."""
 SURE: Final = 0.95
 LOG_FROM: Final = 20.0
 """A panel is logarithmic where its 95% quantile is this many times its 5% quantile."""

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 
+from rm.data.preferences import section_key
 from rm.errors import InputError, visible
 from rm.files import atomic_write_bytes
-from rm.preferences import section_key
 
 P = ParamSpec("P")
 

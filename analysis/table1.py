@@ -28,7 +28,7 @@ from analysis.tables import (
 from eval import rewardbench
 from eval.protocol import Protocol, partial
 from eval.statistics import base_of, difference_intervals, holm, section_intervals
-from rm.preferences import section_key
+from rm.data.preferences import section_key
 
 PAPER: Final = Path(__file__).with_name("paper_numbers.csv")
 LISTED: Final = 4

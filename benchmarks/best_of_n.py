@@ -18,10 +18,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import RESULTS, backbone, interleave, machine, with_ratios, write
-from rm.models import DTYPES, RewardModel, fast_dtype, lower_precision, new_reward_model
-from rm.prefix import batches_by_shared_tokens, forward_shared, shared_batch
-from rm.tokens import pad
-from rm.trunk import Row
+from rm.data.tokens import pad
+from rm.model.attention import shared_batch
+from rm.model.checkpoints import new_reward_model
+from rm.model.parts import lower_precision
+from rm.model.precision import DTYPES, fast_dtype
+from rm.model.reward_model import RewardModel
+from rm.model.tree import batches_by_shared_tokens
+from rm.model.trunk import Row
 
 OUTPUT = RESULTS / "best_of_n.csv"
 RESPONSE = (16, 80)
@@ -41,11 +45,11 @@ def batched(model: RewardModel, rows: Sequence[Row]) -> Tensor:
 
 @torch.inference_mode()
 def shared(model: RewardModel, rows: Sequence[Row]) -> Tensor:
-    """The common start once, all endings branching off it (`rm.prefix`)."""
+    """The common start once, all endings branching off it (`rm.model.attention`)."""
     batches = batches_by_shared_tokens(rows, BATCH_TOKENS)
     found: dict[Row, Tensor] = {}
     for batch in batches:
-        rewards = forward_shared(model, shared_batch(batch)).rewards
+        rewards = model(shared=shared_batch(batch)).rewards
         found.update(zip(batch, rewards, strict=True))
     return torch.stack([found[row] for row in rows])
 

@@ -19,10 +19,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from rm.backbones import BackboneSettings, prepare_backbone
+from pipeline.settings.backbone import backbone_folder
+from pipeline.settings.configuration import compose_config
 from rm.files import atomic_write_text
-from rm.models import DTYPES, fast_dtype
-from scripts.config import compose_config, typed
+from rm.model.precision import DTYPES, fast_dtype
 
 RESULTS = Path("results/benchmarks")
 DTYPE = DTYPES[fast_dtype()]
@@ -34,8 +34,7 @@ Way = Callable[[], object]
 def backbone() -> Path:
     """The folder of SmolLM2-135M-Instruct, made if it is not there yet."""
     config = compose_config("train", ["model=smollm2-135m-instruct"])
-    settings = typed(BackboneSettings, config.model)
-    return prepare_backbone(settings, Path(config.cache_dir) / "backbones")
+    return backbone_folder(config.model, config.cache_dir)
 
 
 def interleave(ways: Mapping[str, Way], rounds: int, label: str, warm_up: int = 1) -> pd.DataFrame:

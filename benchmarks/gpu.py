@@ -24,12 +24,13 @@ from transformers import AutoConfig
 
 from benchmarks.common import RESULTS, backbone, interleave, machine, with_ratios, write
 from benchmarks.prefix import sides, synthetic
-from rm.batches import PairCollator, model_inputs
-from rm.capability import can_flex
-from rm.losses import bt
-from rm.models import RewardModel, new_reward_model
-from rm.tokens import Row, TokenPair
-from rm.weights import NormBT, representation_distance
+from rm.data.tokens import Row, TokenPair
+from rm.model.checkpoints import new_reward_model
+from rm.model.checks import can_flex
+from rm.model.reward_model import RewardModel
+from rm.objective.losses import bt
+from rm.objective.weights import NormBT, representation_distance
+from rm.training.batches import PairCollator, model_inputs
 
 PAIRS, TOLERANCE = 8, 1e-4
 

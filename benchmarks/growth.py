@@ -31,18 +31,18 @@ from benchmarks.common import RESULTS, interleave, machine, timed, write
 from benchmarks.prefix import synthetic
 from benchmarks.training import Task, our_step
 from eval.scoring import Scorer
-from rm.backbones import BackboneSettings, prepare_backbone
-from rm.generated import generate
-from rm.models import new_reward_model
-from rm.tokens import TokenPair
-from rm.weights import NormBT
-from scripts.config import compose_config, typed
+from generated import generate
+from pipeline.settings.backbone import backbone_folder
+from pipeline.settings.configuration import compose_config
+from rm.data.tokens import TokenPair
+from rm.model.checkpoints import new_reward_model
+from rm.objective.weights import NormBT
 
 
 def score(pairs: int) -> dict[str, float]:
     """Score generated pairs in this process: seconds, and peak memory beyond the start's, MB."""
-    settings = typed(BackboneSettings, compose_config("train", ["model=tiny-llama"]).model)
-    folder = prepare_backbone(settings, Path("runs/cache/backbones"))
+    config = compose_config("train", ["model=tiny-llama"])
+    folder = backbone_folder(config.model, config.cache_dir)
     model, tokenizer = new_reward_model(folder, torch.float32, seed=0)
     scorer = Scorer(model, tokenizer, max_length=384, batch_tokens=4096, share_prefix=True)
     made = [one.pair for one in generate("train", pairs, 0)]

@@ -4,9 +4,9 @@
 
 Untrained SmolLM2-135M, generated test pairs, against float32 throughout. Ways: all weights in
 bfloat16 ("bfloat16 stream"), and matrices in bfloat16 with a float32 residual stream, as
-`rm.models.lower_precision` has it; two-row and shared forward. Errors are relative: of the hidden
-state, and of ‖h_w − h_l‖, with quantiles over pairs. Writes results/benchmarks/precision.csv. No
-time is measured.
+`rm.model.parts.lower_precision` has it; two-row and shared forward. Errors are relative: of the
+hidden state, and of ‖h_w − h_l‖, with quantiles over pairs. Writes
+results/benchmarks/precision.csv. No time is measured.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.common import RESULTS, backbone, machine, write
-from rm.batches import PairCollator, model_inputs
-from rm.generated import generate
-from rm.models import RewardModel, lower_precision, new_reward_model
-from rm.tokens import ChatTemplate, TokenPair, tokenize_pairs
-from rm.weights import representation_distance
+from generated import generate
+from rm.data.tokens import ChatTemplate, TokenPair, tokenize_pairs
+from rm.model.checkpoints import new_reward_model
+from rm.model.parts import lower_precision
+from rm.model.reward_model import RewardModel
+from rm.objective.weights import representation_distance
+from rm.training.batches import PairCollator, model_inputs
 
 QUANTILES = {"median": 0.5, "q90": 0.9, "largest": 1.0}
 

@@ -5,9 +5,9 @@
 Measures a training step (one global batch: forward and backward of every micro-batch, clipping,
 AdamW), the forward pass alone, and the frozen trunk's pass; writes results/benchmarks/prefix.csv.
 
-Layouts: "two-row", the reference; "shared", `rm.prefix`; "mask", the other way to share: a pair a
-tensor row, padded, under one 4-D mask; "packed", the same with several pairs in rows of 512 places.
-`tokens` counts what a layout computes without padding, `padded` with it.
+Layouts: "two-row", the reference; "shared", `rm.model.attention`; "mask", the other way to share:
+one tensor row per pair, padded, under one 4-D mask; "packed", the same with several pairs in rows
+of 512 places. `tokens` counts what a layout computes without padding, `padded` with it.
 """
 
 from __future__ import annotations
@@ -25,19 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import DTYPE, RESULTS, backbone, interleave, machine, with_ratios, write
-from rm.generated import generate
-from rm.losses import bt
-from rm.models import RewardModel, RewardOutput, new_reward_model, train_part
-from rm.preferences import PreferencePair, load_preferences
-from rm.prefix import (
-    TokenTree,
-    forward_shared,
-    share,
-    shared_batch,
-    shared_states,
-)
-from rm.tokens import ChatTemplate, pad, tokenize_pairs
-from rm.trunk import Row, _lower_states, split_backbone
+from generated import generate
+from rm.data.preferences import PreferencePair, load_preferences
+from rm.data.tokens import ChatTemplate, pad, tokenize_pairs
+from rm.model.attention import shared_batch
+from rm.model.checkpoints import new_reward_model
+from rm.model.parts import train_part
+from rm.model.reward_model import RewardModel, RewardOutput
+from rm.model.tree import TokenTree, share
+from rm.model.trunk import Row, _lower_states, split_backbone
+from rm.objective.losses import bt
 
 SKYWORK = "skywork_schema_train.jsonl.gz"
 OUTPUT = RESULTS / "prefix.csv"
@@ -127,7 +124,7 @@ class TwoRow:
 
 
 class Shared:
-    """The same micro-batch as `rm.prefix` shares it."""
+    """The same micro-batch as `rm.model.attention` shares it."""
 
     def __init__(self, groups: Sequence[Group], bench: Bench) -> None:
         self.bench, self.batch = bench, shared_batch(sides(groups))
@@ -136,12 +133,12 @@ class Shared:
     def trunk(self) -> Tensor:
         """Trunk states (1, tokens, hidden)."""
         with torch.no_grad():
-            return shared_states(self.bench.model, self.bench.lower, self.batch).to(DTYPE)
+            return self.bench.model.shared_states(self.bench.lower, self.batch).to(DTYPE)
 
     def forward(self) -> RewardOutput:
         """Rewards, from ids or from the trunk states."""
         self.batch.trunk_states = self.states
-        return forward_shared(self.bench.model, self.batch)
+        return self.bench.model(shared=self.batch)
 
     def tokens(self) -> tuple[int, int]:
         """Tokens that are computed, without and with padding."""

@@ -38,10 +38,11 @@ from benchmarks.common import (
 from eval import rewardbench
 from eval.rows import EvaluationRow
 from eval.scoring import Scorer
-from rm.generated import generate
-from rm.models import lower_precision, new_reward_model, save_reward_model
-from rm.prefix import batches_by_shared_tokens, share
-from rm.tokens import pad
+from generated import generate
+from rm.data.tokens import pad
+from rm.model.checkpoints import new_reward_model, save_reward_model
+from rm.model.parts import lower_precision
+from rm.model.tree import batches_by_shared_tokens, share
 
 PEER_BATCH, MAX_LENGTH, BATCH_TOKENS = 8, 384, 4096
 

@@ -50,15 +50,16 @@ from benchmarks.common import (
     write,
 )
 from benchmarks.prefix import SKYWORK, SYNTHETIC, synthetic
-from rm.batches import PairCollator, PairStream, batch_tokens, micro_batches, rows_of
-from rm.generated import generate
-from rm.losses import bt
-from rm.models import new_reward_model, train_part
-from rm.preferences import PreferencePair, load_preferences
-from rm.tokens import ChatTemplate, TokenPair, tokenize_pairs
-from rm.trainer import PairTrainer
-from rm.trunk import open_cache
-from rm.weights import NormBT, Uniform
+from generated import generate
+from rm.data.preferences import PreferencePair, load_preferences
+from rm.data.tokens import ChatTemplate, TokenPair, tokenize_pairs
+from rm.model.checkpoints import new_reward_model
+from rm.model.parts import train_part
+from rm.model.trunk import open_cache
+from rm.objective.losses import bt
+from rm.objective.weights import NormBT, Uniform
+from rm.training.batches import PairCollator, PairStream, batch_tokens, micro_batches, rows_of
+from rm.training.trainer import PairTrainer
 
 BATCH, MICRO_BATCH, MAX_LENGTH, TOP_LAYERS = 8, 8, 320, 6
 REAL = "skywork"

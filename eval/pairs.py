@@ -24,9 +24,9 @@ from eval.rows import (
     read_records,
     text_field,
 )
+from rm.data.schemas import prompt_messages, reply_of
+from rm.data.sources import DropRow
 from rm.errors import InputError
-from rm.schemas import prompt_messages, reply_of
-from rm.sources import DropRow
 
 Benchmark = Literal["pairs", "generated"]
 

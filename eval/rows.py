@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from rm.data.preferences import Message
+from rm.data.sources import DropRow, Row, one_line, read_rows
 from rm.errors import InputError
-from rm.preferences import Message
-from rm.sources import DropRow, Row, one_line, read_rows
 
 Record = dict[str, Any]
 Parsed = TypeVar("Parsed")
@@ -64,7 +64,7 @@ def read_records(source: str, *, split: str) -> list[Record]:
     """Read every record of a local json, jsonl, gz or parquet file, or of a data set's `split`.
 
     InputError when the source cannot be read, a row of it cannot (it is named), or nothing is in
-    it. What counts as a row, and how large one may be, is as in `rm.sources`.
+    it. What counts as a row, and how large one may be, is as in `rm.data.sources`.
     """
     records = []
     for number, row in read_rows(source, split=split):

@@ -22,14 +22,14 @@ from transformers import PreTrainedTokenizerBase
 
 from eval.resume import Found, PartialScores, row_fingerprint
 from eval.rows import EvaluationItem, EvaluationRow
-from rm.collector import settled
+from rm.data.preferences import Message
+from rm.data.tokens import ChatTemplate, encode_pair, pad, settled
 from rm.errors import InputError
-from rm.models import RewardModel
-from rm.preferences import Message
-from rm.prefix import batches_by_shared_tokens, shared_batch
+from rm.model.attention import shared_batch
+from rm.model.reward_model import RewardModel
+from rm.model.tree import batches_by_shared_tokens
+from rm.model.trunk import Row, TrunkCache, batches_by_tokens, open_cache
 from rm.provenance import fingerprint_of
-from rm.tokens import ChatTemplate, encode_pair, pad
-from rm.trunk import Row, TrunkCache, batches_by_tokens, open_cache
 
 SIDES = ("left", "right")
 Batch = list[Row]
@@ -43,7 +43,7 @@ class Scorer:
     number of top layers above a frozen trunk whose output is kept in `cache_dir` and shared by all
     checkpoints over the same trunk; 0 runs the whole model. `partial`: where finished batches are
     kept until the scores are written; None keeps them in memory alone. `share_prefix`: compute
-    tokens that rows of a batch share once (`rm.prefix`); without padding then.
+    tokens that rows of a batch share once (`rm.model.attention`); without padding then.
     `parse_special_text`: as `ChatTemplate` has it. InputError for an
     unknown `padding_side`, or for "left" with a trunk.
     """

@@ -10,8 +10,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from analysis.gallery import draw_all
-from scripts import config as configuration
-from scripts.lock import only_one_draws
+from pipeline.launch.lock import only_one_draws
+from pipeline.settings import configuration
 
 
 @configuration.main("reproduce")

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
+from pipeline.settings.configuration import CONF
 from rm.files import atomic_write_text
-from scripts.config import CONF
 
 PAGE = CONF.parent / "docs" / "configuration.md"
 INTRODUCTION = """# Configuration

@@ -11,8 +11,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from analysis import report
-from scripts import config as configuration
-from scripts.lock import only_one_draws
+from pipeline.launch.lock import only_one_draws
+from pipeline.settings import configuration
 
 
 @configuration.main("reproduce")

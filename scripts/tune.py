@@ -9,40 +9,14 @@ dropped once it is scored. python -m scripts.jobs shows the sweep.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from rm.provenance import fingerprint_of
-from scripts import config as configuration
-from scripts.data import source_fingerprint
-from scripts.jobs import recorded
-from scripts.matrix import train_and_validate, train_config, validation_data
-from scripts.measure import Run
-from scripts.train import comparable
-
-
-def tune(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
-    """Train and score one configuration; what is done is not repeated.
-
-    Returns `accuracy` (fraction, the mean of the sections), `pairs` and the accuracy of each
-    section. The run's folder is named by method, seed and the configuration's fingerprint.
-    """
-    runs_dir = Path(cfg.runs_dir)
-    one = train_config(cfg, overrides, cfg.loss.name, cfg.seed, "tune")
-    name = f"{cfg.loss.name}-seed{cfg.seed}-{fingerprint_of(comparable(one))[:8]}"
-    one.run_dir = str(runs_dir / name)
-    # By all that decides which pairs are held out: jobs of other data may run beside this one.
-    section = OmegaConf.to_container(cfg.data, resolve=True)
-    data = fingerprint_of([source_fingerprint(cfg.data), section])
-    held_out = validation_data(cfg, f"validation-{data}.jsonl")
-    run = Run(cfg.loss.name, cfg.seed, runs_dir / name)
-    summary = train_and_validate(cfg, one, run, held_out)
-    facts = {"accuracy": summary["average"], "pairs": summary["pairs"]}
-    return facts | summary["sections"]
+from pipeline.experiments.tune import tune
+from pipeline.run.jobs import recorded
+from pipeline.settings import configuration
 
 
 @configuration.main("tune")

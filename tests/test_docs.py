@@ -21,12 +21,14 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from rm.batches import PairCollator
-from rm.models import RewardOutput
-from rm.tokens import TokenPair
-from scripts import evaluate, reference
-from scripts.config import CONF, compose_config
-from scripts.evaluate import BENCHMARKS, Benchmark, hydra_words
+from eval.benchmarks import BENCHMARKS, Benchmark
+from pipeline.run import evaluation as evaluate
+from pipeline.run.evaluation import hydra_words
+from pipeline.settings.configuration import CONF, compose_config
+from rm.data.tokens import TokenPair
+from rm.model.reward_model import RewardOutput
+from rm.training.batches import PairCollator
+from scripts import reference
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs/extending.md").read_text()
@@ -94,7 +96,7 @@ def test_the_proxy(example: ModuleType) -> None:
 def test_the_benchmark_is_registered_by_one_line(
     example: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scripts.evaluate.BENCHMARKS", dict(BENCHMARKS))
+    monkeypatch.setattr("eval.benchmarks.BENCHMARKS", dict(BENCHMARKS))
     names = {"BENCHMARKS": evaluate.BENCHMARKS, "Benchmark": Benchmark, "sums": example}
     exec(block("python", "register"), names)
     added = evaluate.benchmark_of("sums")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from eval.spreadsheet import read_csv
+from pipeline.experiments import readme
+from pipeline.run.evaluation import hydra_words
+from pipeline.settings.configuration import compose_config
 from rm.errors import InputError
-from scripts import readme
-from scripts.config import compose_config
-from scripts.evaluate import hydra_words
 from tests.marks import needs_committed_results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +28,7 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize(("name", "words"), COMMANDS)
 def test_every_command_composes(name: str, words: str) -> None:
     overrides = [word for word in shlex.split(words) if word != "-m"]
-    # A glob stands for every file of its group; tests/scripts/test_sweep.py composes them all.
+    # A glob stands for every file of its group; tests/pipeline/test_sweep.py composes them all.
     overrides = [word for word in overrides if not word.endswith("=glob(*)")]
     if name == "train":  # one combination of a sweep
         overrides = [re.sub(r"^(loss|seed)=([^,]*),.*", r"\1=\2", word) for word in overrides]

@@ -24,10 +24,10 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from rm.data.preferences import Message
+from rm.data.tokens import ChatTemplate, shorter_prompts
 from rm.errors import InputError
-from rm.preferences import Message
-from rm.tokens import ChatTemplate, shorter_prompts
-from rm.untrusted import load
+from rm.model.untrusted import load
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from eval.scoring import Scorer, grouped_rewards
+from generated import verify
+from rm.data.preferences import Message
 from rm.errors import InputError
-from rm.generated import verify
-from rm.preferences import Message
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Gold(Protocol):
 class Verifier:
     """1 where code verifies that a response is right, 0 where it is wrong: a true gold.
 
-    Works on prompts of the generated data, by their subset (`rm.generated.verify`).
+    Works on prompts of the generated data, by their subset (`generated.verify`).
     """
 
     def score(self, items: Sequence[Candidates]) -> list[list[float | None]]:

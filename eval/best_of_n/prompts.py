@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from generated import GeneratedPair
+from rm.data.preferences import Message, PreferencePair
 from rm.errors import InputError
-from rm.generated import GeneratedPair
-from rm.preferences import Message, PreferencePair
 from rm.provenance import fingerprint_of
 
 

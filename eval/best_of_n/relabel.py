@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from rm.data.preferences import PreferencePair
 from rm.errors import InputError
-from rm.preferences import PreferencePair
 
 
 @dataclass

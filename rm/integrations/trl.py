@@ -1,7 +1,7 @@
 """NormBT in TRL: RewardTrainer with one more argument, `pair_weight`.
 
     from rm.integrations.trl import WeightedRewardTrainer
-    from rm.weights import NormBT
+    from rm.objective.weights import NormBT
 
     trainer = WeightedRewardTrainer(..., pair_weight=NormBT(beta=0.9, epsilon=1e-6))
 
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from trl import RewardConfig, RewardTrainer
 
 from rm.errors import InputError
-from rm.losses import bt, bt_margin, centring
-from rm.models import last_real_token
-from rm.trainer import FinishStep, same_draws
-from rm.weights import PairWeight, is_due, representation_distance
+from rm.model.reward_model import last_real_token
+from rm.objective.losses import bt, bt_margin, centring
+from rm.objective.weights import PairWeight, is_due, representation_distance
+from rm.training.records import FinishStep
+from rm.training.trainer import same_draws
 
 
 class WeightedRewardTrainer(RewardTrainer):
@@ -33,7 +34,7 @@ class WeightedRewardTrainer(RewardTrainer):
     """
 
     def __init__(self, *args: Any, pair_weight: PairWeight, **options: Any) -> None:
-        """`pair_weight`: from `rm.weights`; the other arguments are RewardTrainer's.
+        """`pair_weight`: from `rm.objective.weights`; the other arguments are RewardTrainer's.
 
         Raises InputError for a weight over the whole batch where a step has several pieces.
         """
@@ -96,7 +97,8 @@ class WeightedRewardTrainer(RewardTrainer):
             if not torch.allclose(rewards.float(), expected.float(), rtol=0.05, atol=0.05):
                 raise InputError(
                     "the reward is read at another token than each row's last one: the pad token "
-                    "ends conversations; choose one that does not (rm.models.set_pad_token)"
+                    "ends conversations; choose one that does not "
+                    "(rm.model.checkpoints.set_pad_token)"
                 )
 
     def _weighted(self, rewards: Tensor, hidden: Tensor, margin: Tensor | None) -> Tensor:

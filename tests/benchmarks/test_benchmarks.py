@@ -11,15 +11,18 @@ import torch
 import yaml
 
 from benchmarks import common, gpu, training
-from rm.backbones import BackboneSettings, prepare_backbone
-from rm.weights import NormBT
-from scripts.config import CONF
+from generated.backbones import build_tiny
+from pipeline.settings.configuration import CONF
+from rm.model.backbones import BackboneSettings, prepare_backbone
+from rm.objective.weights import NormBT
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = yaml.safe_load((CONF / "model/tiny-llama.yaml").read_text())
-    return prepare_backbone(BackboneSettings(**content), tmp_path_factory.mktemp("backbone"))
+    return prepare_backbone(
+        BackboneSettings(**content), tmp_path_factory.mktemp("backbone"), build_tiny
+    )
 
 
 def test_rounds_are_interleaved_and_the_first_is_left_out() -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 import yaml
 
-from rm.backbones import BackboneSettings, prepare_backbone
-from rm.models import new_reward_model, save_reward_model
+from generated.backbones import build_tiny
+from rm.model.backbones import BackboneSettings, prepare_backbone
+from rm.model.checkpoints import new_reward_model, save_reward_model
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -59,6 +60,6 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """A tiny random reward model of each architecture."""
     folder = tmp_path_factory.mktemp(request.param)
     content = yaml.safe_load((CONF / f"model/tiny-{request.param}.yaml").read_text())
-    backbone = prepare_backbone(BackboneSettings(**content), folder)
+    backbone = prepare_backbone(BackboneSettings(**content), folder, build_tiny)
     save_reward_model(*new_reward_model(backbone, torch.float32, seed=0), folder / "checkpoint")
     return folder / "checkpoint"

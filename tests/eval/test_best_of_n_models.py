@@ -21,10 +21,11 @@ from eval.best_of_n.prompts import Prompt
 from eval.best_of_n.sampling import sample_all, transformers_sampler
 from eval.best_of_n.vllm_engine import vllm_sampler
 from eval.scoring import Scorer, grouped_rewards
-from rm.backbones import BackboneSettings, prepare_backbone
+from generated.backbones import build_tiny
+from rm.data.tokens import pad
 from rm.errors import InputError
-from rm.models import new_reward_model
-from rm.tokens import pad
+from rm.model.backbones import BackboneSettings, prepare_backbone
+from rm.model.checkpoints import new_reward_model
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 NAMES = ("llama", "gemma")
@@ -37,7 +38,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for name in NAMES:
         content = yaml.safe_load((CONF / f"model/tiny-{name}.yaml").read_text())
-        found[name] = prepare_backbone(BackboneSettings(**content), root)
+        found[name] = prepare_backbone(BackboneSettings(**content), root, build_tiny)
     return found
 
 

@@ -16,8 +16,8 @@ from eval.best_of_n.settings import (
     PromptSettings,
     ProxySettings,
 )
+from rm.data.preferences import PreferencePair, load_preferences, write_pairs
 from rm.errors import InputError
-from rm.preferences import PreferencePair, load_preferences, write_pairs
 
 TURNS = ({"role": "user", "content": "Say hi."},)
 

@@ -21,8 +21,9 @@ from transformers.utils import logging
 
 from eval import pairs
 from eval.scoring import Scorer, score_pairs
-from rm.generated import generate
-from rm.models import DTYPES, load_reward_model
+from generated import generate
+from rm.model.checkpoints import load_reward_model
+from rm.model.precision import DTYPES
 
 MAX_LENGTH = 2048
 

@@ -11,8 +11,8 @@ import pytest
 
 from eval import judgebench, pairs
 from eval.rows import EvaluationRow
+from rm.data.preferences import load_preferences
 from rm.errors import InputError
-from rm.preferences import load_preferences
 
 JUDGED = {
     "pair_id": "a",

@@ -16,7 +16,8 @@ from eval.resume import PartialScores, row_fingerprint
 from eval.rows import EvaluationItem, EvaluationRow
 from eval.scoring import Scorer, fill_rank, score_items, score_pairs
 from rm.errors import InputError
-from rm.models import DTYPES, load_reward_model
+from rm.model.checkpoints import load_reward_model
+from rm.model.precision import DTYPES
 
 MakeScorer = Callable[..., Scorer]
 

@@ -38,9 +38,9 @@ import pyarrow.parquet as pq
 from huggingface_hub.utils import logging as hub_logging
 
 from eval import pairs as evaluation_pairs
+from rm.data.preferences import load_preferences, write_pairs
+from rm.data.sources import Reason
 from rm.errors import InputError
-from rm.preferences import load_preferences, write_pairs
-from rm.sources import Reason
 
 MEMORY = 6 * 2**30
 SECONDS = 60

@@ -95,7 +95,7 @@ def ranks_of(folder: Path) -> dict[int, int]:
     found = {}
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "scripts.rank" in words and words[-2].startswith(str(folder)) and "-u" in words:
+        if "pipeline.launch.rank" in words and words[-2].startswith(str(folder)) and "-u" in words:
             try:
                 found[int(process.environ()["RANK"])] = process.pid
             except (psutil.Error, KeyError):  # it ended meanwhile, or is the launcher

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from rm.generated import generate
-from rm.preferences import write_pairs
+from generated import generate
+from rm.data.preferences import write_pairs
 from tests.faults import commands
 from tests.faults.targets import PIPELINE_RUN, TRUNK_CACHE, Outcome, Target
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rm.backbones import BackboneSettings, prepare_backbone
+from generated.backbones import build_tiny
+from rm.model.backbones import BackboneSettings, prepare_backbone
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -19,5 +20,5 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for name in ("llama", "gemma"):
         content = yaml.safe_load((CONF / f"model/tiny-{name}.yaml").read_text())
-        found[name] = prepare_backbone(BackboneSettings(**content), folder)
+        found[name] = prepare_backbone(BackboneSettings(**content), folder, build_tiny)
     return found

@@ -13,16 +13,18 @@ import yaml
 from datasets import Dataset
 from transformers import AutoTokenizer, TrainingArguments
 
-from rm.backbones import BackboneSettings, prepare_backbone
-from rm.batches import PairCollator, PairStream, micro_batches
+from generated import generate
+from generated.backbones import build_tiny
+from pipeline.settings.configuration import CONF
+from rm.data.tokens import ChatTemplate, TokenPair, tokenize_pairs
 from rm.errors import InputError
-from rm.generated import generate
-from rm.losses import bt, bt_margin, centring
-from rm.models import new_reward_model
-from rm.tokens import ChatTemplate, TokenPair, tokenize_pairs
-from rm.trainer import MetricsFile, PairTrainer
-from rm.weights import MeanForAll, MeanOne, NormBT, PairWeight, Uniform
-from scripts.config import CONF
+from rm.model.backbones import BackboneSettings, prepare_backbone
+from rm.model.checkpoints import new_reward_model
+from rm.objective.losses import bt, bt_margin, centring
+from rm.objective.weights import MeanForAll, MeanOne, NormBT, PairWeight, Uniform
+from rm.training.batches import PairCollator, PairStream, micro_batches
+from rm.training.records import MetricsFile
+from rm.training.trainer import PairTrainer
 
 trl = pytest.importorskip("trl", reason="trl is not installed: pip install --no-deps trl==1.16.0")
 STEPS, MICRO, ACCUMULATION = 6, 4, 2
@@ -31,7 +33,9 @@ STEPS, MICRO, ACCUMULATION = 6, 4, 2
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = yaml.safe_load((CONF / "model/tiny-llama.yaml").read_text())
-    return prepare_backbone(BackboneSettings(**content), tmp_path_factory.mktemp("backbone"))
+    return prepare_backbone(
+        BackboneSettings(**content), tmp_path_factory.mktemp("backbone"), build_tiny
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,137 @@
+"""Finished runs without their weights in one small file, to go on from on another machine.
+
+python -m scripts.archive profile=cpu action=pack      # runs/cpu → results/cpu/runs.tar.xz
+python -m scripts.archive profile=cpu action=unpack    # and back; then make reproduce… goes on
+
+A run's configuration, manifests, metrics, split, per-pair scores and measured gradients are kept.
+That is all that reproduce, sweep and status read of a run whose weights were dropped, and they
+check it as they do their own: a run of other settings, data or code is stale and made anew.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import tarfile
+from pathlib import Path, PurePosixPath
+
+from omegaconf import DictConfig
+
+from pipeline.launch.lock import only_one
+from rm.errors import InputError
+from rm.files import atomic_folder, atomic_write_bytes, remove_unfinished
+
+PARTS = (
+    "evaluation/*",
+    *("config.yaml", "inputs.json", "manifest.json", "metrics.jsonl", "split.json"),
+    *("gradients-*", "directions-*", "layers-*"),
+)
+"""What is kept of a run, as patterns below its folder."""
+SCORED = "evaluation/manifest.json"
+"""A run without it is not finished."""
+
+
+def pack(runs_dir: Path, archive: Path) -> int:
+    """Write all finished runs below `runs_dir` to `archive`; return how many it holds then.
+
+    Runs of the archive stay in it unless `runs_dir` has them finished. The same runs give the same
+    bytes. Raises InputError if there are none.
+    """
+    with only_one(runs_dir):
+        folders = finished(runs_dir)
+        if not folders:
+            raise InputError(f"{runs_dir} holds no finished run: nothing to pack")
+        runs = _runs(archive) if archive.is_file() else {}
+        runs |= {folder.relative_to(runs_dir).as_posix(): _parts(folder) for folder in folders}
+        files = {
+            PurePosixPath(run, part): content
+            for run, parts in runs.items()
+            for part, content in parts.items()
+        }
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w:xz", preset=9) as tar:
+            # By name first: alike files side by side compress best.
+            for path in sorted(files, key=lambda path: (path.name, path)):
+                info = tarfile.TarInfo(str(path))  # no date and no owner
+                info.size = len(files[path])
+                tar.addfile(info, io.BytesIO(files[path]))
+        atomic_write_bytes(archive, buffer.getvalue())
+    return len(runs)
+
+
+def _parts(folder: Path) -> dict[str, bytes]:
+    """What is kept of a run: file below its folder → content."""
+    paths = (path for part in PARTS for path in folder.glob(part))
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in paths
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def finished(runs_dir: Path) -> list[Path]:
+    """Folders of the runs that are trained and scored, and of the untrained model's scores."""
+    folders = (path.parent.parent for path in runs_dir.rglob(SCORED))
+    return sorted(folder for folder in folders if not folder.name.startswith("."))
+
+
+def unpack(archive: Path, runs_dir: Path) -> tuple[int, int]:
+    """Put the archive's runs below `runs_dir`: how many, and how many were left as they are there.
+
+    Raises InputError if the archive is missing, damaged, or holds anything else than runs.
+    """
+    with only_one(runs_dir):
+        runs = _runs(archive)
+        new = [name for name in runs if not (runs_dir / name).exists()]
+        for name in new:
+            folder = runs_dir / name
+            remove_unfinished(folder.parent, folder.name)
+            with atomic_folder(folder, sealed=False) as temporary:
+                for part, content in runs[name].items():
+                    (temporary / part).parent.mkdir(exist_ok=True)
+                    (temporary / part).write_bytes(content)
+    return len(new), len(runs) - len(new)
+
+
+def _runs(archive: Path) -> dict[str, dict[str, bytes]]:
+    """Everything in an archive: folder of a run → file in it → content."""
+    if not archive.is_file():
+        raise InputError(f"no archive at {archive}: give archive=FILE, or action=pack makes it")
+    runs: dict[str, dict[str, bytes]] = {}
+    try:
+        with tarfile.open(archive, "r:xz") as tar:
+            for info in tar:
+                name, part = _split(info)
+                content = tar.extractfile(info)
+                assert content is not None  # a regular file, says _split
+                runs.setdefault(name, {})[part] = content.read()
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        raise InputError(f"{archive} is damaged ({error}): fetch it again") from error
+    unfinished = [name for name, parts in runs.items() if SCORED not in parts]
+    if unfinished:
+        raise InputError(f"{archive} is damaged ({unfinished[0]} lacks {SCORED}): fetch it again")
+    return runs
+
+
+def _split(info: tarfile.TarInfo) -> tuple[str, str]:
+    """A member's run folder and its name below it. Raises InputError for anything else."""
+    path = PurePosixPath(info.name)
+    plain = info.isreg() and not path.is_absolute() and ".." not in path.parts
+    for part in PARTS if plain else ():
+        depth = len(PurePosixPath(part).parts)
+        if len(path.parts) > depth and path.match(part):
+            folder, inside = path.parts[:-depth], path.parts[-depth:]
+            return "/".join(folder), "/".join(inside)
+    raise InputError(f"{info.name!r} in an archive of runs: not a file of a run")
+
+
+def act(cfg: DictConfig) -> str:
+    """Do what the configuration asks for; return a line that says what was done."""
+    runs_dir, archive = Path(cfg.runs_dir), Path(cfg.archive)
+    if cfg.action == "pack":
+        number = pack(runs_dir, archive)
+        return f"{archive}: {number} runs, {archive.stat().st_size / 1e6:.1f} MB"
+    if cfg.action == "unpack":
+        new, there = unpack(archive, runs_dir)
+        return f"{runs_dir}: {new} runs unpacked, {there} were there and left as they are"
+    raise InputError(f"action={cfg.action}: choose pack or unpack")

@@ -1,0 +1,128 @@
+"""Prompts and pairs of a Best-of-N experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from omegaconf import DictConfig
+
+from eval.best_of_n.prompts import (
+    Prompt,
+    choose,
+    prompts_of_generated,
+    prompts_of_pairs,
+)
+from eval.best_of_n.settings import BonSettings
+from generated import SUBSETS, GeneratedPair, generate
+from generated.core import Split
+from pipeline.settings.data import TrainingData, load_data
+from rm.data.preferences import PreferencePair
+from rm.errors import InputError
+
+
+@dataclass(frozen=True)
+class Material:
+    """Held-out prompts and the pairs that the gold will relabel, with their generated subsets."""
+
+    prompts: list[Prompt]
+    pairs: list[PreferencePair]
+    subsets: list[str]
+
+
+# --- Prompts and pairs ---------------------------------------------------------------------------
+
+
+def find_prompts(cfg: DictConfig, bon: BonSettings) -> list[Prompt]:
+    """Return the held-out prompts alone, which takes a fraction of `find_material`'s time.
+
+    Raises InputError for fewer than are asked for, or for a subset that does not exist.
+    """
+    if cfg.data.kind == "generated":
+        return _generated_prompts(cfg, bon, subsets_of(bon))
+    return _source_prompts(_source(cfg, bon), bon)
+
+
+def find_material(cfg: DictConfig, bon: BonSettings) -> Material:
+    """Return prompts and pairs of the configured data: generated, or a source's own splits."""
+    if cfg.data.kind == "generated":
+        return _generated(cfg, bon)
+    return _from_source(cfg, bon)
+
+
+def _from_source(cfg: DictConfig, bon: BonSettings) -> Material:
+    """Prompts of the validation split, and a seeded sample of training pairs: of other prompts."""
+    data = _source(cfg, bon)
+    order = np.random.default_rng(cfg.data.seed).permutation(len(data.train))
+    pairs = [data.train[place] for place in sorted(order[: bon.proxy.pairs])]
+    return Material(_source_prompts(data, bon), pairs, [""] * len(pairs))
+
+
+def _source(cfg: DictConfig, bon: BonSettings) -> TrainingData:
+    """Load a source; where its validation is limited, four pairs for every prompt that is wanted.
+
+    A prompt may have several pairs.
+    """
+    settings = cfg.data.copy()
+    if settings.get("validation_limit") is not None:
+        settings.validation_limit = max(settings.validation_limit, 4 * bon.prompts.number)
+    return load_data(settings)
+
+
+def _source_prompts(data: TrainingData, bon: BonSettings) -> list[Prompt]:
+    return choose(prompts_of_pairs(data.validation), bon.prompts.number)
+
+
+def _generated(cfg: DictConfig, bon: BonSettings) -> Material:
+    """Test prompts and training pairs of the chosen subsets.
+
+    No pair is in the profile's own training data or in the gold's.
+    """
+    subsets = subsets_of(bon)
+    prompts = _generated_prompts(cfg, bon, subsets)
+    taken = {made.pair.prompt[-1]["content"] for made in gold_pairs(cfg, bon)}
+    wanted = bon.proxy.pairs + len(taken)
+    fresh = [
+        made
+        for made in of_subsets("train", wanted, cfg.data.seed, subsets)
+        if made.pair.prompt[-1]["content"] not in taken
+    ]
+    made_by_id = {made.pair.pair_id: made for made in fresh}
+    chosen = choose(prompts_of_generated(fresh), bon.proxy.pairs)
+    made = [made_by_id[one.prompt_id] for one in chosen]
+    return Material(prompts, [one.pair for one in made], [one.subset for one in made])
+
+
+def _generated_prompts(cfg: DictConfig, bon: BonSettings, subsets: Sequence[str]) -> list[Prompt]:
+    made = of_subsets("test", bon.prompts.number, cfg.data.seed, subsets)
+    return choose(prompts_of_generated(made), bon.prompts.number)
+
+
+def subsets_of(bon: BonSettings) -> Sequence[str]:
+    """The generated subsets that prompts are taken from: those that are named, or all."""
+    return bon.prompts.subsets or [name for names in SUBSETS.values() for name in names]
+
+
+def gold_pairs(cfg: DictConfig, bon: BonSettings) -> list[GeneratedPair]:
+    """Generated pairs of all sections: what a gold trained here sees, and no proxy does."""
+    return generate("train", max(bon.gold.pairs, cfg.data.train_pairs), cfg.data.seed)
+
+
+def of_subsets(split: Split, pairs: int, seed: int, subsets: Sequence[str]) -> list[GeneratedPair]:
+    """Generate at least `pairs` pairs, the same number of each subset.
+
+    Raises InputError for a subset that does not exist.
+    """
+    known = {name: section for section, names in SUBSETS.items() for name in names}
+    unknown = sorted(set(subsets) - set(known))
+    if unknown:
+        raise InputError(
+            f"bon.prompts.subsets: no subset {unknown[0]!r}: choose from {', '.join(known)}"
+        )
+    each = -(-pairs // len(subsets))
+    sizes = {section: len(SUBSETS[section]) for section in {known[name] for name in subsets}}
+    total = sum(sizes.values())
+    shares = {section: size / total for section, size in sizes.items()}
+    made = generate(split, each * total, seed, shares)
+    return [one for one in made if one.subset in set(subsets)]

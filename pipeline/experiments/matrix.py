@@ -1,0 +1,400 @@
+"""Which runs a matrix of methods and seeds has, and doing one of them.
+
+What reproduce, sweep and status share.
+A run is trained and scored in a folder of its own; what is there and matches is not repeated.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from eval.benchmarks import BENCHMARKS
+from eval.scoring import score_pairs
+from eval.spreadsheet import csv_text, read_csv
+from generated import generate
+from pipeline.experiments.measure import Run
+from pipeline.run.evaluation import damaged_outputs, describe_test, evaluate
+from pipeline.run.run_folder import stale_because
+from pipeline.run.training import train
+from pipeline.settings import configuration
+from pipeline.settings.checks import needs_every_token
+from pipeline.settings.data import load_data
+from rm.data.preferences import PreferencePair, unseen
+from rm.errors import InputError
+from rm.files import atomic_write_text, read_json
+from rm.provenance import file_fingerprint
+
+OWN_KEYS = (
+    "matrix",
+    "sweep",
+    "methods",
+    "seeds",
+    "grid",
+    "keep_checkpoints",
+    "benchmark",
+    "benchmark_data",
+    "best_of_n",
+    "bon",
+    "gold",
+    "gradient_pairs",
+    "eval",
+    "scored",
+    "runs_dir",
+    "results_dir",
+)
+
+GRID_SEED = 1000
+"""Seed of the runs that choose learning rates: none that a table shows."""
+
+
+PER_RUN = {"loss": "methods=[…]", "seed": "seeds=[…]", "run_dir": "runs_dir=FOLDER"}
+"""What every run of a pipeline has of its own, and the word that says so for all of them."""
+LISTED: dict[str, tuple[Any, str]] = {
+    "methods": (str, "bt,normbt"),
+    "seeds": (int, "0,1,2"),
+    "grid": (int | float, "1e-4,3e-4"),
+    "sweep.methods": (str, "bt,normbt"),
+    "sweep.values": (int | float, "1,2,4"),
+}
+"""Keys whose values are lists: what of, and an example."""
+OWN_FOLDERS = {"runs_dir": "runs", "results_dir": "results"}
+"""Keys of a call's own folders, and where in the repository their defaults lie."""
+
+
+def kept_words(overrides: Sequence[str]) -> list[str]:
+    """The command line's words that also belong to a single training run."""
+    return configuration.without_keys(overrides, OWN_KEYS, exact=tuple(PER_RUN))
+
+
+def check_call(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Raise InputError for what cannot work, before anything is computed.
+
+    A value of the wrong type; a word that says for all runs what each has of its own; a list of
+    methods, seeds, learning rates or swept values that is none, empty or names one twice.
+    """
+    configuration.check_types(cfg)
+    refuse_words_of_one_run(overrides)
+    for name, (kind, example) in LISTED.items():
+        *group, key = name.split(".")
+        part = cfg if not group else cfg.get(group[0], {})
+        if key not in part:
+            continue
+        values = part[key]
+        if not isinstance(values, ListConfig | list) or (not values and name != "grid"):
+            raise InputError(f"{name}={values}: give a list, such as {name}=[{example}]")
+        if len(set(values)) < len(values):
+            raise InputError(f"{name}={values}: one is named twice")
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise InputError(f"{name}={values}: {value} does not belong, as in [{example}]")
+
+
+def refuse_words_of_one_run(overrides: Sequence[str]) -> None:
+    """Raise InputError for a word that says for all runs what each has of its own."""
+    for word in overrides:
+        instead = PER_RUN.get(configuration.key_of(word))
+        if instead:
+            raise InputError(f"{word}: this command makes runs of its own: give {instead}")
+
+
+def run_configs(
+    cfg: DictConfig, overrides: Sequence[str], rates: Mapping[str, Sequence[str]]
+) -> list[DictConfig]:
+    """Configurations of all methods × seeds, with the learning rate that was chosen for each.
+
+    Raises InputError for a word that only a single run takes.
+    """
+    check_call(cfg, overrides)
+    return [
+        train_config(cfg, [*overrides, *words], method, seed, "-".join(["train", *words]))
+        for method in cfg.methods
+        for words in [rates.get(method, [])]
+        for seed in cfg.seeds
+    ]
+
+
+def train_config(
+    cfg: DictConfig, overrides: Sequence[str], method: str, seed: int, part: str
+) -> DictConfig:
+    """Compose the configuration of one training run as scripts.train would, from this one's.
+
+    The run's folder is <runs_dir>/<part>/<method>-seed<seed>. A loss over whole batches gets its
+    global batch in one piece, one that reads every token no shared prefixes and no kernel for them.
+    """
+    folder = Path(cfg.runs_dir) / part / f"{method}-seed{seed}"
+    words = [*kept_words(overrides), f"loss={method}", f"seed={seed}", f"run_dir='{folder}'"]
+    made = configuration.compose_config("train", words)
+    if made.launch.name == "torchrun":
+        raise InputError(
+            "launch=torchrun is for scripts.train alone: launch=hostfile starts the other machines "
+            "for every run of this command"
+        )
+    own = []
+    if made.loss.get("whole_batch"):
+        own.append(f"training.micro_batch={made.training.global_batch}")
+        own.append("training.micro_batch_tokens=null")
+    if needs_every_token(made.loss):
+        own += ["training.share_prefix=false", "training.attention=null"]
+    return configuration.compose_config("train", [*words, *own]) if own else made
+
+
+def train_and_score(cfg: DictConfig, one: DictConfig, run: Run, test: str) -> None:
+    """Train a run and score it; where the checkpoint was dropped after scoring, do neither.
+
+    A run of other settings, data or code in the same folder is stale: it is made anew.
+    """
+    stale = stale_because(one, run.folder)
+    if stale:
+        print(f"{run.folder}: stale, made anew ({'; '.join(stale[:3])})", flush=True)
+        shutil.rmtree(run.folder)
+    dropped = not run.checkpoint.is_dir() and (run.scores / "manifest.json").is_file()
+    train(one)
+    gc.collect()
+    if dropped:
+        damaged = damaged_outputs(run.scores)
+        if damaged:
+            raise InputError(
+                f"{run.scores}: {damaged[0]} is damaged or missing and the checkpoint is gone: "
+                f"delete {run.folder}, and the same command makes it anew"
+            )
+        _require_same_test(cfg, run, test)
+        print(f"{run.scores}: already scored, the checkpoint is gone")
+    else:
+        evaluate_run(cfg, run, test)
+
+
+def _require_same_test(cfg: DictConfig, run: Run, test: str) -> None:
+    """Raise InputError if scores whose weights are gone are those of another test."""
+    scored = read_json(run.scores / "manifest.json")["inputs"]
+    for key, asked in describe_test(_evaluation_config(cfg, run, test)).items():
+        if scored[key] != asked:
+            raise InputError(
+                f"{run.scores}: scored with other {key} ({scored[key]}, now {asked}), and the "
+                f"checkpoint is gone: give another runs_dir, or delete {run.folder}"
+            )
+
+
+def evaluate_run(cfg: DictConfig, run: Run, test: str) -> None:
+    """Score a run's checkpoint on the benchmark."""
+    evaluate(_evaluation_config(cfg, run, test))
+    gc.collect()
+
+
+def _evaluation_config(cfg: DictConfig, run: Run, test: str) -> DictConfig:
+    return OmegaConf.create(
+        {
+            "checkpoint": str(run.checkpoint),
+            "benchmark": cfg.benchmark,
+            "data": test,
+            "output": str(run.scores),
+            "devices": _scoring_devices(cfg),
+            "cache_dir": cfg.cache_dir,
+            "eval": cfg.eval,
+            "tracking": cfg.tracking,
+        }
+    )
+
+
+def _scoring_devices(cfg: DictConfig) -> int:
+    """As many GPUs as a run trains on; one where they are lent for training alone, or on CPUs."""
+    lent = cfg.launch.name == "gpu_group"
+    return 1 if lent else max(1, min(cfg.devices, torch.cuda.device_count()))
+
+
+def choose_rates(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Choose each method's learning rate from `grid` on validation pairs; return it as an override.
+
+    One run a method and rate, with a seed that no table uses; the test pairs are never read here.
+    Writes data/grid.csv: method, learning_rate, seed, accuracy (fraction, mean of the sections),
+    pairs, chosen. An empty grid keeps training.learning_rate.
+    """
+    if not cfg.grid:
+        return {}
+    held_out, rows = validation_data(cfg, "validation.jsonl"), []
+    for method in cfg.methods:
+        for rate in sorted(cfg.grid):
+            words = [*overrides, f"training.learning_rate={rate}"]
+            one = train_config(cfg, words, method, GRID_SEED, f"grid/{rate:g}")
+            run = Run(method, GRID_SEED, Path(one.run_dir))
+            print(f"grid: {method}, learning rate {rate:g}", flush=True)
+            summary = train_and_validate(cfg, one, run, held_out)
+            facts = {"accuracy": summary["average"], "pairs": summary["pairs"]}
+            rows.append({"method": method, "learning_rate": rate, "seed": GRID_SEED, **facts})
+    frame = pd.DataFrame(rows)
+    best = frame.groupby("method")["accuracy"].idxmax()  # the smaller rate where two are equal
+    frame["chosen"] = frame.index.isin(best)
+    for line in at_the_edge(frame):
+        print(line, flush=True)
+    atomic_write_text(grid_file(cfg), csv_text(frame))
+    return known_rates(cfg)
+
+
+def at_the_edge(grid: pd.DataFrame) -> list[str]:
+    """A line for every method whose chosen rate is the smallest or the largest that was tried."""
+    ends = {grid["learning_rate"].min(): "smallest", grid["learning_rate"].max(): "largest"}
+    return [
+        f"grid: {row['method']} did best at its {ends[row['learning_rate']]} learning rate, "
+        f"{row['learning_rate']:g}: better ones may lie beyond: widen grid=[…]"
+        for _, row in grid[grid["chosen"]].iterrows()
+        if len(ends) > 1 and row["learning_rate"] in ends
+    ]
+
+
+def validation_data(cfg: DictConfig, name: str) -> str:
+    """Write the training data's held-out pairs to <runs_dir>/data/`name`; return the path.
+
+    Raises InputError if none are held out.
+    """
+    path = Path(cfg.runs_dir) / "data" / name
+    pairs = load_data(cfg.data).validation
+    if not pairs:
+        raise InputError(f"data={cfg.data.name} holds no pairs out: there is nothing to choose by")
+    atomic_write_text(path, "".join(_as_row(pair, pair.category or "all") + "\n" for pair in pairs))
+    return str(path)
+
+
+def train_and_validate(cfg: DictConfig, one: DictConfig, run: Run, held_out: str) -> dict[str, Any]:
+    """Train a run, score it on the held-out pairs, drop its weights; return the summary."""
+    tracking = {**cfg.tracking, "job_type": "validation"}
+    validation = OmegaConf.create({**cfg, "benchmark": "pairs", "tracking": tracking})
+    train_and_score(validation, one, run, held_out)
+    shutil.rmtree(run.checkpoint, ignore_errors=True)
+    return json.loads((run.scores / "summary.json").read_text())
+
+
+def known_rates(cfg: DictConfig) -> dict[str, list[str]]:
+    """The learning rates that were chosen, method → override; {} without a grid or its table."""
+    if not cfg.grid or not grid_file(cfg).is_file():
+        return {}
+    frame = read_csv(grid_file(cfg))
+    chosen = frame[frame["chosen"]].set_index("method")["learning_rate"]
+    return {str(method): [f"training.learning_rate={rate}"] for method, rate in chosen.items()}
+
+
+def grid_file(cfg: DictConfig) -> Path:
+    """Where the choice of learning rates is written."""
+    return Path(cfg.results_dir) / "data" / "grid.csv"
+
+
+def check_benchmark(cfg: DictConfig) -> None:
+    """Raise InputError for a benchmark that is none, or that the figures or the data do not fit."""
+    if cfg.benchmark not in BENCHMARKS:
+        raise InputError(f"benchmark={cfg.benchmark}: choose {', '.join(BENCHMARKS)}")
+    if BENCHMARKS[cfg.benchmark].score is not score_pairs:
+        raise InputError(
+            f"benchmark={cfg.benchmark} has several responses a prompt, and the figures are about "
+            "pairs: choose rewardbench, judgebench, pairs or generated"
+        )
+    if cfg.benchmark == "generated" and cfg.benchmark_data is None and cfg.data.kind != "generated":
+        raise InputError(
+            "benchmark=generated needs data=generated: give benchmark=… and benchmark_data=PATH"
+        )
+
+
+def benchmark_data(cfg: DictConfig, runs_dir: Path) -> str:
+    """Return the evaluation data: what the user gave, or the generated test split as a file."""
+    check_benchmark(cfg)
+    if cfg.benchmark_data is not None:
+        source = str(cfg.benchmark_data)
+        if source != "hub" and not Path(source).exists():
+            raise InputError(f"benchmark_data={source}: no such file; check the path, or give hub")
+        return source
+    if cfg.benchmark != "generated":
+        return "hub"
+    path = runs_dir / "data" / "test.jsonl"
+    made = generate("test", cfg.data.test_pairs, cfg.data.seed)
+    atomic_write_text(path, "".join(_as_row(one.pair, one.subset) + "\n" for one in made))
+    return str(path)
+
+
+def prompts_trained_on(cfg: DictConfig, test: str) -> int:
+    """Return how many pairs of the benchmark have a prompt that a training pair has too.
+
+    Raises InputError where learning rates would be chosen on prompts of the benchmark.
+    """
+    data, rows = load_data(cfg.data), BENCHMARKS[cfg.benchmark].load(test)
+    seen = len(data.validation) - len(unseen(data.validation, rows))
+    if cfg.grid and seen:
+        raise InputError(
+            f"{seen} of {len(data.validation)} validation pairs have a prompt of the benchmark "
+            f"({cfg.benchmark}): learning rates would be chosen on test pairs; give other "
+            "validation data, or grid=[]"
+        )
+    return len(rows) - len(unseen(rows, data.train))
+
+
+def benchmark_name(cfg: DictConfig) -> str:
+    """What was scored: generated, hub, or a file's name and fingerprint."""
+    if cfg.benchmark_data is None:
+        return "generated test pairs" if cfg.benchmark == "generated" else "hub"
+    path = Path(cfg.benchmark_data)
+    return f"{path.name} ({file_fingerprint(path)})" if path.is_file() else path.name
+
+
+def _as_row(pair: PreferencePair, subset: str) -> str:
+    return json.dumps(
+        {
+            "pair_id": pair.pair_id,
+            "prompt": list(pair.prompt),
+            "chosen": pair.chosen,
+            "rejected": pair.rejected,
+            "category": pair.category or "all",
+            "section": pair.category or "all",
+            "subset": subset,
+        }
+    )
+
+
+def label(cfg: DictConfig) -> str:
+    """One line for every table and figure: backbone, data, benchmark, profile, experiment."""
+    kinds = {"generated": "generated preference pairs"}
+    data = kinds.get(cfg.data.kind, f"training pairs: {cfg.data.name}")
+    facts = [cfg.model.name, data, f"benchmark: {cfg.benchmark}", f"profile {cfg.profile.name}"]
+    if cfg.get("experiment"):
+        facts.append(f"experiment {cfg.experiment.name}")
+    return " · ".join(facts)
+
+
+def command(module: str, overrides: Sequence[str]) -> str:
+    """The command of this call as others may repeat it: files by name, our folders in theirs."""
+    words = configuration.without_keys(overrides, ("cache_dir",))
+    return f"python -m {module} {shlex.join(map(_shown, words))}".rstrip()
+
+
+def _shown(word: str) -> str:
+    """A word with paths of other people's machines cut to what lies below their last folder."""
+    key, _, value = word.partition("=")
+    if key in OWN_FOLDERS:  # not the default: a repeated call must not write there
+        path = PurePosixPath(value.strip("'\""))
+        return f"{key}={OWN_FOLDERS[key]}/{path.name}" if path.is_absolute() else word
+    return re.sub(r"(?<=[=\['\",])/(?:[^/,'\"\]]+/)*", "", word)
+
+
+def run_facts(run: Run) -> dict[str, Any]:
+    """What a finished run's manifest says, as others may read it."""
+    made = json.loads((run.folder / "manifest.json").read_text())
+    return {"method": run.method, **made, **{k: for_others(made[k]) for k in ("config", "data")}}
+
+
+def for_others(facts: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration or report as others may read it: files by name, no folders."""
+    return {
+        key: for_others(value)
+        if isinstance(value, dict)
+        else Path(value).name
+        if key in ("train", "validation", "source", "path") and isinstance(value, str)
+        else value
+        for key, value in facts.items()
+        if key not in ("run_dir", "cache_dir")
+    }

@@ -1,0 +1,219 @@
+"""The whole pipeline: python -m scripts.reproduce profile=cpu (what `make reproduce` calls).
+
+Trains every method with every seed, scores each, measures exact gradients, and writes tables,
+figures and their data under results/<profile>; then Best-of-N with its own, and the report. Every
+stage leaves a manifest; a stage whose manifest matches its inputs is not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from analysis import report
+from analysis.gallery import draw_all, redraw
+from analysis.style import MODELS
+from eval.benchmarks import BENCHMARKS
+from eval.rows import sample_rows
+from eval.spreadsheet import csv_text
+from pipeline.experiments import best_of_n, measure
+from pipeline.experiments.best_of_n_material import find_prompts
+from pipeline.experiments.matrix import (
+    benchmark_data,
+    benchmark_name,
+    check_call,
+    choose_rates,
+    command,
+    evaluate_run,
+    kept_words,
+    label,
+    prompts_trained_on,
+    run_configs,
+    run_facts,
+    train_and_score,
+    train_config,
+)
+from pipeline.experiments.measure import UNTRAINED, Run
+from pipeline.launch.lock import only_one, only_one_draws
+from pipeline.run.run_folder import MODEL_FILE, backbone_of
+from pipeline.run.training import scoring_settings
+from pipeline.settings.backbone import backbone_folder
+from pipeline.settings.checks import check
+from pipeline.settings.data import load_data, require_facts
+from rm.errors import InputError
+from rm.files import atomic_write_json, atomic_write_text
+from rm.model.checkpoints import new_reward_model, save_reward_model
+from rm.model.precision import DTYPES
+from rm.provenance import environment
+
+
+def reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
+    """Run what is missing of the pipeline; return the results folder.
+
+    Raises InputError for what cannot work, and where another process works in the runs' folder.
+    """
+    with only_one(Path(cfg.runs_dir)), only_one_draws(Path(cfg.results_dir)):
+        return _reproduce(cfg, overrides)
+
+
+def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
+    started = time.time()
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    check_call(cfg, overrides)
+    check_methods(cfg, overrides)
+    left_out = best_of_n_left_out(cfg)
+    if left_out is None:
+        find_prompts(cfg, best_of_n.settings_of(cfg))  # too few: said before training
+    else:
+        print(f"Best-of-N is left out: {left_out}", flush=True)
+    runs_dir, results = Path(cfg.runs_dir), Path(cfg.results_dir)
+    test = benchmark_data(cfg, runs_dir)
+    seen = prompts_trained_on(cfg, test)
+    if seen:
+        print(f"{seen} test pairs have a prompt that is trained on", flush=True)
+    untrained = make_untrained(cfg, runs_dir)
+    rates = choose_rates(cfg, overrides)
+    evaluate_run(cfg, untrained, test)  # no test pair is scored before rates are chosen
+    configs = run_configs(cfg, overrides, rates)
+    runs = [Run(c.loss.name, c.seed, Path(c.run_dir)) for c in configs]
+    for number, (one, run) in enumerate(zip(configs, runs, strict=True), start=1):
+        print(f"[{number}/{len(runs)}] {run.method}, seed {run.seed}", flush=True)
+        train_and_score(cfg, one, run, test)
+    measure_all(cfg, [untrained, *runs], test, results / "data")
+    if not cfg.keep_checkpoints:
+        for run in runs:
+            shutil.rmtree(run.checkpoint, ignore_errors=True)
+    collect(cfg, results / "data", [untrained, *runs])
+    # Best-of-N takes hours and may fail: what does not need it is written before it starts.
+    state = "not finished" if left_out is None else f"left out: {left_out}"
+    if left_out is not None and (results / "data" / "best_of_n.csv").is_file():
+        state += "; what is shown is an earlier call's"
+    write_manifest(cfg, overrides, results, runs, seen, state, time.time() - started)
+    items = draw_all(results)
+    if left_out is None:
+        experiment = OmegaConf.merge(cfg, {"runs_dir": str(runs_dir / "best_of_n")})
+        best_of_n.compute(experiment, kept_words(overrides))  # type: ignore[arg-type]
+        items = redraw(results, ("best_of_n", "figure5"))
+        write_manifest(cfg, overrides, results, runs, seen, cfg.bon.name, time.time() - started)
+    print("\n".join(item.line() for item in items))
+    report.write(results)
+    return results
+
+
+def check_methods(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Raise InputError for a method that cannot work, on these data or at all: not after hours."""
+    pairs = load_data(cfg.data).train  # let go of at the end: the runs load their own
+    for method in cfg.methods:
+        one = train_config(cfg, overrides, method, cfg.seeds[0], "train")
+        check(one)
+        require_facts(pairs, one.loss)
+
+
+def best_of_n_left_out(cfg: DictConfig) -> str | None:
+    """Why Best-of-N is not part of this call; None if it is. InputError if it is and can't be.
+
+    From the configuration alone: whether the data hold enough prompts out is `find_prompts`'s.
+    """
+    if cfg.best_of_n is False:
+        return "best_of_n=false"
+    try:
+        best_of_n.check_all(cfg)
+    except InputError as error:
+        if cfg.best_of_n is None:
+            return str(error)
+        raise
+    return None
+
+
+def make_untrained(cfg: DictConfig, runs_dir: Path) -> Run:
+    """Save the backbone with an untrained head, to score as any other checkpoint."""
+    run = Run(UNTRAINED, 0, runs_dir / UNTRAINED)
+    settings = check(cfg)
+    own = {"loss": UNTRAINED, "backbone": cfg.model.name, **backbone_of(cfg.model)}
+    noted = {**own, **scoring_settings(settings)}
+    file = run.checkpoint / MODEL_FILE
+    if file.is_file() and json.loads(file.read_text()) == noted:
+        return run
+    backbone = backbone_folder(cfg.model, cfg.cache_dir)
+    model, tokenizer = new_reward_model(backbone, DTYPES[settings.compute_dtype], seed=0)
+    extra = {MODEL_FILE: json.dumps(noted, indent=2) + "\n"}
+    save_reward_model(model, tokenizer, run.checkpoint, extra=extra)
+    return run
+
+
+def measure_all(cfg: DictConfig, runs: Sequence[Run], test: str, folder: Path) -> None:
+    """Measure what the figures need beside scores, and write it to the results' data `folder`.
+
+    Gradients: the untrained backbone, and BT and NormBT of the first seed, on a sample of pairs.
+    Distances by layer: the untrained backbone. Texts: all pairs of the benchmark.
+    """
+    rows = BENCHMARKS[cfg.benchmark].load(test)
+    sample = sample_rows(rows, cfg.gradient_pairs)
+    shown = [
+        run
+        for run in runs
+        if run.method == UNTRAINED or (run.method in MODELS and run.seed == cfg.seeds[0])
+    ]
+    found = [measure.gradients(cfg, run, sample) for run in shown]
+    gradients, directions = (pd.concat(frames) for frames in zip(*found, strict=True))
+    atomic_write_text(folder / "gradients.csv", csv_text(gradients))
+    measure.write_parquet(directions, folder / "directions.parquet")
+    measure.write_parquet(measure.layers(cfg, runs[0], sample), folder / "layers.parquet")
+    measure.write_parquet(
+        measure.texts(Path(cfg.runs_dir) / "data", rows), folder / "pairs.parquet"
+    )
+
+
+def collect(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> None:
+    """Write scores and metrics of all runs as the tidy files that tables and figures come from."""
+    scores, metrics = [], []
+    for run in runs:
+        frame = pd.read_parquet(run.scores / "scores.parquet")
+        frame = frame.assign(method=run.method, seed=run.seed, backbone=cfg.model.name)
+        scores.append(frame.assign(data=cfg.data.name, benchmark=cfg.benchmark))
+        if run.method != UNTRAINED:
+            lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+            steps = pd.DataFrame(map(json.loads, lines))
+            metrics.append(steps.assign(method=run.method, seed=run.seed))
+    measure.write_parquet(pd.concat(scores), folder / "scores.parquet")
+    measure.write_parquet(pd.concat(metrics), folder / "metrics.parquet")
+
+
+def write_manifest(
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    results: Path,
+    runs: Sequence[Run],
+    seen: int,
+    best_of_n_state: str,
+    seconds: float,
+) -> None:
+    """Write which command, runs, settings, data and code made the results.
+
+    seen: test pairs with a prompt that is trained on. best_of_n_state: Best-of-N's size once it is
+    done, or why it is not.
+    """
+    atomic_write_json(
+        results / "manifest.json",
+        {
+            "profile": cfg.profile.name,
+            "label": label(cfg),
+            "command": command("scripts.reproduce", overrides),
+            "runs": [run_facts(run) for run in runs],
+            "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
+            "benchmark": cfg.benchmark,
+            "benchmark_data": benchmark_name(cfg),
+            "test_pairs_trained_on": seen,
+            "best_of_n": best_of_n_state,
+            "seconds_of_this_call": round(seconds, 1),
+            "environment": environment(),
+        },
+    )

@@ -1,0 +1,201 @@
+"""One parameter varied at a time: python -m scripts.sweep profile=cpu sweep=beta  (Figure 11).
+
+Trains and scores every value × method × seed of conf/sweep/<name>.yaml as scripts.reproduce would,
+and writes into results/<profile>/data: sweep.csv (method, parameter, value, seed, section,
+accuracy as a fraction), sweep_scores.parquet (a row a run and pair) and sweep.json (of each
+parameter: its runs; settings and environment of the newest call). What they hold of other runs
+stays, so that a sweep may be worked off value by value and seed by seed. A finished run is not
+repeated, and the value that the configuration has anyway is the run that scripts.reproduce makes
+with the same settings; only that one keeps its weights, which scripts.reproduce measures.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from analysis.table5 import SWEPT
+from eval.spreadsheet import csv_text, read_csv
+from pipeline.experiments.matrix import (
+    benchmark_data,
+    benchmark_name,
+    check_call,
+    for_others,
+    label,
+    run_facts,
+    train_and_score,
+    train_config,
+)
+from pipeline.experiments.measure import Run, write_parquet
+from pipeline.launch.lock import only_one
+from pipeline.run.run_folder import comparable, differences, stale_because
+from rm.errors import InputError
+from rm.files import atomic_write_json, atomic_write_text, read_json
+from rm.provenance import environment
+
+COLUMNS = ["method", "parameter", "value", "seed", "section", "accuracy"]
+RUN = [*SWEPT, "method", "seed"]
+"""What tells the runs of all sweeps apart."""
+OF_A_LOSS = ("seed", "training.micro_batch", "training.micro_batch_tokens", "training.share_prefix")
+"""Settings in which the runs of one sweep differ with the method and the seed."""
+DIGITS = ".6g"
+"""How sweep.csv writes a number, and so how two values are compared."""
+
+
+def sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
+    """Run what is missing of one sweep; return the table's path."""
+    with only_one(Path(cfg.runs_dir)):
+        return _sweep(cfg, overrides)
+
+
+def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
+    check_call(cfg, overrides)
+    noted = Path(cfg.results_dir) / "data" / "sweep.json"
+    parts = read_json(noted) if noted.is_file() else {}
+    check(cfg, parts, noted.parent)
+    test = benchmark_data(cfg, Path(cfg.runs_dir))
+    plan = [
+        (value, method, seed, sweep_config(cfg, overrides, method, seed, value))
+        for value in cfg.sweep["values"]
+        for method in cfg.sweep.methods
+        for seed in cfg.seeds
+    ]
+    check_alike(cfg, plan[0][-1], parts, noted.parent)
+    rows: list[dict[str, Any]] = []
+    scores, facts = [], []
+    for number, (value, method, seed, one) in enumerate(plan, start=1):
+        print(f"[{number}/{len(plan)}] {cfg.sweep.key}={value}, {method}, seed {seed}", flush=True)
+        run = Run(method, seed, Path(one.run_dir))
+        train_and_score(cfg, one, run, test)
+        if run.folder.is_relative_to(Path(cfg.runs_dir) / "sweep"):
+            shutil.rmtree(run.checkpoint, ignore_errors=True)
+        rows += rows_of(run, cfg.sweep.parameter, value)
+        scores.append(scores_of(cfg, run, value))
+        facts.append({"value": value, **run_facts(run)})
+    folder = Path(cfg.results_dir) / "data"
+    merge(pd.DataFrame(rows)[COLUMNS], folder / "sweep.csv", COLUMNS[:-1])
+    merge(pd.concat(scores), folder / "sweep_scores.parquet", RUN)
+    note(cfg, facts, folder / "sweep.json")
+    return folder / "sweep.csv"
+
+
+def check(cfg: DictConfig, parts: dict[str, Any], folder: Path) -> None:
+    """Raise InputError for a results folder of other sweeps; `parts`: its sweep.json."""
+    others = {str(part["label"]) for part in parts.values()} - {label(cfg)}
+    if others:
+        raise InputError(
+            f"{folder} has sweeps of {'; '.join(sorted(others))}: give another results_dir"
+        )
+
+
+def check_alike(cfg: DictConfig, one: DictConfig, parts: dict[str, Any], folder: Path) -> None:
+    """Raise InputError where a noted run has other settings than `one`, a run of this sweep.
+
+    Seed, loss and what is swept may differ, and whatever a loss asks for (`train_config`).
+    """
+    asked: Any = OmegaConf.to_container(one, resolve=True)
+    for part in parts.values():
+        swept = {part["sweep"]["key"], cfg.sweep.key}
+        ours = settings_beside(asked, swept)
+        for noted in part["runs"]:
+            unlike = differences(ours, settings_beside(noted["config"], swept))
+            if unlike:
+                raise InputError(
+                    f"{folder} has a sweep of other settings ({'; '.join(unlike[:3])}), which one "
+                    "curve would hide: give another results_dir"
+                )
+
+
+def settings_beside(config: dict[str, Any], swept: set[str]) -> dict[str, Any]:
+    """What a run's result depends on, flat, but for seed, loss and the `swept` keys."""
+    flat = comparable(OmegaConf.create(for_others(config)))
+    return {
+        key: value
+        for key, value in flat.items()
+        if key not in {*swept, *OF_A_LOSS} and not key.startswith("loss.")
+    }
+
+
+def sweep_config(
+    cfg: DictConfig, overrides: Sequence[str], method: str, seed: int, value: float
+) -> DictConfig:
+    """Compose one run of the sweep, in a folder of the value, or reproduce's where it is the same.
+
+    The same: without the sweep's word the run has that value already, and no run of other settings
+    lies there. (Reproduce's runs with learning rates by validation lie elsewhere.)
+
+    Raises InputError for a method whose loss has no such key.
+    """
+    base = train_config(cfg, overrides, method, seed, "train")
+    same = OmegaConf.select(base, cfg.sweep.key) == value
+    if same and not stale_because(base, Path(base.run_dir)):
+        return base
+    written = int(value) if float(value).is_integer() else value  # 4 and 4.0 are one value
+    words = [*overrides, f"{cfg.sweep.key}={written}"]
+    return train_config(cfg, words, method, seed, f"sweep/{cfg.sweep.parameter}={written}")
+
+
+def rows_of(run: Run, parameter: str, value: float) -> list[dict[str, Any]]:
+    """Section accuracies of a scored run, one row each, and their average."""
+    summary = json.loads((run.scores / "summary.json").read_text())
+    facts = {"method": run.method, "parameter": parameter, "value": value, "seed": run.seed}
+    sections = {**summary["sections"], "average": summary["average"]}
+    return [{**facts, "section": name, "accuracy": found} for name, found in sections.items()]
+
+
+def scores_of(cfg: DictConfig, run: Run, value: float) -> pd.DataFrame:
+    """A scored run's pairs, with what tells the run from others."""
+    frame = pd.read_parquet(run.scores / "scores.parquet")
+    facts = {"parameter": cfg.sweep.parameter, "value": float(value)}
+    facts |= {"method": run.method, "seed": run.seed, "backbone": cfg.model.name}
+    return frame.assign(**facts, data=cfg.data.name, benchmark=cfg.benchmark)
+
+
+def merge(frame: pd.DataFrame, path: Path, keys: list[str]) -> None:
+    """Write a table of the sweep, ordered by `keys`; rows of runs that `frame` lacks stay."""
+    as_csv = path.suffix == ".csv"
+    if path.is_file():
+        earlier = read_csv(path) if as_csv else pd.read_parquet(path)
+        frame = pd.concat([earlier[~runs_in(earlier).isin(runs_in(frame))], frame])
+    ordered = frame.sort_values(keys, kind="stable")
+    if as_csv:
+        atomic_write_text(path, csv_text(ordered, float_format=f"%{DIGITS}"))
+    else:
+        write_parquet(ordered, path)
+
+
+def runs_in(frame: pd.DataFrame) -> pd.MultiIndex:
+    """The run of each row, as `RUN` names it."""
+    values = [format(value, DIGITS) for value in frame["value"]]
+    return pd.MultiIndex.from_frame(frame[RUN].assign(value=values))
+
+
+def note(cfg: DictConfig, runs: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write the manifest of one parameter's sweep into `path`; those of other parameters stay.
+
+    So do its other runs. What stands beside the runs is of this call.
+    """
+    parts = read_json(path) if path.is_file() else {}
+    earlier = parts.get(cfg.sweep.parameter, {}).get("runs", [])
+    noted = {run_key(one): one for one in [*earlier, *runs]}
+    parts[cfg.sweep.parameter] = {
+        "label": label(cfg),
+        "sweep": OmegaConf.to_container(cfg.sweep),
+        "runs": sorted(noted.values(), key=lambda one: (one["value"], one["method"], one["seed"])),
+        "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
+        "benchmark": cfg.benchmark,
+        "benchmark_data": benchmark_name(cfg),
+        "environment": environment(),
+    }
+    atomic_write_json(path, dict(sorted(parts.items())))
+
+
+def run_key(facts: dict[str, Any]) -> tuple[str, str, int]:
+    """What tells a noted run from the others of its parameter."""
+    return format(facts["value"], DIGITS), facts["method"], facts["seed"]

@@ -1,0 +1,167 @@
+"""The folder of a training run: whose it is, whether it is finished, what would make it stale."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.run.card import write_card
+from pipeline.settings import configuration
+from pipeline.settings.data import (
+    source_fingerprint,
+)
+from rm.errors import InputError
+from rm.files import (
+    atomic_write_json,
+    atomic_write_text,
+    changed,
+    damage,
+    is_sealed,
+    read_json,
+    remove_unfinished,
+)
+from rm.model.backbones import (
+    folder_fingerprint,
+)
+
+# What does not change a run's result: left out where two configurations are compared.
+NEUTRAL = (
+    *("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment", "launch"),
+    "training.attention",
+)
+MODEL_FILE = "reward_model.json"
+INPUTS_FILE = "inputs.json"
+RECORDS = ("metrics.jsonl", "split.json")
+"""Files of a run that its manifest holds the checksums of."""
+BEGUN = ("metrics.jsonl", "trainer", "checkpoint", "manifest.json")
+"""Files and folders of which one is there from a run's first step on."""
+VERSION = 1
+"""Raised when the same configuration and data would train another model: older runs go stale."""
+
+
+def claim_run_dir(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
+    """Save the configuration in `run_dir`; return the manifest if the run is finished.
+
+    Raises InputError as `finished_manifest` does, and where others' files have a run's names.
+    """
+    others = [name for name in BEGUN if (run_dir / name).exists()]
+    if others and not (run_dir / "config.yaml").is_file():
+        raise InputError(f"{run_dir} holds {others[0]} of no run: give another run_dir")
+    finished = finished_manifest(cfg, run_dir)
+    if finished is None:
+        atomic_write_json(run_dir / INPUTS_FILE, inputs_of(cfg))
+        atomic_write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    return finished
+
+
+def finished_manifest(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
+    """Return the manifest of the run in `run_dir`, None if it is not finished.
+
+    Raises InputError, naming the difference, if the folder holds a run of another configuration
+    (number of ranks included), of other data, or of an earlier training code; and if what a
+    finished run wrote is damaged.
+    """
+    different = stale_because(cfg, run_dir)
+    if different:
+        raise InputError(
+            f"{run_dir} holds a run with other settings ({'; '.join(different[:3])}): "
+            f"choose another run_dir or delete {run_dir}"
+        )
+    saved, manifest = run_dir / "config.yaml", run_dir / "manifest.json"
+    if saved.is_file() and manifest.is_file():
+        finished = read_json(manifest)
+        require_records(run_dir, finished)
+        return finished
+    return None
+
+
+def require_records(run_dir: Path, manifest: dict[str, Any]) -> None:
+    """Raise InputError if a finished run's metrics, split or checkpoint are not as it wrote them.
+
+    A checkpoint that was dropped to save room is no damage.
+    """
+    noted, checkpoint = manifest.get("records", {}), run_dir / "checkpoint"
+    wrong = [f"{name} is damaged or missing" for name in changed(run_dir, noted)]
+    found = damage(checkpoint) if is_sealed(checkpoint) else None
+    wrong += [f"checkpoint: {found}"] if found else []
+    if wrong:
+        raise InputError(
+            f"{run_dir}: {wrong[0]}: delete {run_dir}, and the same command makes it anew"
+        )
+
+
+def stale_because(cfg: DictConfig, run_dir: Path) -> list[str]:
+    """In what the run in `run_dir`, begun or finished, differs from `cfg`; [] if in nothing.
+
+    A run that ended before its first step (a misspelt file) has not begun.
+    """
+    saved, noted = run_dir / "config.yaml", run_dir / INPUTS_FILE
+    begun = any((run_dir / name).exists() for name in BEGUN)
+    if not saved.is_file() or not begun:
+        return []
+    different = differences(comparable(cfg), comparable(configuration.load_saved(saved)))
+    inputs = read_json(noted) if noted.is_file() else {}
+    return different + differences(inputs_of(cfg), inputs)
+
+
+def inputs_of(cfg: DictConfig) -> dict[str, Any]:
+    """What a run depends on beside its configuration."""
+    inputs = {"training code": VERSION, "data fingerprint": source_fingerprint(cfg.data)}
+    return inputs | backbone_of(cfg.model)
+
+
+def backbone_of(model: DictConfig) -> dict[str, str]:
+    """The fingerprint of a folder of the user's own, which may change under its name; else {}."""
+    return {"backbone fingerprint": folder_fingerprint(model.path)} if model.path else {}
+
+
+def comparable(cfg: Any) -> dict[str, Any]:
+    """Return the settings that change a run's result, flat: dotted key -> value."""
+    content = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(content, dict)
+    flat = _flatten({k: v for k, v in content.items() if k not in NEUTRAL})
+    return {k: v for k, v in flat.items() if k not in NEUTRAL}
+
+
+MOVED = {
+    "rm.objective.losses.": "rm.objective.losses.",
+    "rm.objective.weights.": "rm.objective.weights.",
+    "rm.objective.distances.": "rm.objective.distances.",
+}
+"""Where the functions that older runs name are now: such a run is still of the same settings."""
+
+
+def _flatten(content: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = _moved(value) if key == "_target_" else value
+    return flat
+
+
+def _moved(target: str) -> str:
+    old = next((name for name in MOVED if target.startswith(name)), None)
+    return target if old is None else target.replace(old, MOVED[old], 1)
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Name the keys in which two flat configurations differ, with both values."""
+    keys = sorted(set(one) | set(other))
+    return [f"{k}: {one.get(k)} ≠ {other.get(k)}" for k in keys if one.get(k) != other.get(k)]
+
+
+def complete(run_dir: Path) -> None:
+    """Give a run's checkpoint its card, and delete what is only of use to resume.
+
+    Comes after the manifest, so a kill can come between: a finished run is completed again.
+    """
+    checkpoint = run_dir / "checkpoint"
+    remove_unfinished(checkpoint)  # half a card
+    if checkpoint.is_dir() and not (checkpoint / "README.md").is_file():
+        write_card(run_dir)
+    shutil.rmtree(run_dir / "trainer", ignore_errors=True)

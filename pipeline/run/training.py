@@ -1,0 +1,367 @@
+"""Train one reward model: python -m scripts.train loss=normbt model=… data=… seed=1 run_dir=DIR.
+
+Writes DIR/checkpoint (a plain Hugging Face folder with a model card), metrics.jsonl, config.yaml,
+split.json and, last of all, manifest.json. An interrupted run goes on from its last
+checkpoint; a finished one is left as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedTokenizerBase
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from pipeline.launch.launchers import Launch, start_ranks
+from pipeline.launch.lock import only_one
+from pipeline.run import tracking
+from pipeline.run.run_folder import (
+    MODEL_FILE,
+    RECORDS,
+    claim_run_dir,
+    comparable,
+    complete,
+    finished_manifest,
+)
+from pipeline.settings.backbone import backbone_folder
+from pipeline.settings.checks import (
+    check,
+    check_length,
+    choose_attention,
+    distance_of,
+    require_sharing,
+)
+from pipeline.settings.data import (
+    TrainingData,
+    load_data,
+    require_facts,
+)
+from rm.data.tokens import ChatTemplate, TokenPair, settled, tokenize_pairs
+from rm.errors import InterruptedRunError
+from rm.files import (
+    atomic_write_json,
+    read_json,
+)
+from rm.model.backbones import (
+    SOURCE_FILE,
+)
+from rm.model.checkpoints import new_reward_model, save_reward_model
+from rm.model.likelihood import head_of
+from rm.model.parts import train_part
+from rm.model.precision import DTYPES, emulation
+from rm.model.reward_model import RewardModel, set_head
+from rm.model.trunk import open_cache
+from rm.provenance import environment, file_fingerprint, fingerprint_of
+from rm.training.batches import (
+    PairCollator,
+    PairStream,
+    batch_tokens,
+    micro_batches,
+    rows_of,
+    training_order,
+)
+from rm.training.records import MetricsFile
+from rm.training.resume import drop_damaged_checkpoints, last_checkpoint, load_mu
+from rm.training.settings import TrainingSettings, training_arguments
+from rm.training.trainer import PairTrainer
+
+
+@dataclass
+class Prepared:
+    """Everything that a run needs before its first step."""
+
+    settings: TrainingSettings
+    model: RewardModel
+    tokenizer: PreTrainedTokenizerBase
+    data: TrainingData
+    pairs: list[TokenPair]
+    collator: PairCollator
+    facts: dict[str, Any]
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Run one configuration to its end and return its manifest; a finished run is not repeated.
+
+    With launch=torchrun the machines but the first only lend their devices.
+    """
+    check(cfg)
+    tracking.check(cfg)
+    launcher, run_dir = launch_of(cfg), Path(cfg.run_dir)
+    if launcher.node != 0:
+        return help_along(cfg, launcher)
+    with only_one(run_dir):
+        finished = claim_run_dir(cfg, run_dir)
+        if finished is not None:
+            print(f"{run_dir}: already trained")
+            complete(run_dir)
+            return finished
+        for line in drop_damaged_checkpoints(run_dir):
+            print(line, flush=True)
+        # DeepSpeed asks a launcher's environment for its ranks, even where there is one.
+        if launcher.in_process(cfg.devices) and cfg.deepspeed.settings is None:
+            fit(cfg)
+        else:
+            prepare(cfg)  # downloads, data and trunk once, before the ranks start
+            launch(cfg, launcher)
+    return read_json(run_dir / "manifest.json")
+
+
+def launch_of(cfg: DictConfig) -> Launch:
+    """Return how the ranks are started. Raises InputError if `cfg.devices` of them cannot be."""
+    launcher: Launch = instantiate(cfg.launch)
+    launcher.check(cfg.devices)
+    return launcher
+
+
+def help_along(cfg: DictConfig, launcher: Launch) -> dict[str, Any]:
+    """Lend this machine's devices to the run that machine 0 writes; {} unless it is finished."""
+    run_dir = Path(cfg.run_dir)
+    finished = finished_manifest(cfg, run_dir)
+    if finished is None:
+        launch(cfg, launcher)
+        return {}
+    print(f"{run_dir}: already trained")
+    return finished
+
+
+def prepare(cfg: DictConfig) -> Prepared:
+    """Fetch the backbone, load and tokenise the data, build the model, fill the trunk cache."""
+    settings = check(cfg)
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    cache = Path(cfg.cache_dir)
+    backbone = backbone_folder(cfg.model, cfg.cache_dir)
+    data = load_data(cfg.data)
+    require_facts(data.train, cfg.loss)
+    dtype = DTYPES[settings.compute_dtype]
+    slow = emulation(dtype, "training.compute_dtype")
+    if slow:
+        print(slow, flush=True)
+    model, tokenizer = new_reward_model(backbone, dtype, cfg.seed)
+    check_length(model, settings.max_length, "training.max_length")  # before pairs are tokenised
+    set_head(model, cfg.loss.get("head", "linear"), cfg.seed)
+    template = ChatTemplate(tokenizer, parse_special_text=settings.parse_special_text)
+    if cfg.loss.get("text"):
+        head_of(model.classifier)  # refuses a backbone that has none
+    pairs, report = tokenize_pairs(
+        data.train,
+        template,
+        settings.max_length,
+        drop=True,
+        mark_response=bool(cfg.loss.get("text")),
+    )
+    if "RANK" not in os.environ:  # a rank's output would repeat what the run's process said
+        for line in (*data.lines, *report.lines()):
+            print(line, flush=True)
+    choose_part(model, cfg, settings)
+    if settings.share_prefix:
+        require_sharing(model, "training.share_prefix")
+    trunk = None
+    if settings.reuse_trunk:
+        trunk = open_cache(
+            model,
+            settings.top_layers,
+            rows_of(pairs),
+            cache / "trunk",
+            share=settings.share_prefix,
+        )
+    # After the trunk, which is computed where the model is now: on the CPU.
+    choose_attention(model, settings.attention, "training")
+    facts = {"backbone": _source(backbone), "tokens": report.as_dict(), "data": data.report}
+    measure = distance_of(cfg.loss)
+    collator = PairCollator(
+        int(tokenizer.pad_token_id),
+        trunk,
+        share=settings.share_prefix,
+        distance=measure.of_pair if measure.by_tokens else None,
+        likelihood=bool(cfg.loss.get("text")),
+    )
+    return Prepared(settings, model, tokenizer, data, pairs, collator, facts)
+
+
+def choose_part(model: RewardModel, cfg: DictConfig, settings: TrainingSettings) -> None:
+    """Apply what the configuration says of the trained part and of gradient checkpointing."""
+    frozen_dtype = DTYPES[settings.compute_dtype] if cfg.deepspeed.settings is None else None
+    train_part(
+        model,
+        settings.part,  # type: ignore[arg-type]
+        top_layers=settings.top_layers,
+        lora=settings.lora,
+        frozen_dtype=frozen_dtype,
+        seed=cfg.seed,
+    )
+    if settings.gradient_checkpointing:
+        model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def _source(backbone: Path) -> str:
+    noted = backbone / SOURCE_FILE
+    return json.loads(noted.read_text())["source"] if noted.is_file() else backbone.name
+
+
+def fit(cfg: DictConfig) -> None:
+    """Train on this process (one rank of several, or the only one) and write the run's files."""
+    run_dir, started = Path(cfg.run_dir), time.time()
+    ready = prepare(cfg)
+    order = training_order(
+        ready.pairs,
+        epochs=ready.settings.epochs,
+        global_batch=ready.settings.global_batch,
+        seed=cfg.seed,
+    )
+    steps = len(order) // ready.settings.global_batch
+    batches = batches_of(ready.settings, ready.pairs, order, cfg.devices)
+    with tracking.run(cfg, run_dir) as report_to:
+        trainer = build_trainer(cfg, ready, batches, steps, report_to)
+        checkpoint = last_checkpoint(run_dir)
+        if checkpoint is not None:
+            trainer.mu = load_mu(checkpoint)
+        with settled():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        # Training is over: without this, ZeRO-3 would divide the model that is built to be saved.
+        unset_hf_deepspeed_config()
+        if trainer.is_world_process_zero():
+            write_run(cfg, ready, trainer, state, batches, started)
+            tracking.log_artifacts(cfg, run_dir)
+
+
+def batches_of(
+    settings: TrainingSettings, pairs: Sequence[TokenPair], order: Sequence[int], devices: int
+) -> list[list[int]]:
+    """Cut the order of the pairs into the micro-batches that the settings ask for."""
+    return micro_batches(
+        pairs,
+        order,
+        global_batch=settings.global_batch,
+        micro_batch=settings.micro_batch,
+        tokens=settings.micro_batch_tokens,
+        devices=devices,
+        share_prefix=settings.share_prefix,
+    )
+
+
+def write_run(
+    cfg: DictConfig,
+    ready: Prepared,
+    trainer: PairTrainer,
+    state: dict[str, torch.Tensor],
+    batches: list[list[int]],
+    started: float,
+) -> None:
+    """Write a trained run's checkpoint, its split, its manifest and its model card.
+
+    `state` holds the model's parameters, `batches` the pairs trained on, `started` the time of
+    the run's beginning in seconds.
+    """
+    run_dir, settings = Path(cfg.run_dir), ready.settings
+    weight_state = {"mu": trainer.mu, "loss": cfg.loss.name, **scoring_settings(settings)}
+    save_reward_model(
+        ready.model,
+        ready.tokenizer,
+        run_dir / "checkpoint",
+        state=state,
+        extra={MODEL_FILE: json.dumps(weight_state, indent=2) + "\n"},
+    )
+    write_split(run_dir, ready)
+    facts = {
+        **ready.facts,
+        "steps": sum(map(len, batches)) // settings.global_batch,
+        "pairs_left_out": _left_out(ready, batches),
+        "batches": batch_tokens(ready.pairs, batches, settings.share_prefix),
+    }
+    write_manifest(cfg, run_dir, ready.data, facts, time.time() - started)
+    complete(run_dir)
+
+
+def scoring_settings(settings: TrainingSettings) -> dict[str, Any]:
+    """What a checkpoint notes of its training for those who score with it."""
+    return {
+        "top_layers": settings.top_layers if settings.reuse_trunk else 0,
+        "max_length": settings.max_length,
+        "parse_special_text": settings.parse_special_text,
+        "compute_dtype": settings.compute_dtype,
+        "share_prefix": settings.share_prefix,
+    }
+
+
+def build_trainer(
+    cfg: DictConfig, ready: Prepared, batches: list[list[int]], steps: int, report_to: list[str]
+) -> PairTrainer:
+    """Assemble the trainer that a configuration names."""
+    run_dir = Path(cfg.run_dir)
+    deepspeed = OmegaConf.to_container(cfg.deepspeed.settings) if cfg.deepspeed.settings else None
+    arguments = training_arguments(
+        ready.settings,
+        run_dir=run_dir,
+        accumulation=len(batches) // (steps * cfg.devices),
+        steps=steps,
+        seed=cfg.seed,
+        report_to=report_to,
+        run_name=run_dir.name,
+        deepspeed=deepspeed,  # type: ignore[arg-type]
+    )
+    trainer = PairTrainer(
+        ready.model,
+        arguments,
+        stream=PairStream(ready.pairs, batches),
+        collator=ready.collator,
+        pair_loss=instantiate(cfg.loss.pair_loss),
+        pair_weight=instantiate(cfg.loss.weight),
+        pair_distance=distance_of(cfg.loss),
+        regularizer=instantiate(cfg.loss.get("regularizer")),
+        text=instantiate(cfg.loss.get("text")),
+        deal=instantiate(cfg.loss.get("deal")),
+    )
+    trainer.add_callback(MetricsFile(run_dir / "metrics.jsonl"))
+    for callback in tracking.callbacks(cfg, trainer):
+        trainer.add_callback(callback)
+    return trainer
+
+
+def write_split(run_dir: Path, ready: Prepared) -> None:
+    """Write split.json: ids of the pairs trained on and of those held out (pitfall 13)."""
+    held_out = [pair.pair_id for pair in ready.data.validation]
+    trained = [pair.pair_id for pair in ready.pairs]
+    atomic_write_json(run_dir / "split.json", {"train": trained, "validation": held_out})
+
+
+def _left_out(ready: Prepared, batches: list[list[int]]) -> int:
+    """Pairs of the last, incomplete global batch."""
+    return int(ready.settings.epochs * len(ready.pairs)) - sum(map(len, batches))
+
+
+def write_manifest(
+    cfg: DictConfig, run_dir: Path, data: TrainingData, facts: dict[str, Any], seconds: float
+) -> None:
+    """Write the run's manifest; it exists only if everything else of the run does."""
+    atomic_write_json(
+        run_dir / "manifest.json",
+        {
+            "config": OmegaConf.to_container(cfg, resolve=True),
+            "config_fingerprint": fingerprint_of(comparable(cfg)),
+            "data_fingerprint": data.fingerprint,
+            "seed": cfg.seed,
+            "seconds": round(seconds, 1),
+            "records": {name: file_fingerprint(run_dir / name) for name in RECORDS},
+            **facts,
+            "environment": environment(),
+        },
+    )
+
+
+def launch(cfg: DictConfig, launcher: Launch) -> None:
+    """Train on the ranks that `launcher` starts. Raises what `start_ranks` does if one fails."""
+    run_dir, settings = Path(cfg.run_dir), fingerprint_of(comparable(cfg))
+    start_ranks(launcher, "pipeline.launch.rank", run_dir, cfg.devices, settings)
+    if launcher.node == 0 and not (run_dir / "manifest.json").is_file():
+        raise InterruptedRunError(f"the ranks of {run_dir} ended without a manifest: see above")

@@ -1,0 +1,160 @@
+"""What of a training configuration cannot work together, said before anything is computed."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+import yaml
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from pipeline.settings import configuration
+from pipeline.settings.data import (
+    check_data,
+)
+from rm.errors import InputError
+from rm.model.attention import FLEX
+from rm.model.backbones import (
+    model_folder,
+)
+from rm.model.checks import can_flex, can_share
+from rm.model.precision import DTYPES
+from rm.model.reward_model import RewardModel
+from rm.objective.distances import PairDistance, Representation
+from rm.training.settings import TrainingSettings, check_batches, check_settings
+
+LOSS_PARTS = ("pair_loss", "weight", "distance", "regularizer", "text", "deal")
+
+
+def check(cfg: DictConfig) -> TrainingSettings:
+    """Raise InputError for settings that can't work together; return the typed training section."""
+    check_run(cfg)
+    check_data(cfg.data)
+    check_copy(cfg.model)
+    settings = configuration.typed(TrainingSettings, cfg.training)
+    check_settings(settings)
+    check_batches(settings, cfg.devices)
+    if settings.compute_dtype not in DTYPES:
+        raise InputError(f"training.compute_dtype: choose one of {', '.join(DTYPES)}")
+    if settings.reuse_trunk and settings.part != "top_layers":
+        raise InputError(
+            f"training.reuse_trunk=true needs training.part=top_layers, not {settings.part}"
+        )
+    if settings.reuse_trunk and zero_stage(cfg) == 3:
+        raise InputError("training.reuse_trunk=true does not go with ZeRO-3: set it to false")
+    check_attention(settings.attention, settings.share_prefix, "training")
+    check_loss(cfg, settings)
+    return settings
+
+
+def check_run(cfg: DictConfig) -> None:
+    """Raise InputError for a run's own settings that no run can have."""
+    configuration.check_types(cfg)
+    settings = cfg.deepspeed.settings
+    if settings is not None and not isinstance(settings, DictConfig):
+        raise InputError(f"deepspeed.settings={settings}: give DeepSpeed's settings, or null")
+    zero_stage(cfg)
+    if not isinstance(cfg.loss.name, str):
+        raise InputError(f"loss.name={cfg.loss.name}: give a text")
+
+
+def check_copy(model: DictConfig) -> None:
+    """Raise InputError where model.path is not a copy of the model that has the file in conf/model.
+
+    Cards and tables would call it by the wrong name, and share it under another's licence. What is
+    compared is its public configuration, where there is one in conf/architecture.
+    """
+    noted = configuration.CONF / "architecture" / f"{model.name}.yaml"
+    if not model.path or not noted.is_file():
+        return
+    path = model_folder(model.path) / "config.json"
+    try:
+        content = dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:  # JSON, UTF-8, or another kind of value
+        raise InputError(f"{path} is no model's configuration: fetch the model again") from error
+    unlike = [
+        f"{key} {content.get(key)}, not {value}"
+        for key, value in yaml.safe_load(noted.read_text()).items()
+        if key in content and content[key] != value
+    ]
+    if unlike:
+        raise InputError(
+            f"model.path={model.path} is no copy of {model.name} ({unlike[0]}): give model=local"
+        )
+
+
+def zero_stage(cfg: DictConfig) -> int:
+    """The ZeRO stage of a configuration; 0 without DeepSpeed. Raises InputError for none."""
+    section = (cfg.deepspeed.settings or {}).get("zero_optimization", {})
+    stage = section.get("stage", 0) if isinstance(section, dict | DictConfig) else section
+    if stage not in (0, 1, 2, 3):
+        raise InputError(f"deepspeed.settings.zero_optimization: stage {stage}: choose 0, 1, 2, 3")
+    return int(stage)
+
+
+def check_loss(cfg: DictConfig, settings: TrainingSettings) -> None:
+    """Raise InputError for a loss with impossible numbers, or that the settings don't serve."""
+    try:
+        made = {part: instantiate(cfg.loss.get(part)) for part in LOSS_PARTS}
+        tries = torch.tensor([0.5, -0.5])
+        made["pair_loss"](tries, tries)
+        if made["regularizer"] is not None:
+            made["regularizer"](tries, tries)
+        if made["deal"] is not None:
+            made["deal"](tries[:0], [])
+    except HydraException as error:
+        raise InputError(configuration.explain(error, "train")) from error
+    except TypeError as error:  # an argument that a function does not have
+        raise InputError(f"loss={cfg.loss.name}: {error}") from error
+    if needs_every_token(cfg.loss) and settings.share_prefix:
+        raise InputError(f"loss={cfg.loss.name} needs every token: training.share_prefix=false")
+    if cfg.loss.get("text") and zero_stage(cfg) == 3:
+        raise InputError(f"loss={cfg.loss.name} needs the whole embedding: deepspeed=zero2 or less")
+    whole = settings.micro_batch == settings.global_batch and settings.micro_batch_tokens is None
+    if cfg.loss.get("whole_batch") and not (whole and cfg.devices == 1):
+        raise InputError(
+            f"loss={cfg.loss.name} needs the global batch in one piece: training.micro_batch="
+            f"{settings.global_batch} training.micro_batch_tokens=null devices=1"
+        )
+
+
+def distance_of(loss: DictConfig) -> PairDistance:
+    """What the loss's weight goes by: its `distance`, the paper's where it names none."""
+    return instantiate(loss.get("distance")) or Representation()
+
+
+def check_length(model: RewardModel, max_length: int, key: str) -> None:
+    """Raise InputError, naming the configuration's `key`, if the backbone has fewer positions."""
+    positions = getattr(model.classifier.config, "max_position_embeddings", None)
+    if positions is not None and max_length > positions:
+        raise InputError(f"{key}={max_length}: the backbone has {positions} positions: give fewer")
+
+
+def needs_every_token(loss: DictConfig) -> bool:
+    """Whether the loss reads more than last tokens, so that no prefix may be computed once."""
+    return distance_of(loss).by_mean or bool(loss.get("text"))
+
+
+def require_sharing(model: RewardModel, key: str) -> None:
+    """Raise InputError, naming the configuration's `key`, if the backbone cannot share prefixes."""
+    reason = can_share(model)
+    if reason is not None:
+        raise InputError(f"{key}=true: {reason}; or set it to false")
+
+
+def check_attention(kernel: str | None, share_prefix: bool | None, part: str) -> None:
+    """Raise InputError for an attention kernel that is none, or without rows that share."""
+    if kernel not in (None, FLEX):
+        raise InputError(f"{part}.attention={kernel}: leave it null, or choose {FLEX}")
+    if kernel == FLEX and share_prefix is False:
+        raise InputError(f"{part}.attention={FLEX} needs {part}.share_prefix=true")
+
+
+def choose_attention(model: RewardModel, kernel: str | None, part: str) -> None:
+    """Let shared rows attend by `kernel`. Raises InputError where that is not possible."""
+    reason = can_flex(model) if kernel == FLEX else None
+    if reason is not None:
+        raise InputError(f"{part}.attention={FLEX}: {reason}; or leave it null")
+    model.flex_attention = kernel == FLEX

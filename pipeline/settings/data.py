@@ -1,0 +1,256 @@
+"""The training and validation pairs that a configuration names."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from omegaconf import DictConfig
+
+from generated import SUBSETS, generate
+from pipeline.settings import configuration
+from rm.data.preferences import (
+    LoadReport,
+    PreferencePair,
+    fingerprint,
+    load_preferences,
+    split_pairs,
+    unseen,
+)
+from rm.data.sources import folder_files, local_path, splits_of
+from rm.errors import InputError
+from rm.provenance import file_fingerprint, fingerprint_of
+
+CLOSE = "Reasoning"
+"""The section whose pairs are closest (paper, figure 2)."""
+
+
+@dataclass
+class GeneratedData:
+    """conf/data/generated.yaml, typed."""
+
+    name: str
+    kind: str
+    license: str
+    seed: int
+    train_pairs: int
+    validation_pairs: int
+    test_pairs: int
+    close_share: float | None
+    label_noise: float
+
+
+@dataclass
+class FilesData:
+    """conf/data/files.yaml, typed."""
+
+    name: str
+    kind: str
+    license: str
+    seed: int
+    train: str
+    validation: str | None
+    validation_share: Any  # a share or a number of pairs: split_pairs says what it may be
+    limit: int | None
+
+
+@dataclass
+class HubData:
+    """A data set on the Hub in conf/data, typed."""
+
+    name: str
+    kind: str
+    license: str
+    seed: int
+    hub: str
+    config: str | None
+    train_split: str
+    validation_split: str | None
+    validation_share: Any
+    limit: int | None
+    validation_limit: int | None
+
+
+KINDS = {"generated": GeneratedData, "files": FilesData, "hub": HubData}
+
+
+@dataclass
+class TrainingData:
+    """Pairs to train on and to validate with, disjoint by prompt, and how they came about."""
+
+    train: list[PreferencePair]
+    validation: list[PreferencePair]
+    report: dict[str, Any]
+    lines: list[str] = field(default_factory=list)
+    """What became of every row of the source, for people."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the training pairs, in order."""
+        return fingerprint(self.train)
+
+
+def load_data(data: DictConfig) -> TrainingData:
+    """Load what conf/data names. Raises InputError for an unknown kind or unusable input."""
+    settings = check_data(data)
+    if isinstance(settings, GeneratedData):
+        return _generated(settings)
+    return _files(settings) if isinstance(settings, FilesData) else _hub(settings)
+
+
+def check_data(data: DictConfig) -> GeneratedData | FilesData | HubData:
+    """Return the typed data section. Raises InputError for a wrong kind, type or number."""
+    if data.kind not in KINDS:
+        raise InputError(f"data.kind={data.kind}: choose {', '.join(KINDS)}")
+    settings: GeneratedData | FilesData | HubData = configuration.typed(KINDS[data.kind], data)
+    return settings
+
+
+def source_fingerprint(data: DictConfig) -> str:
+    """Fingerprint of what a configuration's data are read from, before anything is dropped.
+
+    Generated: the pairs. Files: their bytes. Hub: its name, configuration and training split (a
+    data set that changes there without a new name is not noticed). Which of them are held out, the
+    configuration says. Raises InputError as `load_data`.
+    """
+    settings = check_data(data)
+    if isinstance(settings, GeneratedData):
+        made = _generated(settings)
+        return fingerprint_of([made.fingerprint, fingerprint(made.validation)])
+    if isinstance(settings, FilesData):
+        return fingerprint_of([bytes_of(settings.train), bytes_of(settings.validation)])
+    return fingerprint_of([settings.hub, settings.config, settings.train_split])
+
+
+def bytes_of(source: str | None) -> list[str]:
+    """Fingerprints of a file, or of all files of a folder; [] where there is neither."""
+    path = None if source is None else local_path(source)
+    if path is None:
+        return []
+    return [file_fingerprint(file) for file in (folder_files(path) if path.is_dir() else [path])]
+
+
+def _generated(data: GeneratedData) -> TrainingData:
+    made = generate("train", data.train_pairs, data.seed, _shares(data.close_share))
+    train, swapped = swap_labels([one.pair for one in made], CLOSE, data.label_noise, data.seed)
+    validation = [made.pair for made in generate("validation", data.validation_pairs, data.seed)]
+    report = {"source": "generated", "kept": len(train), "swapped": swapped}
+    return TrainingData(train, validation, report)
+
+
+def _shares(close: float | None) -> dict[str, float] | None:
+    """Shares of the sections where the close one has `close` and the others divide the rest."""
+    if close is None:
+        return None
+    if not 0 <= close <= 1:
+        raise InputError(f"data.close_share={close}: must be from 0 to 1, or null")
+    rest = (1 - close) / (len(SUBSETS) - 1)
+    return {section: close if section == CLOSE else rest for section in SUBSETS}
+
+
+def swap_labels(
+    pairs: list[PreferencePair], category: str, share: float, seed: int
+) -> tuple[list[PreferencePair], int]:
+    """Swap chosen and rejected in a seeded `share` of a category's pairs; also say in how many.
+
+    Raises InputError for a share that is none.
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"data.label_noise={share}: must be from 0 to 1")
+    places = [place for place, pair in enumerate(pairs) if pair.category == category]
+    wrong = random.Random(f"{seed}/label noise").sample(places, round(share * len(places)))
+    made = list(pairs)
+    for place in wrong:
+        pair = pairs[place]
+        made[place] = replace(pair, chosen=pair.rejected, rejected=pair.chosen)
+    return made, len(wrong)
+
+
+def _files(data: FilesData) -> TrainingData:
+    """Of a folder, its split train; as data.validation its split validation, where it has one."""
+    train, report = load_preferences(data.train, limit=data.limit, seed=data.seed)
+    if data.validation is None:
+        made = _held_out(train, report, data)
+        rest = [split for split in splits_of(data.train) if split != "train"]
+        if rest:
+            made.lines.append(
+                f"  not read: split {', '.join(rest)} of the folder "
+                "(data.validation=FOLDER takes a split validation)"
+            )
+        return made
+    own = "validation" if "validation" in splits_of(data.validation) else "train"
+    validation, second = load_preferences(data.validation, split=own)
+    return _apart(train, report, validation, second)
+
+
+def _hub(data: HubData) -> TrainingData:
+    train, report = load_preferences(
+        data.hub, name=data.config, split=data.train_split, limit=data.limit, seed=data.seed
+    )
+    if data.validation_split is None:
+        return _held_out(train, report, data)
+    validation, second = load_preferences(
+        data.hub,
+        name=data.config,
+        split=data.validation_split,
+        limit=data.validation_limit,
+        seed=data.seed,
+    )
+    return _apart(train, report, validation, second)
+
+
+def _apart(
+    train: list[PreferencePair],
+    report: LoadReport,
+    validation: list[PreferencePair],
+    second: LoadReport,
+) -> TrainingData:
+    """Leave out, and count, validation pairs whose prompt is trained on.
+
+    Raises InputError if none is left.
+    """
+    kept = unseen(validation, train)
+    dropped = len(validation) - len(kept)
+    if validation and not kept:
+        raise InputError("every prompt of the validation data is in the training data: give others")
+    lines = [*report.lines(), *second.lines()]
+    if dropped:
+        lines.append(f"  {dropped} of {len(validation)} left out: their prompt is trained on")
+    facts = {"train": report.as_dict(), "validation": second.as_dict()}
+    return TrainingData(train, kept, {**facts, "validation_prompts_trained": dropped}, lines)
+
+
+def _held_out(
+    pairs: list[PreferencePair], report: LoadReport, data: FilesData | HubData
+) -> TrainingData:
+    train, validation = split_pairs(pairs, data.validation_share, data.seed)
+    facts = {"train": report.as_dict(), "held_out": len(validation)}
+    lines = [*report.lines(), f"  {len(validation):,} of them held out for validation"]
+    return TrainingData(train, validation, facts, lines)
+
+
+def require_facts(pairs: list[PreferencePair], loss: DictConfig) -> None:
+    """Raise InputError if the loss needs margins or categories and a pair has none (pitfall 7).
+
+    Also where the loss gives weights to categories and not to one of the pairs'.
+    """
+    unrated = [pair.pair_id for pair in pairs if pair.margin is None]
+    unsorted = [pair.pair_id for pair in pairs if not pair.category]
+    for needed, fact, without, instead in (
+        (loss.needs_margin, "margin", unrated, "data with ratings or a loss without margin"),
+        (loss.get("deal"), "category", unsorted, "data=generated or another loss"),
+    ):
+        if needed and without:
+            raise InputError(
+                f"loss={loss.name} needs a {fact} for every pair: {len(without)} of {len(pairs)} "
+                f"have none, first {without[0]}; use {instead}"
+            )
+    weights = (loss.get("deal") or {}).get("weights")
+    unweighted = sorted({pair.category or "" for pair in pairs} - set(weights or {}))
+    if weights is not None and unweighted:
+        raise InputError(
+            f"loss={loss.name} has no weight for the category {unweighted[0]!r} (it has for "
+            f"{', '.join(map(str, weights))}): leave it out of methods=[…], or give scripts.train "
+            f"one for every category, '++loss.deal.weights={{{unweighted[0]}: 1.0}}'"
+        )

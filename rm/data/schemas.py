@@ -1,0 +1,308 @@
+"""The schemas of preference data: from one row's columns to prompt, responses and margin."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
+from numbers import Real
+from typing import Any, NamedTuple
+
+from rm.data.sources import DropRow, Reason, Row
+from rm.errors import InputError
+
+Message = dict[str, str]
+"""One turn of a conversation: ``{"role": "system" | "user" | "assistant", "content": text}``."""
+
+SCHEMAS: dict[str, tuple[str, ...]] = {
+    "unified_feedback": ("conv_A", "conv_B", "conv_A_rating", "conv_B_rating"),
+    "explicit_prompt": ("prompt", "chosen", "rejected"),
+    "implicit_prompt": ("chosen", "rejected"),
+}
+"""Schema -> the columns it needs; the first schema whose columns are all there is taken.
+
+unified_feedback: llm-blender/Unified-Feedback. explicit_prompt: TRL's explicit form, each column a
+message list or a string (UltraFeedback's whole conversations in chosen and rejected too).
+implicit_prompt: TRL's implicit form, so Skywork's too, and hh-rlhf's Human/Assistant transcripts.
+"""
+
+_ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+}
+_TRANSCRIPT = "\n\nHuman:"
+"""How a transcript of hh-rlhf's form begins."""
+_TRANSCRIPT_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
+
+
+class PairParts(NamedTuple):
+    """What a row says of its pair, whatever its schema."""
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    margin: float | None
+
+
+def detect_schema(columns: Iterable[str]) -> str:
+    """Return the name of the first schema of `SCHEMAS` that finds all its columns.
+
+    Raises InputError, which names the columns seen and the schemas known.
+    """
+    seen = set(columns)
+    for schema, needed in SCHEMAS.items():
+        if seen.issuperset(needed):
+            return schema
+    known = "; ".join(f"{schema}: {', '.join(needed)}" for schema, needed in SCHEMAS.items())
+    found = ", ".join(sorted(str(name)[:40] for name in seen)[:20]) or "none"
+    raise InputError(f"unknown schema with columns {found}; rename them to one of: {known}")
+
+
+def read_parts(row: Row, schema: str) -> PairParts:
+    """Return prompt, responses and margin of a row, checked.
+
+    Texts are kept to the character. Message keys other than role and content (or ShareGPT's from
+    and value) are ignored. Responses that differ in outer white space only are identical.
+
+    Raises DropRow (the row is unusable, and why), InputError for a schema that does not exist.
+    """
+    if schema not in _PARSERS:
+        raise InputError(f"unknown schema {schema!r}; choose from {', '.join(SCHEMAS)}")
+    parts = _PARSERS[schema](row)
+    _check_prompt(parts.prompt)
+    for where, response in (("chosen", parts.chosen), ("rejected", parts.rejected)):
+        if not response.strip():
+            raise DropRow(Reason.EMPTY_RESPONSE, f"the {where} response is empty")
+    if parts.chosen.strip() == parts.rejected.strip():
+        raise DropRow(Reason.IDENTICAL, "chosen and rejected are the same text")
+    return parts
+
+
+def _parse_unified(row: Row) -> PairParts:
+    """The higher-rated conversation is chosen; margin = |rating difference|; equal is a tie."""
+    ratings = _number(row, "conv_A_rating"), _number(row, "conv_B_rating")
+    if ratings[0] is None or ratings[1] is None:
+        raise DropRow(Reason.MISSING, "conv_A_rating or conv_B_rating is missing")
+    if ratings[0] == ratings[1]:
+        raise DropRow(Reason.TIE, f"both conversations are rated {ratings[0]:g}")
+    prompt, first, second = _shared_prompt(row, "conv_A", "conv_B")
+    chosen, rejected = (first, second) if ratings[0] > ratings[1] else (second, first)
+    margin = _finite(abs(ratings[0] - ratings[1]), "the rating difference")
+    return PairParts(prompt, chosen, rejected, margin)
+
+
+def _parse_explicit(row: Row) -> PairParts:
+    prompt = tuple(prompt_messages(_required(row, "prompt")))
+    chosen, rejected = _response(row, "chosen", prompt), _response(row, "rejected", prompt)
+    return PairParts(prompt, chosen, rejected, _margin(row))
+
+
+def _parse_implicit(row: Row) -> PairParts:
+    return PairParts(*_shared_prompt(row, "chosen", "rejected"), _margin(row))
+
+
+_PARSERS: dict[str, Callable[[Row], PairParts]] = {
+    "unified_feedback": _parse_unified,
+    "explicit_prompt": _parse_explicit,
+    "implicit_prompt": _parse_implicit,
+}
+
+
+def _shared_prompt(row: Row, left: str, right: str) -> tuple[tuple[Message, ...], str, str]:
+    """Return the longest common prompt of two conversations, and the one response after it each.
+
+    At least the last message of each side is left as its response.
+    """
+    first, second = _conversation(row, left), _conversation(row, right)
+    pairs = zip(first[:-1], second[:-1], strict=False)
+    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    answer = _single_response(first[shared:], left)
+    return tuple(first[:shared]), answer, _single_response(second[shared:], right)
+
+
+def _conversation(row: Row, key: str) -> list[Message]:
+    """Return a column's message list, or the turns of its Human/Assistant transcript."""
+    value = _required(row, key)
+    if not isinstance(value, str):
+        return _messages(value, key)
+    if not _TRANSCRIPT_TURN.match(value):
+        detail = f"{key} is a text without a prompt: add a prompt column or Human:/Assistant: turns"
+        raise DropRow(Reason.MALFORMED, detail)
+    return _transcript(_text(value, key))
+
+
+def _transcript(text: str) -> list[Message]:
+    r"""Return the turns of hh-rlhf's form, "\n\nHuman: ...\n\nAssistant: ...", stripped."""
+    _, *parts = _TRANSCRIPT_TURN.split(text)
+    turns = zip(parts[::2], parts[1::2], strict=True)
+    return [{"role": _ROLES[who.lower()], "content": said.strip()} for who, said in turns]
+
+
+def prompt_messages(value: object) -> list[Message]:
+    r"""Return a prompt column as messages: a list, one user's text, or an hh-rlhf transcript.
+
+    A transcript starts with "\n\nHuman:" and may end with an open "\n\nAssistant:". Raises DropRow.
+    """
+    if not isinstance(value, str):
+        return _messages(value, "prompt")
+    text = _text(value, "prompt")
+    if not text.startswith(_TRANSCRIPT):
+        return [{"role": "user", "content": text}]
+    turns = _transcript(text)
+    return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
+
+
+def _response(row: Row, key: str, prompt: tuple[Message, ...]) -> str:
+    """Return a response column's text; a message list may repeat the prompt before it."""
+    value = _required(row, key)
+    if isinstance(value, str):
+        return reply_of(_text(value, key), key, prompt)
+    messages = _messages(value, key)
+    if tuple(messages[: len(prompt)]) == prompt:
+        messages = messages[len(prompt) :]
+    return _single_response(messages, key)
+
+
+def reply_of(text: str, key: str, prompt: tuple[Message, ...]) -> str:
+    r"""Return a response's text; of an hh-rlhf transcript that repeats the prompt, its last turn.
+
+    Raises DropRow: the transcript is of another prompt, or does not end with one reply to it.
+    """
+    if not text.startswith(_TRANSCRIPT):
+        return text
+    turns = _transcript(text)
+    if tuple(turns[: len(prompt)]) != tuple(prompt):
+        raise DropRow(Reason.MALFORMED, f"{key} is a transcript that does not begin as the prompt")
+    return _single_response(turns[len(prompt) :], key)
+
+
+def _single_response(messages: Sequence[Message], where: str) -> str:
+    if len(messages) != 1:
+        detail = f"{where} has {len(messages)} messages after the prompt of the pair, not one"
+        raise DropRow(Reason.MALFORMED, detail)
+    if messages[0]["role"] != "assistant":
+        raise DropRow(Reason.MALFORMED, f"{where} ends with a {messages[0]['role']} message")
+    return messages[0]["content"]
+
+
+def _check_prompt(prompt: tuple[Message, ...]) -> None:
+    """DropRow unless the prompt ends with a user's text and has a system message first only."""
+    if not prompt:
+        raise DropRow(Reason.MALFORMED, "the two sides share no prompt message")
+    if any(message["role"] == "system" for message in prompt[1:]):
+        raise DropRow(Reason.MALFORMED, "a system message comes after the first message")
+    if prompt[-1]["role"] != "user":
+        raise DropRow(Reason.MALFORMED, f"the prompt ends with a {prompt[-1]['role']} message")
+    if not prompt[-1]["content"].strip():
+        raise DropRow(Reason.EMPTY_PROMPT, "the prompt's last user message is empty")
+
+
+def _messages(value: object, where: str) -> list[Message]:
+    if not isinstance(value, list | tuple):
+        detail = f"{where} is a {type(value).__name__}, not a text or a list of messages"
+        raise DropRow(Reason.WRONG_TYPE, detail)
+    if not value:
+        raise DropRow(Reason.MALFORMED, f"{where} has no messages")
+    return [_message(item, where) for item in value]
+
+
+def _message(item: object, where: str) -> Message:
+    """Return role and content alone; role names of ShareGPT (human, gpt) are translated."""
+    if not isinstance(item, Mapping):
+        raise DropRow(Reason.MALFORMED, f"{where} holds a {type(item).__name__}, not a message")
+    role = item.get("from") if item.get("role") is None else item["role"]
+    content = item.get("value") if item.get("content") is None else item["content"]
+    if not isinstance(role, str) or role not in _ROLES:
+        shown = repr(role[:40]) if isinstance(role, str) else type(role).__name__
+        raise DropRow(Reason.MALFORMED, f"{where} has a message with role {shown}")
+    if not isinstance(content, str):
+        detail = f"{where} has a message whose content is a {type(content).__name__}, not a text"
+        raise DropRow(Reason.MALFORMED, detail)
+    return {"role": _ROLES[role], "content": _text(content, where)}
+
+
+# --- One value -----------------------------------------------------------------------------------
+
+
+def _required(row: Row, key: str) -> Any:
+    value = row.get(key)
+    if value is None:
+        raise DropRow(Reason.MISSING, f"{key} is missing")
+    return value
+
+
+def _text(text: str, where: str) -> str:
+    r"""Return the text; DropRow if it holds a lone surrogate (JSON's "\ud800"), as no UTF-8 can."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        detail = f"{where} has no valid Unicode at character {error.start}"
+        raise DropRow(Reason.UNDECODABLE, detail) from error
+    return text
+
+
+def optional_text(row: Row, key: str) -> str | None:
+    """Return a column's text, None where it has none; DropRow for another type."""
+    value = row.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise DropRow(Reason.WRONG_TYPE, f"{key} is a {type(value).__name__}, not a text")
+    return _text(value, key)
+
+
+def identifier(row: Row) -> str:
+    """Return pair_id, else id, as text; "" where neither is given. Whole numbers are accepted."""
+    for key in ("pair_id", "id"):
+        value = row.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 64:
+            return str(value)
+        text = optional_text(row, key)
+        if text:
+            return text
+    return ""
+
+
+def _number(row: Row, key: str) -> float | None:
+    """Return a finite number or None where there is none; a bool or a text is no number."""
+    value = row.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise DropRow(Reason.WRONG_TYPE, f"{key} is a {type(value).__name__}, not a number")
+    try:
+        return _finite(float(value), key)
+    except OverflowError as error:
+        raise DropRow(Reason.BAD_MARGIN, f"{key} is too large a number") from error
+
+
+def _finite(value: float, where: str) -> float:
+    if not math.isfinite(value):
+        raise DropRow(Reason.BAD_MARGIN, f"{where} is {value}")
+    return value
+
+
+def _margin(row: Row) -> float | None:
+    """Return the margin column, else score_chosen - score_rejected where both are given, else None.
+
+    Scores must agree with the labels even where the margin column is used; a margin of 0 is a tie.
+    """
+    margin = _number(row, "margin")
+    chosen, rejected = _number(row, "score_chosen"), _number(row, "score_rejected")
+    difference = None
+    if chosen is not None and rejected is not None:
+        difference = _finite(chosen - rejected, "score_chosen - score_rejected")
+        if difference <= 0:
+            detail = f"score_chosen {chosen:g} is not above score_rejected {rejected:g}"
+            raise DropRow(Reason.CONTRADICTORY, detail)
+    if margin is None:
+        return difference
+    if margin < 0:
+        raise DropRow(Reason.BAD_MARGIN, f"margin is {margin:g}")
+    if margin == 0:
+        raise DropRow(Reason.TIE, "margin is 0")
+    return margin

@@ -1,0 +1,277 @@
+"""Prefix sharing: rows that begin alike become one tree of tokens, and each token is computed once.
+
+The two sides of a pair share their prompt and often most of the response, N responses share their
+prompt, and all rows of a batch share the template's system turn. The rows of a batch are written as
+a single sequence without padding: the first row whole, then of every further row only what follows
+the longest prefix that it shares with a row before. Position ids go on from the prefix in every
+branch. Matrix products see each token once, and the attention kernel goes row by row, each row's
+own tokens looking at the whole row. So the hidden state at a row's last token is the one that the
+row has on its own, and no batch costs more than its rows would apart. (A 4-D mask over the sequence
+gives the same numbers, but attends to masked places too: benchmarks/prefix.py compares them. On a
+GPU, `FlexPlan` has one kernel that skips most of them.)
+
+Nobody reads the last layer's output anywhere else, so there only the last tokens attend and pass
+the feed-forward part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from rm.data.tokens import Row
+from rm.errors import InputError
+from rm.model.tree import TokenTree, share
+
+KERNEL = "sdpa_shared_prefix"
+"""The name under which transformers knows the attention of this module."""
+
+FLEX = "flex_attention"
+"""What the configuration calls it."""
+
+LAST_LAYER = "reads_last_tokens_only"
+"""Marks the attention module of the last layer."""
+
+
+@dataclass
+class AttentionPlan:
+    """How the attention of a tree goes row by row, in the order of the tree's rows.
+
+    queries: number of tokens that each row adds, which are its queries. pieces: lengths of the
+    parts of the sequence, cut wherever a row begins or forks. keys: of each row, the pieces that it
+    consists of. masks: of each row, which keys its queries see, bool (1, 1, queries, keys); None
+    where the row is whole and plain causal attention does. last: (rows,) int64, the place of each
+    row's last token. behind: (tokens,) int64, `TokenTree.behind`.
+    """
+
+    queries: list[int]
+    pieces: list[int]
+    keys: list[list[int]]
+    masks: list[Tensor | None]
+    last: Tensor
+    behind: Tensor
+
+    def to(self, device: torch.device | str) -> AttentionPlan:
+        """The same plan with its tensors on another device."""
+        masks = [None if mask is None else mask.to(device) for mask in self.masks]
+        last, behind = self.last.to(device), self.behind.to(device)
+        return AttentionPlan(self.queries, self.pieces, self.keys, masks, last, behind)
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any
+    ) -> Tensor:
+        """Attention (1, tokens, heads, size) by SDPA, row by row.
+
+        In the last layer only the last token of each row gets an output, the others zeros.
+        """
+        dtype = value.dtype
+        cpu = query.device.type == "cpu" and dtype == torch.bfloat16
+        if cpu:  # the kernel's backward pass is up to twice as fast in float32
+            query, key, value = query.float(), key.float(), value.float()
+        queries = query.split(self.queries, dim=2)
+        keys, values = key.split(self.pieces, dim=2), value.split(self.pieces, dim=2)
+        outputs = []
+        with torch.autocast("cpu", enabled=False) if cpu else contextlib.nullcontext():
+            for own, pieces, mask in zip(queries, self.keys, self.masks, strict=True):
+                row_keys = torch.cat([keys[index] for index in pieces], dim=2)
+                row_values = torch.cat([values[index] for index in pieces], dim=2)
+                skipped = own.shape[2] - 1 if getattr(module, LAST_LAYER, False) else 0
+                own, mask = (own[:, :, skipped:], None) if skipped else (own, mask)
+                output, _ = sdpa_attention_forward(
+                    module, own, row_keys, row_values, mask, **options
+                )
+                outputs.append(nn.functional.pad(output, (0, 0, 0, 0, skipped, 0)))
+        return torch.cat(outputs, dim=1).to(dtype)
+
+
+@dataclass
+class SharedBatch:
+    """Rows as tensors, each shared token once, without padding.
+
+    position_ids: (1, tokens) int64. last: (rows,) int64, the place of each row's last token, rows
+    in the order in which they were given. input_ids: (1, tokens) int64, or trunk_states:
+    (1, tokens, hidden).
+    """
+
+    position_ids: Tensor
+    last: Tensor
+    plan: AttentionPlan
+    input_ids: Tensor | None = None
+    trunk_states: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> SharedBatch:
+        """The same batch on another device."""
+        moved = {k: None if v is None else v.to(device) for k, v in vars(self).items()}
+        return SharedBatch(**moved)  # type: ignore[arg-type]
+
+
+def shared_batch(rows: Sequence[Row], states: Callable[[Row], Tensor] | None = None) -> SharedBatch:
+    """Collate token rows so that tokens which they share appear once.
+
+    rows: not empty, in the order in which the rewards are wanted; for pairs all chosen sides, then
+    all rejected ones. states: gives the trunk states (length, hidden) of a row; the batch then
+    holds them instead of token ids.
+
+    >>> batch = shared_batch([(5, 6, 7), (5, 8)])
+    >>> batch.input_ids.tolist(), batch.position_ids.tolist(), batch.last.tolist()
+    ([[5, 6, 7, 8]], [[0, 1, 2, 1]], [2, 3])
+    """
+    tree = share(rows)
+    ends = {row: runs[-1][1] - 1 for row, runs in zip(tree.rows, tree.runs, strict=True)}
+    last = torch.tensor([ends[row] for row in rows])
+    batch = SharedBatch(torch.tensor([tree.positions]), last, attention_plan(tree))
+    if states is None:
+        batch.input_ids = torch.tensor([tree.tokens])
+    else:
+        fresh = [states(row)[fork:] for row, fork in zip(tree.rows, tree.forks, strict=True)]
+        batch.trunk_states = torch.cat(fresh).unsqueeze(0)
+    return batch
+
+
+def attention_plan(tree: TokenTree) -> AttentionPlan:
+    """Lay out the attention of a tree."""
+    cuts = sorted({place for runs in tree.runs for run in runs for place in run})
+    number = {place: index for index, place in enumerate(cuts)}
+    return AttentionPlan(
+        tree.fresh,
+        [stop - start for start, stop in pairwise(cuts)],
+        [[i for a, b in runs for i in range(number[a], number[b])] for runs in tree.runs],
+        [_mask(size, fork) for size, fork in zip(tree.fresh, tree.forks, strict=True)],
+        torch.tensor(tree.fresh).cumsum(0) - 1,
+        torch.tensor(tree.behind),
+    )
+
+
+def _mask(queries: int, fork: int) -> Tensor | None:
+    """What the last `queries` tokens of a row see of the row, `fork` tokens before them."""
+    if fork == 0:
+        return None
+    seen = torch.ones(queries, fork + queries, dtype=torch.bool).tril(diagonal=fork)
+    return seen.view(1, 1, queries, fork + queries)
+
+
+@dataclass
+class FlexPlan:
+    """Attention over a tree in one FlexAttention kernel, instead of SDPA row by row.
+
+    A token sees another if that is no later and it lies before the place behind the other's last
+    descendant: in depth-first order a subtree is one run of places. Blocks of the sequence in which
+    no token sees any other are skipped. The kernel is compiled at the first call; torch trains with
+    it on CUDA alone.
+
+    mask: which blocks of places see which. last: (rows,) int64, places of the rows' last tokens.
+    """
+
+    mask: BlockMask
+    last: Tensor
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any
+    ) -> Tensor:
+        """Attention (1, tokens, heads, size), also in the last layer for all tokens."""
+        query, key = query.to(value.dtype), key.to(value.dtype)  # the kernel takes one dtype
+        return flex_attention_forward(module, query, key, value, self.mask, **options)[0]
+
+
+def flex_plan(plan: AttentionPlan) -> FlexPlan:
+    """Make the block mask of a plan, once for all layers of a forward pass."""
+    behind = plan.behind
+
+    def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query < behind[key])
+
+    mask = create_block_mask(
+        sees,
+        B=None,
+        H=None,
+        Q_LEN=len(behind),
+        KV_LEN=len(behind),
+        device=behind.device,
+        _compile=behind.is_cuda,  # else places × places of memory
+    )
+    return FlexPlan(mask, plan.last)
+
+
+def _shared_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    attention_plan: AttentionPlan | FlexPlan | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attention for transformers: after a plan, and plain SDPA without one.
+
+    query (1, heads, tokens, size), key and value likewise -> (1, tokens, heads, size).
+    """
+    if attention_plan is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    return attention_plan.attend(module, query, key, value, **options), None
+
+
+AttentionInterface.register(KERNEL, _shared_attention)
+AttentionMaskInterface.register(KERNEL, sdpa_mask)
+
+
+def use_kernel(classifier: Any) -> None:
+    """Make SDPA by plan the attention of a sequence classifier; it is plain SDPA without a plan.
+
+    Raises InputError if the model does not use SDPA.
+    """
+    kernel = classifier.config._attn_implementation
+    if kernel == KERNEL:
+        return
+    if kernel != "sdpa":
+        raise InputError(f"{no_kernel(kernel)}, or set training.share_prefix=false")
+    classifier.set_attn_implementation(KERNEL)
+    _prune_last_layer(classifier.base_model.layers[-1])
+
+
+def _prune_last_layer(layer: Any) -> None:
+    """Let only last tokens through the layer's attention and feed-forward part, given a plan.
+
+    By hooks, so that it is the same under gradient checkpointing; without a plan they do nothing.
+    """
+    if not hasattr(layer, "self_attn") or getattr(layer.self_attn, LAST_LAYER, False):
+        return
+    setattr(layer.self_attn, LAST_LAYER, True)
+    if type(getattr(layer, "mlp", None)).__name__.endswith("MLP"):
+        layer.register_forward_pre_hook(_note_last, with_kwargs=True)
+        layer.mlp.register_forward_pre_hook(_gather_last)
+        layer.mlp.register_forward_hook(_scatter_last)
+
+
+def _note_last(layer: Any, _: Any, options: dict[str, Any]) -> None:
+    plan = options.get("attention_plan")
+    layer.mlp.last_places = None if plan is None else plan.last
+    layer.mlp.all_places = None
+
+
+def _gather_last(mlp: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    if mlp.last_places is None:
+        return inputs
+    mlp.all_places = inputs[0].shape
+    return (inputs[0][:, mlp.last_places],)
+
+
+def _scatter_last(mlp: Any, _: Any, output: Tensor) -> Tensor:
+    if mlp.last_places is None:
+        return output
+    return output.new_zeros(mlp.all_places).index_copy(1, mlp.last_places, output)
+
+
+def no_kernel(kernel: str) -> str:
+    """What is said of an attention kernel that `SharedBatch` cannot go through."""
+    return f"the attention kernel {kernel} cannot share prefixes: use sdpa"

@@ -1,0 +1,115 @@
+"""What of a reward model is trained: everything, LoRA adapters, or the top layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraModel
+from torch import nn
+
+from rm.errors import InputError
+from rm.model.reward_model import RewardModel
+
+
+def train_part(
+    model: RewardModel,
+    part: Literal["full", "lora", "top_layers"],
+    *,
+    top_layers: int = 0,
+    lora: dict[str, Any] | None = None,
+    frozen_dtype: torch.dtype | None = None,
+    seed: int = 0,
+) -> None:
+    """Choose what is trained: everything, LoRA adapters, or the top layers; the head always is.
+
+    `top_layers`: number of decoder layers from the top (the final norm is trained with them).
+    `lora`: r, alpha, dropout, target_modules (GRM: 32, 64, 0.05, q/k/v/o projections).
+    `frozen_dtype`: what frozen matrices are stored in (`lower_precision`); None keeps float32.
+    `seed`: of the adapters' first values, which depend on nothing else.
+    Trained weights stay float32 master weights. Raises InputError for an impossible choice.
+    """
+    if part == "lora":
+        _add_lora(model, seed, **(lora or {}))
+    elif part == "top_layers":
+        _freeze_below(model, top_layers)
+    elif part != "full":
+        raise InputError(f"training.part={part}: choose full, lora or top_layers")
+    model.score.requires_grad_(True)
+    if frozen_dtype is not None:
+        lower_precision(model.backbone, frozen_dtype, frozen_only=True)
+
+
+def lower_precision(backbone: nn.Module, dtype: torch.dtype, *, frozen_only: bool = False) -> None:
+    """Round weights to `dtype`, as a checkpoint stores them, and store matrices in it.
+
+    Embeddings and norms hold the rounded values in float32, so that the residual stream, to which
+    every layer adds, stays in float32: in bfloat16 it would round away much of a close pair's
+    distance (benchmarks/precision.py), and no matrix product gains by it.
+    """
+    for module in backbone.modules():
+        stored = (
+            dtype if isinstance(module, nn.Linear) else torch.promote_types(dtype, torch.float32)
+        )
+        for parameter in module.parameters(recurse=False):
+            if not (frozen_only and parameter.requires_grad):
+                parameter.data = parameter.data.to(dtype).to(stored)
+
+
+def _freeze_below(model: RewardModel, top_layers: int) -> None:
+    layers, norm = (getattr(model.backbone, name, None) for name in ("layers", "norm"))
+    if layers is None or norm is None:
+        raise InputError(
+            f"training.part=top_layers: a {type(model.backbone).__name__} does not keep its layers "
+            "where those of the Llama family are: choose training.part=full or lora"
+        )
+    if not 0 <= top_layers <= len(layers):
+        raise InputError(f"training.top_layers={top_layers}: the backbone has {len(layers)} layers")
+    model.backbone.requires_grad_(False)
+    for layer in layers[len(layers) - top_layers :]:
+        layer.requires_grad_(True)
+    norm.requires_grad_(top_layers > 0)
+
+
+def _add_lora(
+    model: RewardModel,
+    seed: int,
+    r: int,
+    alpha: int,
+    dropout: float,
+    target_modules: Sequence[str],
+) -> None:
+    """Inject adapters into the backbone in place; the head stays an ordinary Linear.
+
+    Raises InputError for settings that PEFT refuses, a module that the backbone lacks, and one that
+    is an embedding.
+    """
+    modules = {f".{name}": module for name, module in model.backbone.named_modules()}
+    absent = [x for x in target_modules if not any(name.endswith(f".{x}") for name in modules)]
+    if absent:
+        linear = {x.split(".")[-1] for x in modules if isinstance(modules[x], nn.Linear)}
+        raise InputError(
+            f"training.lora.target_modules: the backbone has no {', '.join(absent)}; its linear "
+            f"modules are {', '.join(sorted(linear)) or 'none'}"
+        )
+    embeddings = [
+        x
+        for x in target_modules
+        if any(n.endswith(f".{x}") and isinstance(m, nn.Embedding) for n, m in modules.items())
+    ]
+    if embeddings:  # PEFT can, but their weights are not merged like a product's
+        raise InputError(
+            f"training.lora.target_modules: {', '.join(embeddings)} is an embedding: name modules "
+            "that multiply"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            settings = LoraConfig(
+                r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(target_modules)
+            )
+            LoraModel(model.backbone, settings, "default")
+        except ValueError as error:
+            raise InputError(f"training.lora: {error}") from error

@@ -1,0 +1,264 @@
+"""Which pairs go into which optimiser step, and how a micro-batch becomes tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rm.data.tokens import TokenPair, pad
+from rm.errors import InputError
+from rm.model.attention import shared_batch
+from rm.model.likelihood import IGNORED, next_tokens
+from rm.model.tree import common_prefix, share
+from rm.model.trunk import TrunkCache
+
+NOT_FOR_THE_MODEL = ("margin", "pair_id", "category", "distance")
+"""Entries of a batch that are the loss's and the weight's."""
+
+
+def training_order(
+    pairs: Sequence[TokenPair], *, epochs: float, global_batch: int, seed: int
+) -> list[int]:
+    """Indices of the pairs in training order, a whole number of global batches.
+
+    The stream is one seeded permutation after another, cut into global batches; the pairs of the
+    last, incomplete batch are left out (fewer than `global_batch`; the manifest counts them).
+    Within a global batch pairs are sorted by their longer side, so that micro-batches hold pairs of
+    like length: which pairs share a step does not depend on their length (pitfall 21). Raises
+    InputError if there are too few pairs for one batch.
+    """
+    total = int(epochs * len(pairs))
+    steps = total // global_batch
+    if steps == 0:
+        raise InputError(
+            f"{len(pairs)} pairs × {epochs} epochs do not fill one global batch of {global_batch}: "
+            "lower training.global_batch or give more pairs"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    stream: list[int] = []
+    while len(stream) < steps * global_batch:
+        stream += torch.randperm(len(pairs), generator=generator).tolist()
+    order: list[int] = []
+    for start in range(0, steps * global_batch, global_batch):
+        batch = stream[start : start + global_batch]
+        order += sorted(batch, key=lambda index: (_longer(pairs[index]), index))
+    return order
+
+
+def _longer(pair: TokenPair) -> int:
+    return max(len(pair.chosen), len(pair.rejected))
+
+
+def micro_batches(
+    pairs: Sequence[TokenPair],
+    order: Sequence[int],
+    *,
+    global_batch: int,
+    micro_batch: int,
+    tokens: int | None = None,
+    devices: int = 1,
+    share_prefix: bool = False,
+) -> list[list[int]]:
+    """Cut every global batch of `order` into micro-batches, equally many a step.
+
+    Without `tokens`, every `micro_batch` pairs make one. With it, a micro-batch has at most so many
+    pairs and at most so many tokens (both sides, with padding; with `share_prefix` without padding
+    and what a pair's sides share once), except where one pair alone has more. Every step then has
+    as many micro-batches as the one that needs most, a multiple of `devices`, and its pairs are
+    dealt so that the largest is as small as can be: ranks and accumulation stay in step.
+    """
+    steps = _slices(order, global_batch)
+    if tokens is None:
+        return [list(part) for step in steps for part in _slices(step, micro_batch)]
+    size = _tree_size if share_prefix else _padded_size
+    sizes = [[size(pairs[index]) for index in step] for step in steps]
+
+    def cut(own: Sequence[int], limit: int) -> list[int]:
+        return _cut(own, limit, micro_batch, padded=not share_prefix)
+
+    most = max(len(cut(own, tokens)) for own in sizes)
+    parts = devices * math.ceil(most / devices)
+    made = []
+    for step, own in zip(steps, sizes, strict=True):
+        lengths = _even(own, parts, tokens, cut)
+        ends = list(accumulate(lengths))
+        made += [list(step[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+    return made
+
+
+def _slices(items: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _padded_size(pair: TokenPair) -> int:
+    return 2 * _longer(pair)
+
+
+def _tree_size(pair: TokenPair) -> int:
+    shared = common_prefix(pair.chosen, pair.rejected)
+    return len(pair.chosen) + len(pair.rejected) - shared
+
+
+def _cut(sizes: Sequence[int], limit: int, most: int, *, padded: bool) -> list[int]:
+    """Numbers of pairs of the fewest consecutive parts of at most `limit` tokens, `most` pairs."""
+    lengths = [0]
+    tokens = longest = 0
+    for size in sizes:
+        count, longest = lengths[-1] + 1, max(longest, size)
+        tokens = count * longest if padded else tokens + size
+        if count > 1 and (tokens > limit or count > most):
+            lengths.append(0)
+            count, tokens, longest = 1, size, size
+        lengths[-1] = count
+    return lengths
+
+
+def _even(
+    sizes: Sequence[int], parts: int, limit: int, cut: Callable[[Sequence[int], int], list[int]]
+) -> list[int]:
+    """Numbers of pairs of exactly `parts` parts, the largest of them as small as can be.
+
+    `parts` are enough for parts of at most `limit` tokens (a larger pair stands alone).
+    """
+    low, high = min(max(sizes), limit), limit
+    while low < high:
+        middle = (low + high) // 2
+        if len(cut(sizes, middle)) <= parts:
+            high = middle
+        else:
+            low = middle + 1
+    lengths = cut(sizes, low)
+    while len(lengths) < parts:  # halving one makes none larger
+        place = max(range(len(lengths)), key=lengths.__getitem__)
+        lengths[place : place + 1] = [lengths[place] // 2, lengths[place] - lengths[place] // 2]
+    return lengths
+
+
+class PairStream(Dataset[list[TokenPair]]):
+    """The micro-batches of pairs in the order in which they are visited: read it sequentially."""
+
+    def __init__(self, pairs: Sequence[TokenPair], batches: Sequence[Sequence[int]]) -> None:
+        """`batches`: indices into `pairs`, from `micro_batches`.
+
+        Raises InputError for a margin that is not finite: −inf would silently train on nothing.
+        """
+        bad = [p.pair_id for p in pairs if p.margin is not None and not math.isfinite(p.margin)]
+        if bad:
+            raise InputError(
+                f"the margins of {len(bad)} pairs are not finite, first {bad[0]}: give numbers or "
+                "leave these pairs out"
+            )
+        self.pairs, self.batches = pairs, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> list[TokenPair]:
+        return [self.pairs[pair] for pair in self.batches[index]]
+
+
+class PairCollator:
+    """Micro-batches of pairs as tensors, ready for `RewardModel.forward`.
+
+    Rows are the chosen sides of all pairs, then the rejected sides in the same order:
+
+    >>> collate = PairCollator(pad_id=0)
+    >>> batch = collate([TokenPair("a", (5, 6), (7,)), TokenPair("b", (8,), (9,))])
+    >>> batch["input_ids"].tolist()
+    [[5, 6], [8, 0], [7, 0], [9, 0]]
+    """
+
+    def __init__(
+        self,
+        pad_id: int,
+        trunk: TrunkCache | None = None,
+        side: str = "right",
+        share: bool = False,
+        distance: Callable[[TokenPair], float] | None = None,
+        likelihood: bool = False,
+    ) -> None:
+        """With `trunk`, rows are given as cached trunk states instead of token ids.
+
+        With `share`, tokens that rows share are in the batch once (`rm.model.attention`).
+        `distance`: of a pair's tokens, for weights that go by one. `likelihood`: ask for that of
+        the chosen responses (pairs with a `response_start`, no shared prefixes).
+        """
+        self.pad_id, self.trunk, self.side, self.share = pad_id, trunk, side, share
+        self.distance, self.likelihood = distance, likelihood
+
+    def __call__(self, pairs: Sequence[TokenPair]) -> dict[str, Any]:
+        """Return attention_mask and input_ids or trunk_states (2·pairs rows), margin if known.
+
+        With `share`, `shared` (a SharedBatch of the rows) takes the place of the first three.
+        `targets` (2·pairs, length), where the collator is to ask for likelihoods.
+        `margin` (pairs,) float32 is there only if every pair of the batch has one. `pair_id`
+        names the pairs, in order, `category` their categories ("": none). `distance` (pairs,)
+        float32, where the collator has one.
+        """
+        rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+        batch = self._rows(rows) | {"pair_id": [pair.pair_id for pair in pairs]}
+        batch["category"] = [pair.category or "" for pair in pairs]
+        if self.likelihood:
+            batch["targets"] = self._targets(pairs)
+        if self.distance is not None:
+            batch["distance"] = torch.tensor([self.distance(pair) for pair in pairs])
+        if all(pair.margin is not None for pair in pairs):
+            batch["margin"] = torch.tensor([pair.margin for pair in pairs], dtype=torch.float32)
+        return batch
+
+    def _targets(self, pairs: Sequence[TokenPair]) -> Tensor:
+        """The chosen responses' tokens at the places before them; nothing of the rejected."""
+        starts = [pair.response_start for pair in pairs]
+        assert all(start is not None for start in starts)
+        chosen = [next_tokens(p.chosen, start or 0) for p, start in zip(pairs, starts, strict=True)]
+        rejected = [[IGNORED] * len(pair.rejected) for pair in pairs]
+        return pad([*chosen, *rejected], IGNORED, self.side)[0]
+
+    def _rows(self, rows: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+        if self.share:
+            return {"shared": shared_batch(rows, self.trunk.states if self.trunk else None)}
+        if self.trunk is not None:
+            states, mask = self.trunk.batch(rows)
+            return {"trunk_states": states, "attention_mask": mask}
+        ids, mask = pad(rows, self.pad_id, self.side)
+        return {"input_ids": ids, "attention_mask": mask}
+
+
+def batch_tokens(
+    pairs: Sequence[TokenPair], batches: Sequence[Sequence[int]], share_prefix: bool
+) -> dict[str, float]:
+    """Count what a run's micro-batches hold.
+
+    row_tokens: tokens of all rows. computed: places that are computed, with padding or with shared
+    tokens once. largest: those of the largest micro-batch. padding: fraction of the computed places
+    that is padding (0 where prefixes are shared).
+    """
+    own, computed = 0, []
+    for batch in batches:
+        rows = rows_of([pairs[index] for index in batch])
+        own += sum(map(len, rows))
+        computed.append(len(share(rows)) if share_prefix else len(rows) * max(map(len, rows)))
+    total = sum(computed)
+    return {
+        "row_tokens": own,
+        "computed": total,
+        "largest": max(computed, default=0),
+        "padding": 0.0 if share_prefix or not total else 1 - own / total,
+    }
+
+
+def rows_of(pairs: Sequence[TokenPair]) -> list[tuple[int, ...]]:
+    """All token rows of the pairs, both sides."""
+    return [row for pair in pairs for row in (pair.chosen, pair.rejected)]
+
+
+def model_inputs(batch: dict[str, Any], device: torch.device | None = None) -> dict[str, Any]:
+    """The part of a collated batch that `RewardModel.forward` takes, moved to `device` if given."""
+    own = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
+    return own if device is None else {name: value.to(device) for name, value in own.items()}

@@ -1,0 +1,62 @@
+"""Representation distances at every depth of a backbone, by pooling: a look for analysis only.
+
+Training and scoring never keep every layer's states (pitfall 22); this does, one pair at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from rm.data.tokens import TokenPair
+from rm.model.reward_model import RewardModel, last_real_token, mean_of_real_tokens
+from rm.training.batches import PairCollator, model_inputs
+
+POOLINGS = ("last", "mean")
+
+
+@torch.no_grad()
+def layer_distances(model: RewardModel, pairs: Sequence[TokenPair], pad_id: int) -> pd.DataFrame:
+    """Measure ‖p_w − p_l‖₂ for the pooled state p of every layer, a row a pair, layer and pooling.
+
+    Columns: pair_id; layer, 0 the embeddings, then each decoder layer's output, the last one after
+    the final norm; pooling, "last" (last real token) or "mean" (over all real tokens); distance and
+    norm, the mean of ‖p_w‖ and ‖p_l‖, both in float32.
+    """
+    model.eval()
+    collate, records = PairCollator(pad_id), []
+    for pair in tqdm(pairs, desc="layer distances", unit="pair"):
+        batch = model_inputs(collate([pair]), next(model.parameters()).device)
+        for layer, states in enumerate(every_state(model, batch)):
+            for pooling in POOLINGS:
+                chosen, rejected = pool(states, batch["attention_mask"], pooling)
+                records.append(
+                    {
+                        "pair_id": pair.pair_id,
+                        "layer": layer,
+                        "pooling": pooling,
+                        "distance": torch.linalg.vector_norm(chosen - rejected).item(),
+                        "norm": (chosen.norm() + rejected.norm()).item() / 2,
+                    }
+                )
+    return pd.DataFrame(records)
+
+
+def every_state(model: RewardModel, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """Return the states (rows, length, hidden) of the embeddings and of every decoder layer."""
+    return model.run(
+        model.backbone,
+        batch["attention_mask"],
+        input_ids=batch["input_ids"],
+        output_hidden_states=True,
+    ).hidden_states
+
+
+def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
+    """Pool `states` (rows, length, hidden) into (rows, hidden) float32: "last" or "mean"."""
+    pooled = last_real_token if pooling == "last" else mean_of_real_tokens
+    return pooled(states.float(), attention_mask)

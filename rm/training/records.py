@@ -1,0 +1,150 @@
+"""What is recorded of every step, and where it is written."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from rm.files import atomic_write_text, writing
+
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+SPIKE_FACTOR = 5.0
+"""A step's loss is a spike if it is above this many times the running median."""
+SPIKE_WINDOW = 100
+"""Steps before it whose losses the running median is of."""
+SPIKE_START = 20
+"""Steps that must lie before it: the first ones have no median to speak of."""
+
+
+def running_median(losses: Sequence[float]) -> float | None:
+    """Median of the losses of the last SPIKE_WINDOW steps; None if there are not SPIKE_START."""
+    return statistics.median(losses) if len(losses) >= SPIKE_START else None
+
+
+def spike_line(step: int, loss: float, median: float, shares: Mapping[str, float]) -> str:
+    """One line about a loss spike. `shares`: pair id -> what it adds to the batch's loss."""
+    largest = sorted(shares, key=lambda pair: shares[pair], reverse=True)[:3]
+    named = ", ".join(f"{pair} ({shares[pair]:.3g})" for pair in largest)
+    return (
+        f"step {step}: loss spike: {loss:.3g} is {loss / median:.1f} times the median of the steps "
+        f"before ({median:.3g}); the pairs with the largest weight × loss: {named}"
+    )
+
+
+def step_record(pairs: Tensor, mu: float | None) -> dict[str, float]:
+    """Facts of one step from (global batch, 4) float64: difference, distance, weight, loss.
+
+    `pair_loss` is the unweighted mean; `weight_share_q1` … `q4` the share of the total weight that
+    the pairs of each distance quartile hold (q1 the closest quarter), 0 where all weights are.
+    """
+    difference, distance, weight, loss = pairs.T
+    levels = torch.tensor(QUANTILES, dtype=pairs.dtype)
+    record = {
+        "accuracy": (difference > 0).double().mean().item(),
+        "ties": (difference == 0).double().mean().item(),
+        "pair_loss": loss.mean().item(),
+        "reward_margin": difference.mean().item(),
+        "distance_mean": distance.mean().item(),
+        "weight_mean": weight.mean().item(),
+    }
+    if mu is not None:
+        record["mu"] = mu
+    for name, values in (("distance", distance), ("weight", weight)):
+        for level, value in zip(QUANTILES, values.quantile(levels).tolist(), strict=True):
+            record[f"{name}_q{round(100 * level)}"] = value
+    quarters, total = weight[distance.argsort()].tensor_split(4), weight.sum().item()
+    for number, quarter in enumerate(quarters, start=1):
+        record[f"weight_share_q{number}"] = quarter.sum().item() / total if total else 0.0
+    return record
+
+
+def category_record(weight: Tensor, category: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """weight_mean_<category> of one step: the mean weight of each category's pairs in the batch.
+
+    `weight` (global batch,); `category` (global batch,): places in `names`, −1 for none. A category
+    without a pair in the batch has no key.
+    """
+    return {
+        f"weight_mean_{name}": weight[category == number].mean().item()
+        for number, name in enumerate(names)
+        if (category == number).any()
+    }
+
+
+class FinishStep(TrainerCallback):
+    """Calls the trainer's `finish_step` after every optimiser step, before it is logged."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Finish the step."""
+        self.trainer.finish_step()
+
+
+class CompactProgress(ProgressCallback):
+    """The progress bar with loss and accuracy beside it, instead of a printed dict a step."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the step's loss and accuracy."""
+        if state.is_world_process_zero and self.training_bar and logs and "accuracy" in logs:
+            self.training_bar.set_postfix(
+                loss=f"{logs['loss']:.3f}", accuracy=f"{logs['accuracy']:.2f}", refresh=False
+            )
+
+
+class MetricsFile(TrainerCallback):
+    """Writes metrics.jsonl: one JSON object a step. The source of truth for every figure."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Write the steps of the checkpoint that the run starts from: no gap, none twice."""
+        if state.is_world_process_zero:
+            steps = [entry for entry in state.log_history if "learning_rate" in entry]
+            atomic_write_text(self.path, "".join(map(_metrics_line, steps)))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Append one step."""
+        if state.is_world_process_zero and logs and "learning_rate" in logs:
+            with writing(self.path), self.path.open("a") as file:
+                file.write(_metrics_line({**logs, "step": state.global_step}))
+
+
+def _metrics_line(entry: Mapping[str, float]) -> str:
+    # In order, as in a checkpoint's log: a line is the same whichever of the two it comes from.
+    return (
+        json.dumps({"step": entry["step"], **dict(sorted(entry.items()))}, allow_nan=False) + "\n"
+    )

@@ -1,0 +1,309 @@
+"""The training loop: transformers.Trainer with the pair loss, the pair weight and their records.
+
+What is ours is what the paper is about. Everything that happens once an optimiser step (μ, the
+records) comes from the *global* batch: all ranks, all accumulation steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import (
+    ProgressCallback,
+    Trainer,
+    TrainingArguments,
+)
+
+from rm.data.preferences import section_key
+from rm.errors import InputError
+from rm.files import atomic_write_json, seal, writing
+from rm.model.reward_model import RewardModel, RewardOutput
+from rm.objective.distances import PairDistance, Representation
+from rm.objective.losses import PairLoss, Regularizer, TextGeneration
+from rm.objective.weights import Deal, PairWeight, is_due, representation_distance
+from rm.training.batches import PairCollator, PairStream, model_inputs
+from rm.training.records import (
+    SPIKE_FACTOR,
+    SPIKE_WINDOW,
+    CompactProgress,
+    FinishStep,
+    category_record,
+    running_median,
+    spike_line,
+    step_record,
+)
+from rm.training.resume import TRAINABLE_FILE, WEIGHT_STATE_FILE, last_checkpoint, trained_names
+
+Item = TypeVar("Item")
+
+CATEGORIES = 20
+"""Pairs of more categories than this have no records by category: hundreds of lines help no one."""
+
+
+def same_draws(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Put the random state back at the end: what follows draws (dropout) what was drawn inside."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+class PairTrainer(Trainer):
+    """Minimises the mean over pairs of weight × pair loss (paper, NormBT section)."""
+
+    def __init__(
+        self,
+        model: RewardModel,
+        args: TrainingArguments,
+        *,
+        stream: PairStream,
+        collator: PairCollator,
+        pair_loss: PairLoss,
+        pair_weight: PairWeight,
+        pair_distance: PairDistance | None = None,
+        regularizer: Regularizer | None = None,
+        text: TextGeneration | None = None,
+        deal: Deal | None = None,
+        mu: float | None = None,
+    ) -> None:
+        """`mu`: the pair weight's state to start from (resuming), None for a fresh run.
+
+        `pair_distance` is what the weight goes by, the paper's if None; the records hold
+        ‖h_w − h_l‖ whatever it is. `deal` deals a batch's weights out again. `step_pairs` holds
+        the last step's global batch as `step_record` takes it.
+        """
+        super().__init__(
+            model=model, args=args, train_dataset=stream, data_collator=lambda one: collator(*one)
+        )
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the global batch itself
+        self.reward_model = model
+        self.pair_loss, self.pair_weight, self.mu = pair_loss, pair_weight, mu
+        self.pair_distance, self.regularizer = pair_distance or Representation(), regularizer
+        self.text, self.deal = text, deal
+        model.keep_mean = self.pair_distance.by_mean
+        first = stream.batches[: args.gradient_accumulation_steps * args.world_size]
+        self.global_batch = sum(map(len, first))
+        self._even = len(set(map(len, stream.batches))) == 1
+        self.step_record: dict[str, float] = {}
+        self.step_pairs: Tensor | None = None
+        self._pieces: list[Tensor] = []
+        self._pair_ids: list[str] = []
+        keys = sorted({section_key(pair.category) for pair in stream.pairs if pair.category})
+        self._categories = keys if len(keys) <= CATEGORIES else []
+        self._shares: dict[str, float] = {}
+        self.add_callback(FinishStep(self))
+        self.remove_callback(ProgressCallback)
+        self.add_callback(CompactProgress())
+
+    def num_examples(self, dataloader: Any) -> int:
+        """Number of pairs, which transformers' rate is of; the stream's items are micro-batches."""
+        return sum(map(len, dataloader.dataset.batches))
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], None]:
+        """Fetch one step's micro-batches; before the first step, set μ_0 from all of them."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if samples and is_due(self.pair_weight, self.mu):
+            self.mu = self.pair_weight.start(self._distances(samples))
+        return samples, None
+
+    def _distances(self, samples: Sequence[dict[str, Tensor]]) -> Tensor:
+        """Distances of a global batch, float64, as the pass that follows will see them.
+
+        The random state is put back, so that dropout falls on the same places then. Raises
+        FloatingPointError, naming the pairs, where one is not finite.
+        """
+        self.reward_model.train()
+        distances: list[Tensor] = []
+        ids: list[str] = []
+        with torch.set_grad_enabled(self.pair_distance.by_gradient), same_draws(self.args.device):
+            for sample in samples:
+                inputs = self._prepare_inputs(sample)
+                output = self.reward_model(**model_inputs(inputs))
+                distances.append(self._distance(inputs, output).double())
+                ids += inputs.get("pair_id", [])
+        gathered = self._gather(torch.cat(distances))
+        self._require_finite(gathered, ids, "a distance")
+        return gathered
+
+    def _gather(self, own: Tensor) -> Tensor:
+        """Facts about the pairs of all ranks, (global batch, …), in order. All must ask."""
+        if self.args.world_size == 1:
+            return own
+        if self._even:
+            return self.accelerator.gather(own)
+        # Micro-batches cut by tokens give ranks unlike numbers of pairs: all send the most.
+        counts = self.accelerator.gather(torch.tensor([len(own)], device=own.device)).tolist()
+        most = max(counts)
+        sent = torch.cat([own, own.new_zeros(most - len(own), *own.shape[1:])])
+        parts = self.accelerator.gather(sent).split(most)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    def _distance(self, inputs: dict[str, Any], output: RewardOutput) -> Tensor:
+        """What the weight goes by, (pairs,)."""
+        if "distance" in inputs:
+            return inputs["distance"]
+        chosen, rejected = output.rewards.chunk(2)
+        trained = [value for value in self.reward_model.parameters() if value.requires_grad]
+        return self.pair_distance.measure(output, chosen - rejected, trained)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Sum of weight × pair loss (+ penalty) over the micro-batch, divided by the global batch.
+
+        Multiplied by the number of ranks, because data parallelism averages gradients over them.
+        """
+        output = model(**model_inputs(inputs))
+        chosen, rejected = output.rewards.chunk(2)
+        difference = chosen - rejected
+        sides = output.hidden.detach().chunk(2)
+        distance = self._distance(inputs, output)
+        weight = self.pair_weight.weigh(distance, self.mu, torch.sigmoid(-difference.detach()))
+        if self.deal is not None:
+            weight = self.deal(weight, inputs["category"])
+        loss = self.pair_loss(difference, inputs.get("margin"))
+        category = self._category_numbers(inputs.get("category", []), difference)
+        facts = (difference, representation_distance(*sides), weight, loss, distance, category)
+        self._pieces.append(torch.stack([fact.detach() for fact in facts]).T)
+        self._pair_ids += inputs.get("pair_id", [])
+        total = weight * loss
+        if self.regularizer is not None:
+            total = total + self.regularizer(chosen, rejected)
+        if self.text is not None:
+            total = self.text.combine(total, output.log_likelihood.chunk(2)[0])
+        total = total.sum() / self.global_batch * self.args.world_size
+        return (total, output) if return_outputs else total
+
+    def finish_step(self) -> None:
+        """Once an optimiser step: gather the global batch, record it, update μ."""
+        pieces, ids = torch.cat(self._pieces), self._pair_ids
+        self._pieces, self._pair_ids = [], []
+        pairs = self._gather(pieces)
+        self._require_finite(pairs, ids, "a reward, distance, weight or loss")
+        *recorded, weighed, category = pairs.double().cpu().T
+        self.step_pairs = torch.stack(recorded).T
+        self.step_record = step_record(self.step_pairs, self.mu)
+        self.step_record |= category_record(recorded[2], category, self._categories)
+        # What each pair adds to the loss, to name the largest after a spike.
+        self._shares = dict(zip(ids, (pieces[:, 2] * pieces[:, 3]).tolist(), strict=False))
+        self.mu = self.pair_weight.update(self.mu, weighed.mean().item())
+
+    def _category_numbers(self, categories: Sequence[str], like: Tensor) -> Tensor:
+        """Each pair's place among the categories that are recorded, (pairs,); −1: in none."""
+        places = {name: number for number, name in enumerate(self._categories)}
+        numbers = [places.get(section_key(name), -1) for name in categories]
+        return like.new_tensor(numbers) if numbers else like.new_full((len(like),), -1)
+
+    def _require_finite(self, facts: Tensor, ids: list[str], what: str) -> None:
+        """Raise FloatingPointError naming the pairs whose `facts` (global batch, …) are not finite.
+
+        `ids` are this rank's own. All ranks must ask.
+        """
+        finite = torch.isfinite(facts).flatten(1).all(dim=1) if facts.ndim > 1 else facts.isfinite()
+        if not finite.all():
+            found = zip(self._all(ids), finite.tolist(), strict=False)
+            wrong = [pair for pair, good in found if not good]
+            raise self._not_finite(f"{what} of {_some(wrong)}")
+
+    def _all(self, own: list[Item]) -> list[Item]:
+        """What all ranks hold of their pairs, in the order of `_gather`. All must ask."""
+        return gather_object(own) if self.args.world_size > 1 else own
+
+    def _not_finite(self, what: str) -> FloatingPointError:
+        """Say what went wrong, when, and from where the run can go on."""
+        checkpoint = last_checkpoint(Path(self.args.output_dir or ".").parent)
+        back = f"the last whole checkpoint is {checkpoint}" if checkpoint else "no checkpoint yet"
+        return FloatingPointError(
+            f"step {self.state.global_step}: {what} is not finite; {back}. Look at these pairs, "
+            "lower training.learning_rate, or compute in float32"
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the step's record to what transformers logs."""
+        if "learning_rate" in logs:
+            gradient_norm = logs.pop("grad_norm", None)
+            if gradient_norm is not None:
+                logs["gradient_norm"] = float(gradient_norm)
+                if not math.isfinite(logs["gradient_norm"]):
+                    raise self._not_finite("the gradient")
+            logs.update(self.step_record)
+            logs["loss_spike"] = float(self._is_spike(logs["loss"]))
+        super().log(logs, start_time)
+
+    def _is_spike(self, loss: float) -> bool:
+        """Whether the step's loss is a spike; says so, and which pairs have the most of it."""
+        # From the log, which is in the checkpoint: a resumed run finds the same spikes.
+        recent = self.state.log_history[-SPIKE_WINDOW:]
+        before = [entry["loss"] for entry in recent if "learning_rate" in entry]
+        median = running_median(before)
+        if median is None or loss <= SPIKE_FACTOR * median:
+            return False
+        shares = self._all(list(self._shares.items()))
+        if self.is_world_process_zero():
+            tqdm.write(spike_line(self.state.global_step, loss, median, dict(shares)))
+        return True
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint of all ranks; the seal comes last, so without one it is not whole.
+
+        Raises InterruptedRunError if the disk is full; what was written is deleted then, and the
+        checkpoint before it is still there: it is only dropped for a whole one.
+        """
+        folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
+        try:
+            with writing(folder):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    seal(folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
+        """Write what resuming needs: the trained parameters in full precision, and μ."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        state = state_dict if state_dict else self.reward_model.state_dict()
+        trained = {name: state[name] for name in trained_names(self.reward_model)}
+        save_file(
+            {name: value.contiguous().cpu() for name, value in trained.items()},
+            folder / TRAINABLE_FILE,
+        )
+        atomic_write_json(folder / WEIGHT_STATE_FILE, {"mu": self.mu})
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        """Load the trained parameters; the frozen ones are the backbone's."""
+        state = load_file(Path(resume_from_checkpoint) / TRAINABLE_FILE)
+        missing = set(trained_names(self.reward_model)) - set(state)
+        if missing:
+            raise InputError(
+                f"{resume_from_checkpoint} lacks trained weights {sorted(missing)[:3]}: "
+                "it was written by another configuration"
+            )
+        self.reward_model.load_state_dict(state, strict=False)
+
+
+def _some(ids: Sequence[str], shown: int = 5) -> str:
+    """Name pairs: all of a few, the first of many."""
+    more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
+    return f"pairs {', '.join(ids[:shown])}{more}"

@@ -1,0 +1,220 @@
+"""Runs in one file and out of it again."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from eval.benchmarks import BENCHMARKS
+from eval.rows import sample_rows
+from pipeline.experiments import matrix, measure
+from pipeline.experiments.archive import act, finished, pack, unpack
+from pipeline.experiments.measure import Run
+from pipeline.run.run_folder import stale_because
+from pipeline.settings.configuration import compose_config
+from rm.data.preferences import section_key
+from rm.errors import InputError
+from rm.provenance import fingerprint_of
+from tests.marks import needs_committed_results
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FILES = {
+    "train/bt-seed0/manifest.json": "{}",
+    "train/bt-seed0/metrics.jsonl": "{}\n",
+    "train/bt-seed0/gradients-ab.parquet": "numbers",
+    "train/bt-seed0/evaluation/manifest.json": "{}",
+    "train/bt-seed0/evaluation/scores.parquet": "scores",
+    "sweep/beta=0.5/normbt-seed1/evaluation/manifest.json": "{}",
+}
+LEFT = {
+    "train/bt-seed0/checkpoint/model.safetensors": "weights",
+    "train/bt-seed0/trainer/state": "optimiser",
+    "train/bt-seed0/evaluation/.lock": "",
+    "train/bt-seed1/manifest.json": "trained, not scored",
+    "data/test.jsonl": "pairs",
+    ".lock": "",
+}
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+def content_of(folder: Path) -> dict[str, str]:
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in paths}
+
+
+def test_finished_runs_come_out_as_they_went_in_without_weights(tmp_path: Path) -> None:
+    runs, archive = write(tmp_path / "runs", FILES | LEFT), tmp_path / "results/runs.tar.xz"
+    assert pack(runs, archive) == 2
+    assert unpack(archive, tmp_path / "other") == (2, 0)
+    assert content_of(tmp_path / "other") == FILES
+    assert unpack(archive, tmp_path / "other") == (0, 2)
+    whole = archive.read_bytes()
+    (runs / "train/bt-seed0/metrics.jsonl").touch()
+    assert pack(runs, archive) == 2 and archive.read_bytes() == whole
+
+
+def test_packing_adds_to_an_archive_and_what_is_there_is_left(tmp_path: Path) -> None:
+    archive = tmp_path / "runs.tar.xz"
+    pack(write(tmp_path / "one", FILES), archive)
+    other = write(
+        tmp_path / "two",
+        {
+            "train/bt-seed0/evaluation/manifest.json": "newer",
+            "train/mlp-seed0/evaluation/manifest.json": "{}",
+            "train/.bt-seed1.x.unfinished/evaluation/manifest.json": "half",
+        },
+    )
+    assert pack(other, archive) == 3
+    unpack(archive, tmp_path / "three")
+    assert len(finished(tmp_path / "three")) == 3
+    made = content_of(tmp_path / "three")
+    assert made["train/bt-seed0/evaluation/manifest.json"] == "newer"
+    assert "train/bt-seed0/metrics.jsonl" not in made
+
+
+def test_a_finished_run_stays_in_the_archive_where_it_is_begun_again(tmp_path: Path) -> None:
+    archive = tmp_path / "runs.tar.xz"
+    pack(write(tmp_path / "one", FILES), archive)
+    begun = {"train/bt-seed0/config.yaml": "", "train/mlp-seed0/evaluation/manifest.json": "{}"}
+    assert pack(write(tmp_path / "two", begun), archive) == 3
+    unpack(archive, tmp_path / "three")
+    kept = content_of(tmp_path / "three")
+    assert kept == FILES | {"train/mlp-seed0/evaluation/manifest.json": "{}"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../outside/evaluation/manifest.json",
+        "/outside/evaluation/manifest.json",
+        "train/bt-seed0/checkpoint/model.py",
+        "manifest.json",
+    ],
+)
+def test_an_archive_holds_files_of_runs_alone(tmp_path: Path, name: str) -> None:
+    with tarfile.open(tmp_path / "a.tar.xz", "w:xz") as tar:
+        tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(InputError, match="not a file of a run"):
+        unpack(tmp_path / "a.tar.xz", tmp_path / "runs")
+    assert content_of(tmp_path / "runs") == {}
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    link = tarfile.TarInfo("train/bt-seed0/evaluation/manifest.json")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open(tmp_path / "a.tar.xz", "w:xz") as tar:
+        tar.addfile(link)
+    with pytest.raises(InputError, match="not a file of a run"):
+        unpack(tmp_path / "a.tar.xz", tmp_path / "runs")
+
+
+def test_nothing_is_packed_where_no_run_is_finished(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no finished run"):
+        pack(write(tmp_path / "runs", LEFT), tmp_path / "runs.tar.xz")
+    assert not (tmp_path / "runs.tar.xz").exists()
+
+
+def test_damaged_and_missing_archives_are_named(tmp_path: Path) -> None:
+    archive = tmp_path / "a.tar.xz"
+    with pytest.raises(InputError, match="action=pack makes it"):
+        unpack(archive, tmp_path / "other")
+    pack(write(tmp_path / "runs", FILES), archive)
+    whole = archive.read_bytes()
+    for broken in (whole[: len(whole) // 2], b"no archive", b""):
+        archive.write_bytes(broken)
+        with pytest.raises(InputError, match="is damaged"):
+            unpack(archive, tmp_path / "other")
+    with tarfile.open(archive, "w:xz") as tar:
+        tar.addfile(tarfile.TarInfo("train/bt-seed0/manifest.json"), io.BytesIO())
+    with pytest.raises(InputError, match="bt-seed0 lacks evaluation/manifest"):
+        unpack(archive, tmp_path / "other")
+
+
+def test_the_command_says_what_it_did(tmp_path: Path) -> None:
+    write(tmp_path / "runs", FILES)
+    words = ["profile=smoke", f"runs_dir={tmp_path}/runs", f"results_dir={tmp_path}/results"]
+    pack_config = compose_config("archive", [*words, "action=pack"])
+    assert act(pack_config) == f"{tmp_path}/results/runs.tar.xz: 2 runs, 0.0 MB"
+    said = act(compose_config("archive", [*words, "action=unpack"]))
+    assert said.endswith("0 runs unpacked, 2 were there and left as they are")
+    with pytest.raises(InputError, match="choose pack or unpack"):
+        act(compose_config("archive", [*words, "action=zip"]))
+
+
+COMMITTED = {
+    "cpu": ["profile=cpu", "matrix=claims", "training.compute_dtype=float32"],
+    "cpu_gemma": [
+        *("profile=cpu", "experiment=small_gemma", "matrix=small_gemma"),
+        "training.compute_dtype=float32",
+    ],
+    "cpu_rates": [
+        *("profile=cpu", "matrix=main", "grid=[1.0e-4,3.0e-4,1.0e-3]"),
+        "training.compute_dtype=float32",
+    ],
+    "cpu_rivals": ["profile=cpu", "matrix=full", "grid=[]", "training.compute_dtype=float32"],
+    "cpu_sgd": [
+        *("profile=cpu", "experiment=sgd", "matrix=sgd", "training.compute_dtype=float32"),
+    ],
+}
+"""The commands, without what changes no run, that made the archives of results/."""
+
+
+def test_the_command_of_every_committed_archive_is_here() -> None:
+    assert {path.parent.name for path in (ROOT / "results").glob("*/runs.tar.xz")} == {*COMMITTED}
+
+
+def test_the_readmes_command_for_the_main_table_is_the_archives() -> None:
+    (line,) = [
+        one for one in (ROOT / "README.md").read_text().splitlines() if "as results/cpu:" in one
+    ]
+    words = ["profile=cpu", *line.split("'")[1].split()]
+    assert [word for word in words if not word.startswith("bon=")] == COMMITTED["cpu"]
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_committed_runs_can_be_gone_on_from(name: str, tmp_path: Path) -> None:
+    """No run is stale and no measurement has another name: both would need the weights again."""
+    results, runs = ROOT / "results" / name, tmp_path / "runs"
+    unpack(results / "runs.tar.xz", runs)
+    words = [*COMMITTED[name], f"runs_dir={runs}", f"results_dir={results}"]
+    held = {path.name.split("-seed")[0] for path in runs.glob("train*/*")}  # the rest is no matter
+    words.append(f"methods=[{','.join(sorted(held))}]")
+    cfg = compose_config("reproduce", words)
+    configs = matrix.run_configs(cfg, words, matrix.known_rates(cfg))
+    there = [one for one in configs if Path(one.run_dir).is_dir()]
+    assert len(there) >= 6
+    assert [stale_because(one, Path(one.run_dir)) for one in there] == [[]] * len(there)
+
+    rows = sample_rows(
+        BENCHMARKS[cfg.benchmark].load(matrix.benchmark_data(cfg, runs)), cfg.gradient_pairs
+    )
+    for one in there:
+        run = Run(one.loss.name, one.seed, Path(one.run_dir))
+        named = fingerprint_of([measure.VERSION, measure.inputs_of(cfg, run, rows)])
+        assert {path.stem for path in run.folder.glob("gradients-*.parquet")} <= {
+            f"gradients-{named}"
+        }
+    assert [*runs.glob("train*/*/gradients-*.parquet")]
+
+
+@needs_committed_results
+def test_the_control_with_fixed_weights_has_those_of_the_committed_normbt_runs() -> None:
+    """conf/loss/category_weights.yaml: by category, the mean over all steps of five seeds."""
+    metrics = pd.read_parquet(ROOT / "results/cpu/data/metrics.parquet")
+    normbt = metrics[metrics["method"] == "normbt"]
+    assert normbt["seed"].nunique() == 5
+    weights = compose_config("train", ["loss=category_weights"]).loss.deal.weights
+    for category, weight in weights.items():
+        measured = normbt[f"weight_mean_{section_key(category)}"].mean()
+        assert weight == pytest.approx(measured, rel=0.01)

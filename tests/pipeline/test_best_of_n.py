@@ -1,0 +1,202 @@
+"""The Best-of-N entry point on the smoke profile: end to end, resumed, and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import DictConfig
+
+from pipeline.experiments import best_of_n as script
+from pipeline.settings.configuration import CONF, compose_config
+from rm.errors import InputError
+
+SMALL = [
+    "profile=smoke",
+    "bon.policy.samples=3",
+    "bon.prompts.number=3",
+    "bon.proxy.seeds=[0]",
+    "threads=1",
+]
+
+
+def compose(folder: Path, cache: Path, *overrides: str) -> tuple[DictConfig, list[str]]:
+    own = [f"runs_dir='{folder}/runs'", f"results_dir='{folder}/results'", f"cache_dir='{cache}'"]
+    words = [*SMALL, *own, *overrides]
+    return compose_config("best_of_n", words), words
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """Both golds, two methods, one seed."""
+    folder = tmp_path_factory.mktemp("bon")
+    script.run(*compose(folder, cache))
+    return folder
+
+
+def test_everything_is_written(finished: Path) -> None:
+    results = finished / "results"
+    frame = pd.read_csv(results / "data" / "best_of_n.csv")
+    wanted = ["method", "seed", "n", "kl", "proxy", "gold", "gold_low", "gold_high"]
+    assert [name for name in frame.columns if name in wanted] == wanted
+    assert set(frame["method"]) == {"bt", "normbt", "oracle", "random"}
+    assert set(frame["gold_kind"]) == {"verifier", "reward_model"}
+    assert set(frame["n"]) == {1, 2, 3}
+    reward = frame[frame["gold_kind"] == "reward_model"].set_index(["method", "seed", "n"])
+    assert reward.loc[("oracle", "all", 3), "gold"] >= reward.loc[("bt", "all", 3), "gold"]
+    assert reward.loc[("random", "all", 3), "gold"] == pytest.approx(0, abs=1e-5)
+    for name in ("figures/figure5.png", "figures/figure5.svg", "tables/best_of_n.md"):
+        assert (results / name).stat().st_size > 100
+    facts = json.loads((results / "data" / "best_of_n.json").read_text())
+    assert facts["samples"]["responses"] == 9
+    labels = facts["golds"]["verifier"]["relabelled"]
+    assert labels["disagreement"] == 0 and labels["kept"] == 16  # its labels are verified already
+    labels = facts["golds"]["reward_model"]["relabelled"]
+    assert labels["pairs"] == 16 == labels["kept"] + labels["ties"]
+
+
+def test_what_is_there_is_not_computed_again(
+    finished: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = finished / "results" / "data" / "best_of_n.csv"
+    before = path.read_bytes()
+    trained: list[DictConfig] = []
+    monkeypatch.setattr(script, "open_sampler", lambda *_: pytest.fail("sampled again"))
+    monkeypatch.setattr(script, "RewardGold", lambda *_: pytest.fail("scored by gold again"))
+    monkeypatch.setattr(script, "open_scorer", lambda *_: pytest.fail("scored again"))
+    real = script.train
+    monkeypatch.setattr(script, "train", lambda cfg: trained.append(cfg) or real(cfg))
+    script.run(*compose(finished, cache))
+    assert path.read_bytes() == before
+    assert len(trained) == 1 and "gold-" in trained[0].run_dir  # finished: train() returns at once
+    assert not list(finished.glob("runs/proxy-*/checkpoint"))  # keep=false
+
+
+def test_a_lost_proxy_score_is_made_again_and_equal(finished: Path, cache: Path) -> None:
+    path = next(finished.glob("runs/proxy-*/scores-*.npy"))
+    before = np.load(path)
+    path.unlink()
+    script.run(*compose(finished, cache))
+    assert np.load(path) == pytest.approx(before, abs=1e-5)
+
+
+def test_one_gold_from_a_checkpoint_of_ones_own(
+    finished: Path, cache: Path, tmp_path: Path
+) -> None:
+    """The samples are taken over; the gold is the folder given."""
+    (tmp_path / "runs").mkdir()
+    samples = next(finished.glob("runs/samples-*.jsonl"))
+    (tmp_path / "runs" / samples.name).write_bytes(samples.read_bytes())
+    gold = next(finished.glob("runs/gold-*/checkpoint"))
+    words = [f"bon.gold.checkpoint='{gold}'", "gold=reward_model", "bon.proxy.methods=[bt]"]
+    cfg, overrides = compose(tmp_path, cache, *words)
+    script.run(cfg, overrides)
+    theirs, ours = (
+        pd.read_csv(folder / "results" / "data" / "best_of_n.csv").query(
+            "gold_kind == 'reward_model' and method == 'oracle'"
+        )
+        for folder in (finished, tmp_path)
+    )
+    assert ours["gold"].to_numpy() == pytest.approx(theirs["gold"].to_numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["gold=human"], "gold=human: choose verifier, reward_model, both"),
+        (["bon.golds=[]"], "choose from verifier, reward_model"),
+        (["bon.resamples=0"], "bon.resamples=0: must be 1 or more"),
+        (["bon.proxy.seeds=[-1]"], "bon.proxy.seeds=-1: must be 0 or more"),
+        (["bon.policy.model=5"], "group override must be a string"),
+        (["bon.policy.dtype=int4"], "choose float32"),
+        (["bon.proxy.methods=[best]"], "there is no loss/best; valid: bsr, bt"),
+        (["bon.prompts.subsets=[gen-tetris]"], "no subset 'gen-tetris': choose from gen-explain"),
+        (["bon.prompts.number=9000"], "exist"),
+        (["data=files", "data.train=a.jsonl"], "gold=verifier checks generated prompts"),
+        (["data=files", "data.train=a.jsonl", "gold=reward_model"], "give bon.gold.checkpoint"),
+        (["gold=reward_model", "bon.gold.pairs=0"], "needs bon.gold.checkpoint=FOLDER"),
+        (["bon.policy.path=/nowhere"], "not a model folder"),
+        (["bon.policy.temprature=1"], "unknown key bon.policy.temprature"),
+    ],
+)
+def test_wrong_settings_are_named(
+    overrides: list[str], message: str, tmp_path: Path, cache: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        script.run(*compose(tmp_path, cache, *overrides))
+
+
+def test_subsets_that_code_cannot_check_are_named(tmp_path: Path, cache: Path) -> None:
+    words = ["gold=verifier", "bon.prompts.subsets=[gen-ideas]"]
+    with pytest.raises(InputError, match=r"cannot check every response of gen-ideas \(3\)"):
+        script.run(*compose(tmp_path, cache, *words))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "bon").glob("[a-z]*.yaml")))
+def test_every_size_composes(name: str) -> None:
+    profile = name.split("_")[0]
+    cfg = compose_config("best_of_n", [f"profile={profile}", f"bon={name}"])
+    bon = script.settings_of(cfg)
+    assert bon.name == name
+    for method in bon.proxy.methods:
+        own = [*bon.proxy.overrides, f"loss={method}", "run_dir=x", "data=files", "data.train=y"]
+        composed = script.compose_run([f"profile={profile}"], own)
+        assert (composed.loss.name, composed.data.train) == (method, "y")
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
+def test_a_profile_brings_its_size(profile: str) -> None:
+    assert compose_config("best_of_n", [f"profile={profile}"]).bon.name == profile
+
+
+def test_the_full_size_is_what_was_asked_for() -> None:
+    bon = script.settings_of(compose_config("best_of_n", ["profile=cpu", "bon=cpu_full"]))
+    assert bon.prompts.number >= 64 and bon.policy.samples == 64
+    assert bon.golds == ["verifier", "reward_model"]
+    assert (len(bon.proxy.methods), len(bon.proxy.seeds)) == (8, 3)
+
+
+def test_proxies_gold_and_prompts_share_no_prompt() -> None:
+    cfg = compose_config("best_of_n", ["profile=cpu", "bon=cpu_full"])
+    bon = script.settings_of(cfg)
+    material = script.find_material(cfg, bon)
+    asked = {prompt.turns[-1]["content"] for prompt in material.prompts}
+    proxies = {pair.prompt[-1]["content"] for pair in material.pairs}
+    gold = {made.pair.prompt[-1]["content"] for made in script.gold_pairs(cfg, bon)}
+    assert (len(asked), len(proxies)) == (bon.prompts.number, bon.proxy.pairs)
+    assert not asked & proxies and not asked & gold and not proxies & gold
+    assert set(material.subsets) == set(bon.prompts.subsets)
+
+
+@pytest.mark.parametrize("subsets", ["[]", "[gen-length,gen-python]"])
+def test_the_prompts_alone_are_those_of_the_whole_material(subsets: str) -> None:
+    cfg = compose_config("best_of_n", ["profile=smoke", f"bon.prompts.subsets={subsets}"])
+    bon = script.settings_of(cfg)
+    assert script.find_prompts(cfg, bon) == script.find_material(cfg, bon).prompts
+
+
+def test_prompts_and_pairs_of_ones_own_data(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Question {i % 30}?", "chosen": f"good {i}", "rejected": f"bad {i}"}
+        for i in range(60)
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["profile=smoke", "data=files", f"data.train='{path}'", "data.validation_share=0.2"]
+    words += ["gold=reward_model", "bon.gold.checkpoint=owner/name", "bon.proxy.pairs=20"]
+    cfg = compose_config("best_of_n", [*words, "bon.prompts.number=4"])
+    material = script.find_material(cfg, script.settings_of(cfg))
+    assert len(material.prompts) == 4 and len(material.pairs) == 20
+    assert script.find_prompts(cfg, script.settings_of(cfg)) == material.prompts
+    asked = {prompt.turns[-1]["content"] for prompt in material.prompts}
+    assert not asked & {pair.prompt[-1]["content"] for pair in material.pairs}
+    leaky = tmp_path / "validation.jsonl"  # a validation file that shares prompts with training
+    own = [{**row, "prompt": f"Another {n}?"} for n, row in enumerate(rows[:6])]
+    leaky.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:10], *own]))
+    cfg.data.validation = str(leaky)
+    material = script.find_material(cfg, script.settings_of(cfg))
+    asked = {prompt.turns[-1]["content"] for prompt in material.prompts}
+    assert not asked & {pair.prompt[-1]["content"] for pair in material.pairs}

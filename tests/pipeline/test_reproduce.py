@@ -1,0 +1,394 @@
+"""`scripts.reproduce profile=smoke`, from nothing and again with nothing to do."""
+
+from __future__ import annotations
+
+import gzip
+import html
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from omegaconf import DictConfig
+
+from analysis import style
+from analysis.gallery import read_index, read_manifest
+from pipeline.experiments import matrix
+from pipeline.experiments import reproduce as pipeline
+from pipeline.experiments.archive import pack, unpack
+from pipeline.experiments.measure import Run
+from pipeline.settings.configuration import CONF, compose_config
+from rm.errors import InputError
+
+REPOSITORY = CONF.parent
+
+
+def reproduce(folder: Path, cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "scripts.reproduce", "profile=smoke"]
+    command += [f"cache_dir={cache}", f"runs_dir={folder}/runs", f"results_dir={folder}/results"]
+    return subprocess.run([*command, *words], cwd=REPOSITORY, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    folder = tmp_path_factory.mktemp("reproduce")
+    result = reproduce(folder, cache)
+    assert result.returncode == 0, result.stderr
+    assert "Table 1" in result.stdout and "figure4.svg" in result.stdout
+    assert "figure5.svg" in result.stdout
+    return folder
+
+
+def test_every_promised_file_is_there(done: Path) -> None:
+    results = done / "results"
+    for name in ("tables/table1.csv", "tables/table1.md", "tables/table1.tex", "manifest.json"):
+        assert (results / name).stat().st_size > 0
+    for number in (2, 4):
+        for kind in ("png", "svg"):
+            assert (results / f"figures/figure{number}.{kind}").stat().st_size > 5000
+
+
+def test_table_is_the_mean_of_the_runs_summaries(done: Path) -> None:
+    table = pd.read_csv(done / "results/tables/table1.csv").set_index("method")
+    assert list(table.index) == ["bt", "normbt"] and (table["seeds"] == 3).all()
+    for method in table.index:
+        summaries = [
+            json.loads(path.read_text())
+            for path in (done / "runs/train").glob(f"{method}-seed*/evaluation/summary.json")
+        ]
+        assert len(summaries) == 3
+        for column, key in (("chat_hard", "Chat Hard"), ("reasoning", "Reasoning")):
+            mean = 100 * sum(s["sections"][key] for s in summaries) / 3
+            assert table.loc[method, column] == pytest.approx(mean, abs=1e-3)
+            low, high = table.loc[method, f"{column}_low"], table.loc[method, f"{column}_high"]
+            assert low - 1e-3 <= mean <= high + 1e-3
+        average = 100 * sum(s["average"] for s in summaries) / 3
+        assert table.loc[method, "average"] == pytest.approx(average, abs=1e-3)
+
+
+def test_manifest_names_every_run_with_its_data_and_code(done: Path) -> None:
+    manifest = json.loads((done / "results/manifest.json").read_text())
+    assert [(run["method"], run["seed"]) for run in manifest["runs"]] == [
+        (method, seed) for method in ("bt", "normbt") for seed in (0, 1, 2)
+    ]
+    assert len({run["data_fingerprint"] for run in manifest["runs"]}) == 1
+    assert {"packages", "code", "cpus"} <= set(manifest["environment"])
+    assert manifest["command"].startswith("python -m scripts.reproduce profile=smoke")
+    assert manifest["command"] in html.unescape((done / "results/report.html").read_text())
+    assert str(done) not in json.dumps(manifest)
+
+
+def test_the_command_that_others_see_has_files_by_name_and_none_of_our_folders() -> None:
+    words = ["profile=cpu", "methods=[bt,normbt]", "runs_dir=runs/x", "cache_dir='/home/me/cache'"]
+    words += ["data.train='/home/me/my pairs.jsonl'", "model.path=/home/me/gemma", "eval=default"]
+    words += ["benchmark_data=a/b.jsonl", "model.name=me/gemma", "results_dir='/home/me/own'"]
+    assert shlex.split(matrix.command("scripts.reproduce", words)) == [
+        *("python", "-m", "scripts.reproduce", "profile=cpu", "methods=[bt,normbt]"),
+        "runs_dir=runs/x",
+        *("data.train='my pairs.jsonl'", "model.path=gemma", "eval=default"),
+        *("benchmark_data=a/b.jsonl", "model.name=me/gemma", "results_dir=results/own"),
+    ]
+    assert matrix.command("scripts.reproduce", []) == "python -m scripts.reproduce"
+
+
+def test_others_see_files_by_name_and_no_folders() -> None:
+    config = {"seed": 1, "run_dir": "/home/me/run", "cache_dir": "/home/me/cache"}
+    data = {"train": "/home/me/pairs.jsonl", "validation": None, "limit": 3}
+    seen = matrix.for_others({**config, "data": data, "model": {"path": "/home/me/gemma"}})
+    data = {"train": "pairs.jsonl", "validation": None, "limit": 3}
+    assert seen == {"seed": 1, "data": data, "model": {"path": "gemma"}}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "launch", "ranks"),
+    [(0, "local", 1), (2, "local", 2), (8, "local", 4), (8, "gpu_group", 1)],
+)
+def test_runs_are_scored_on_the_gpus_that_they_were_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, launch: str, ranks: int
+) -> None:
+    asked = []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr(matrix, "evaluate", asked.append)
+    cfg = compose_config("reproduce", ["profile=smoke", "devices=4", f"launch={launch}"])
+    matrix.evaluate_run(cfg, Run("bt", 0, tmp_path), "test.jsonl")
+    assert [one.devices for one in asked] == [ranks]
+
+
+@pytest.mark.parametrize("command", ["reproduce", "sweep"])
+def test_no_key_of_a_whole_pipeline_reaches_a_single_run(command: str) -> None:
+    words = ["profile=smoke", *(["sweep=beta"] if command == "sweep" else [])]
+    own = set(compose_config(command, words)) - set(compose_config("train", ["profile=smoke"]))
+    groups = yaml.safe_load((CONF / "reproduce.yaml").read_text())["defaults"]
+    own |= {name for entry in groups if isinstance(entry, dict) for name in entry}
+    assert {"gold", "scored"} <= own and matrix.kept_words([f"{key}=x" for key in own]) == []
+
+
+def test_a_setting_of_a_loss_reaches_every_run_and_its_name_none() -> None:
+    cfg = compose_config("reproduce", ["profile=smoke"])
+    words = ["loss.weight.beta=0.5"]
+    for method in ("normbt", "normbt_margin"):
+        assert matrix.train_config(cfg, words, method, 0, "train").loss.weight.beta == 0.5
+    with pytest.raises(InputError, match=r"loss\.weight\.beta"):
+        matrix.train_config(cfg, words, "bt", 0, "train")
+    for word in ("loss=hinge", "seed=7", "run_dir=x"):
+        with pytest.raises(InputError, match=word):
+            matrix.run_configs(cfg, [word], {})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seeds=[0,0]"], r"seeds=\[0, 0\]: one is named twice"),
+        (["methods=[bt,bt]"], "one is named twice"),
+        (["seeds=[]"], r"seeds=\[\]: give a list, such as seeds=\[0,1,2\]"),
+        (["methods=[]"], "give a list"),
+        (["seeds=3"], "seeds=3: give a list"),
+        (["grid=0.1"], "grid=0.1: give a list"),
+        (["grid=[fast]"], r"grid=\['fast'\]: fast does not belong, as in \[1e-4,3e-4\]"),
+        (["seeds=[true]"], "True does not belong"),
+        (["methods=[5]"], "5 does not belong"),
+        (["gradient_pairs=abc"], "gradient_pairs=abc: must be a whole number, 1 or more"),
+        (["best_of_n=no"], "best_of_n=no: give true or false or null"),
+        (["benchmark=pairs", "benchmark_data=/nope"], "benchmark_data=/nope: no such file"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_computed(
+    tmp_path: Path, words: list[str], message: str
+) -> None:
+    words = ["profile=smoke", f"runs_dir={tmp_path}/runs", *words]
+    cfg = compose_config("reproduce", [*words, f"results_dir={tmp_path}/results"])
+    with pytest.raises(InputError, match=message):
+        pipeline.reproduce(cfg, words)
+    assert not [*(tmp_path / "runs").glob("*/*")]
+
+
+def test_the_label_names_an_experiment() -> None:
+    plain = matrix.label(compose_config("reproduce", ["profile=cpu"]))
+    assert plain.endswith("generated preference pairs · benchmark: generated · profile cpu")
+    sgd = matrix.label(compose_config("reproduce", ["profile=cpu", "experiment=sgd", "matrix=sgd"]))
+    assert sgd == f"{plain} · experiment sgd"
+
+
+def test_a_loss_that_needs_every_token_goes_without_the_kernel_for_shared_rows() -> None:
+    words = ["profile=cpu", "training.attention=flex_attention"]
+    cfg = compose_config("reproduce", words)
+    for method, kernel in (("normbt", "flex_attention"), ("normbt_mean_pooled", None)):
+        training = matrix.train_config(cfg, words, method, 0, "train").training
+        assert (training.attention, training.share_prefix) == (kernel, kernel is not None)
+
+
+def test_paired_runs_see_the_same_order_and_head(done: Path) -> None:
+    metrics = pd.read_parquet(done / "results/data/metrics.parquet")
+    first = metrics[metrics["step"] == 1].set_index(["seed", "method"])
+    for seed in (0, 1, 2):
+        for column in ("distance_mean", "reward_margin", "pair_loss"):
+            assert first.loc[(seed, "bt"), column] == first.loc[(seed, "normbt"), column]
+
+
+def test_second_call_trains_and_scores_nothing(done: Path, cache: Path) -> None:
+    watched = [*done.glob("runs/train/*/manifest.json"), *done.glob("runs/**/scores.parquet")]
+    best_of_n = [*done.glob("runs/best_of_n/**/*.np*"), *done.glob("runs/best_of_n/*.jsonl")]
+    watched += best_of_n
+    before = {path: path.stat().st_mtime_ns for path in watched}
+    assert len(before) == 13 + len(best_of_n) and len(best_of_n) > 4
+    figure = (done / "results/figures/figure2.svg").read_bytes()
+    result = reproduce(done, cache)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("already trained") == 7  # six runs and the gold
+    assert result.stdout.count("already scored") == 7
+    assert {path: path.stat().st_mtime_ns for path in watched} == before
+    assert (done / "results/figures/figure2.svg").read_bytes() == figure
+
+
+def composed(folder: Path, cache: Path, *words: str) -> tuple[DictConfig, list[str]]:
+    own = [f"cache_dir={cache}", f"runs_dir={folder}/runs", f"results_dir={folder}/results"]
+    overrides = ["profile=smoke", *own, *words]
+    return compose_config("reproduce", overrides), overrides
+
+
+def test_all_else_is_written_before_best_of_n_and_nothing_is_drawn_twice(
+    done: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, drawn, started = tmp_path / "results", [], []
+
+    def compute(*_: object) -> None:
+        assert json.loads((results / "manifest.json").read_text())["best_of_n"] == "not finished"
+        missing = {item.name: item.missing for item in read_index(results)}
+        assert "Best-of-N was not" in missing["figure5"] and not missing["table1"]
+        assert (results / "tables/table1.md").is_file()
+        assert (results / "figures/figure2.svg").is_file()
+        for path in done.glob("results/data/best_of_n*"):
+            (results / "data" / path.name).write_bytes(path.read_bytes())
+        started.append(True)
+
+    real = style.write_figure
+    monkeypatch.setattr(style, "write_figure", lambda f, stem: drawn.append(stem) or real(f, stem))
+    monkeypatch.setattr(pipeline.best_of_n, "compute", compute)
+    pipeline.reproduce(*composed(done, cache, "seeds=[0]", f"results_dir={results}"))
+    assert started and results / "figures/figure5" in drawn and len(set(drawn)) == len(drawn)
+    assert json.loads((results / "manifest.json").read_text())["best_of_n"] == "smoke"
+    ours, theirs = (
+        [item for item in read_index(folder) if item.name in ("best_of_n", "figure5")]
+        for folder in (results, done / "results")
+    )
+    assert ours == theirs and all(item.files for item in ours)
+    assert (results / "report.html").is_file()
+
+
+def test_too_few_prompts_for_best_of_n_are_said_before_anything_is_trained(
+    tmp_path: Path, cache: Path
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    row = {"chosen": "b", "rejected": "c", "category": "Chat", "subset": "ours"}
+    rows = [{"prompt": f"a{n}", **row} for n in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["data=files", f"data.train={path}", "data.validation_share=0.1", "benchmark=pairs"]
+    words += [
+        f"benchmark_data={path}",
+        "bon.golds=[reward_model]",
+        "bon.gold.checkpoint=owner/name",
+    ]
+    with pytest.raises(InputError, match="5 prompts were asked for and 4 are there"):
+        pipeline.reproduce(*composed(tmp_path, cache, *words, "bon.prompts.number=5"))
+    assert (
+        not [*tmp_path.glob("runs/**/manifest.json")] and not (tmp_path / "runs/untrained").exists()
+    )
+
+
+def test_prompts_of_the_benchmark_are_counted_in_training_data_and_refused_for_choices(
+    tmp_path: Path, cache: Path
+) -> None:
+    """Of ten test pairs three are trained on; two, told by case and space only, choose the rate."""
+    row = {"chosen": "b", "rejected": "c", "category": "Chat", "subset": "ours"}
+    for name, prompts in (
+        ("train", [f"train {n}" for n in range(20)] + ["test 0", "test 1", "Test  2"]),
+        ("validation", ["held out", "TEST 8 ", "test 9"]),
+        ("test", [f"test {n}" for n in range(10)]),
+    ):
+        lines = (json.dumps({"prompt": prompt, **row}) + "\n" for prompt in prompts)
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    words = ["data=files", f"data.train={tmp_path}/train.jsonl", "benchmark=pairs", "methods=[bt]"]
+    words += [f"data.validation={tmp_path}/validation.jsonl"]
+    words += [f"benchmark_data={tmp_path}/test.jsonl", "best_of_n=false", "seeds=[0]"]
+    cfg, overrides = composed(tmp_path, cache, *words)
+    assert matrix.prompts_trained_on(cfg, f"{tmp_path}/test.jsonl") == 3
+    pipeline.reproduce(cfg, overrides)
+    manifest = json.loads((tmp_path / "results/manifest.json").read_text())
+    assert manifest["test_pairs_trained_on"] == 3
+    said = read_manifest(tmp_path / "results")["label"]
+    assert said.endswith("not from the Hub · 3 test pairs with a prompt that is trained on")
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(InputError, match="2 of 3 validation pairs have a prompt of the benchmark"):
+        pipeline.reproduce(*composed(tmp_path, cache, *words, "grid=[1e-3]"))
+    assert not [*tmp_path.glob("runs/**/manifest.json")]
+
+
+def test_a_rate_from_the_edge_of_the_grid_is_named() -> None:
+    grid = pd.DataFrame(
+        [
+            {"method": method, "learning_rate": rate, "chosen": rate == best}
+            for method, best in (("bt", 1e-4), ("normbt", 3e-4), ("hinge", 1e-3))
+            for rate in (1e-4, 3e-4, 1e-3)
+        ]
+    )
+    bt, hinge = matrix.at_the_edge(grid)
+    assert bt.startswith("grid: bt did best at its smallest learning rate, 0.0001: better")
+    assert "hinge did best at its largest learning rate, 0.001:" in hinge
+    assert matrix.at_the_edge(grid[grid["learning_rate"] == grid["learning_rate"].max()]) == []
+
+
+def test_learning_rates_are_chosen_on_validation_pairs_alone(tmp_path: Path, cache: Path) -> None:
+    words = ["methods=[bt,bsr]", "seeds=[0]", "grid=[1e-3,3e-2]", "best_of_n=false"]
+    words += ["keep_checkpoints=false", "gradient_pairs=2", "training.micro_batch=4"]
+    result = reproduce(tmp_path, cache, *words)
+    assert result.returncode == 0, result.stderr
+    grid = pd.read_csv(tmp_path / "results/data/grid.csv")
+    assert len(grid) == 4 and (grid["pairs"] == 16).all()
+    best = grid.loc[grid.groupby("method")["accuracy"].idxmax()]
+    assert grid[grid["chosen"]].sort_values("method").equals(best.sort_values("method"))
+    untrained = tmp_path / "runs/untrained/evaluation/manifest.json"  # the first of the test pairs
+    chosen = tmp_path / "results/data/grid.csv"
+    assert untrained.stat().st_mtime_ns > chosen.stat().st_mtime_ns
+    assert result.stdout.count("widen grid=") == 2  # of two rates, each is the first or the last
+    manifest = json.loads((tmp_path / "results/manifest.json").read_text())
+    rates = {run["method"]: run["config"]["training"]["learning_rate"] for run in manifest["runs"]}
+    assert rates == dict(zip(best["method"], best["learning_rate"], strict=True))
+    texts = [
+        {json.dumps(json.loads(line)["prompt"]) for line in path.read_text().splitlines()}
+        for path in (tmp_path / "runs/data/validation.jsonl", tmp_path / "runs/data/test.jsonl")
+    ]
+    assert len(texts[0]) == 16 and not texts[0] & texts[1]
+    assert not list(tmp_path.glob("runs/**/checkpoint/*.safetensors"))[1:]  # the untrained one
+    again = reproduce(tmp_path, cache, *words)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("the checkpoint is gone") == 6
+    tables = (tmp_path / "results/tables/table1.csv").read_bytes()
+    runs, archive = tmp_path / "runs", tmp_path / "results/runs.tar.xz"
+    assert pack(runs, archive) == 7
+    runs.rename(tmp_path / "elsewhere")
+    assert unpack(archive, runs) == (7, 0)
+    other = reproduce(tmp_path, cache, *words, "eval.max_length=64")
+    assert other.returncode == 2 and "scored with other settings" in other.stderr
+    unpacked = reproduce(tmp_path, cache, *words)
+    assert unpacked.returncode == 0, unpacked.stderr
+    assert unpacked.stdout.count("the checkpoint is gone") == 6
+    assert (tmp_path / "results/tables/table1.csv").read_bytes() == tables
+
+
+def test_real_benchmark_rows(shared_data: Path, tmp_path: Path, cache: Path) -> None:
+    whole = gzip.decompress((shared_data / "rewardbench_mini.jsonl.gz").read_bytes())
+    lines = whole.decode().splitlines()
+    sample = tmp_path / "sample.jsonl"
+    sample.write_text("\n".join(lines[::60]) + "\n")
+    words = ["data=files", f"data.train={shared_data}/skywork_schema_train.jsonl.gz"]
+    words += [
+        "data.limit=24",
+        "seeds=[0]",
+        "gradient_pairs=2",
+        "benchmark=rewardbench",
+        f"benchmark_data={sample}",
+    ]
+    result = reproduce(tmp_path, cache, *words)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "runs/train/bt-seed0/evaluation/summary.json").read_text())
+    assert summary["pairs"] == len(lines[::60]) and summary["partial"]
+    manifest = json.loads((tmp_path / "results/manifest.json").read_text())
+    assert manifest["benchmark_data"].startswith("sample.jsonl (")
+    assert manifest["runs"][0]["config"]["data"]["train"] == "skywork_schema_train.jsonl.gz"
+    assert manifest["test_pairs_trained_on"] == 0
+    assert str(shared_data) not in json.dumps(manifest)
+    assert str(tmp_path) not in json.dumps(manifest)
+    table = (tmp_path / "results/tables/table1.md").read_text()
+    assert "its rows from a file, sample.jsonl (" in table and "RewardBench is partial" in table
+    reason = manifest["best_of_n"]
+    assert reason.startswith("left out: gold=verifier checks generated prompts")
+    result = reproduce(tmp_path, cache, *words, "best_of_n=true")
+    assert result.returncode == 2 and "gold=verifier checks" in result.stderr
+
+
+def test_generated_benchmark_needs_generated_data(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    row = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    path.write_text("".join(json.dumps({**row, "prompt": f"a{i}"}) + os.linesep for i in range(20)))
+    result = reproduce(tmp_path, cache, "data=files", f"data.train={path}")
+    assert result.returncode == 2 and "benchmark_data=PATH" in result.stderr
+
+
+def test_data_that_a_later_method_cannot_use_are_refused_before_the_first_run(
+    tmp_path: Path, run: Callable[..., int], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"Q{n}?", "chosen": "Yes.", "rejected": "No."} for n in range(40)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["profile=smoke", f"cache_dir='{cache}'", f"runs_dir='{tmp_path}/runs'"]
+    words += [f"results_dir='{tmp_path}/results'", "data=files", f"data.train='{path}'"]
+    assert run("reproduce", *words, "methods=[bt,bt_margin]", "best_of_n=false") == 2
+    assert "loss=bt_margin needs a margin for every pair" in capsys.readouterr().err
+    assert not (tmp_path / "runs/train").exists()
