@@ -126,11 +126,7 @@ def comparable(cfg: Any) -> dict[str, Any]:
     return {k: v for k, v in flat.items() if k not in NEUTRAL}
 
 
-MOVED = {
-    "rm.objective.losses.": "rm.objective.losses.",
-    "rm.objective.weights.": "rm.objective.weights.",
-    "rm.objective.distances.": "rm.objective.distances.",
-}
+MOVED = {f"rm.{name}.": f"rm.objective.{name}." for name in ("losses", "weights", "distances")}
 """Where the functions that older runs name are now: such a run is still of the same settings."""
 
 
