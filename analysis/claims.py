@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from analysis import figure2, figure3, figure4, figure5, figure6, figure7, table1, table5
+from analysis import figure2, figure3, figure4, figure5, figure6, figure7, gradients, table1, table5
+from analysis.relation import relation
 from analysis.style import method_label, plural, short
-from analysis.tables import GROUP, AbsentError, read_tidy, within
-from eval.statistics import percentile_interval
+from analysis.tables import GROUP, AbsentError, of_method, read_tidy, within
+from eval.bootstrap import percentile_interval, redrawn, row_weights
 from rm.data.preferences import section_key
 from rm.errors import InputError
 
@@ -41,7 +42,7 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "cell": tuple(table1.CELLS),
     "gold": tuple(figure5.GOLDS),
     "quantity": tuple(figure2.QUANTITIES),
-    "update": tuple(figure3.UPDATES),
+    "update": tuple(gradients.UPDATES),
 }
 """What a measure's argument may be, by its name, where that is a choice."""
 
@@ -188,14 +189,10 @@ def median_ratio(
     own, others = groups.pop(section), list(groups.values())
     if against == "rest":
         others = [np.concatenate(others)]
-    rng = np.random.default_rng(0)
-    whole = [np.arange(len(v))[None, :] for v in (own, *others)]
-    drawn = [rng.integers(len(v), size=(RESAMPLES, len(v))) for v in (own, *others)]
-    ratios = [
-        np.median(own[picks[0]], axis=1)
-        / np.min([np.median(v[p], axis=1) for v, p in zip(others, picks[1:], strict=True)], axis=0)
-        for picks in (whole, drawn)
-    ]
+    ratios = []
+    for sides in ([v[None] for v in (own, *others)], redrawn([own, *others], RESAMPLES)):
+        ours, *theirs = (np.median(values, axis=1) for values in sides)
+        ratios.append(ours / np.min(theirs, axis=0))
     fewest = min(map(len, (own, *others)))
     basis = f"{plural(len(frame), 'pair')}, {fewest} or more of each side"
     return Measured(float(ratios[0][0]), *percentile_interval(ratios[1]), basis, fewest)
@@ -203,8 +200,7 @@ def median_ratio(
 
 def head_identity(data: Path) -> Measured:
     """Largest relative deviation of the head's gradient norm from error × distance."""
-    columns = ["head_gradient_norm", "error", "distance"]
-    frame = read_tidy(data / "gradients.csv", columns)
+    frame = gradients.read(data, [*gradients.KEYS, "head_gradient_norm", "error", "distance"])
     stated = frame["error"] * frame["distance"]
     known = frame[stated > 0]
     worst = float((known["head_gradient_norm"] / stated[stated > 0] - 1).abs().max())
@@ -219,19 +215,13 @@ def within_bins(
     Both are centred in every bin of the reward difference (`figure3.assign_bins`), so that only
     pairs of like error are compared; the draws redraw pairs with their bins.
     """
-    frame = figure3.collect(data)
-    frame = frame[frame["method"] == method]
-    if frame.empty:
-        raise AbsentError(f"gradients.csv has nothing of method {method}: measure it first")
+    frame = of_method(figure3.collect(data), method, data / "gradients.csv")
     bins, _ = figure3.assign_bins(frame)
     kept = frame[bins >= 0]
-    codes, names = pd.factorize(kept["pair_id"])
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
-    weights = np.concatenate([np.ones((1, len(names))), drawn])[:, codes]
-    x, y = kept["distance"].to_numpy(), kept[figure3.UPDATES[update]].to_numpy()
+    weights = row_weights(kept["pair_id"].to_numpy(), RESAMPLES)
+    x, y = kept["distance"].to_numpy(), kept[gradients.UPDATES[update]].to_numpy()
     found = centred_correlation(weights, bins[bins >= 0], x, y)
-    return float(found[0]), found[1:], len(names)
+    return float(found[0]), found[1:], kept["pair_id"].nunique()
 
 
 def centred_correlation(
@@ -260,7 +250,7 @@ def correlation_drop(data: Path) -> Measured:
 
     Absolute, since a weight that over-corrects, to r = −0.99, depends on the distance no less.
     """
-    (bt, bt_draws, pairs), (ours, our_draws, _) = (within_bins(data, u) for u in figure3.UPDATES)
+    (bt, bt_draws, pairs), (ours, our_draws, _) = (within_bins(data, u) for u in gradients.UPDATES)
     own, low, high = map(short, (ours, *percentile_interval(our_draws)))
     basis = f"{plural(pairs, 'pair')}; NormBT's own r {own} [{low}, {high}]"
     ends = percentile_interval(np.abs(bt_draws) - np.abs(our_draws))
@@ -269,11 +259,8 @@ def correlation_drop(data: Path) -> Measured:
 
 def proxy_correlation(data: Path) -> Measured:
     """Pearson's r of distance and exact gradient distance over all sections, untrained backbone."""
-    frame = figure6.collect(data)
-    frame = frame[frame["method"] == "untrained"]
-    if frame.empty:
-        raise AbsentError("gradients.csv has nothing of method untrained: measure it first")
-    found = figure6.relation(frame, "distance", "gradient_distance")
+    frame = of_method(figure6.collect(data), "untrained", data / "gradients.csv")
+    found = relation(frame, "distance", "gradient_distance")
     ends = (found["pearson_low"], found["pearson_high"])
     pairs = int(found["pairs"])
     return Measured(found["pearson"], *ends, plural(pairs, "pair"), pairs)

@@ -14,7 +14,8 @@ from matplotlib import font_manager, ft2font
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figure2 import MU
+from analysis import gradients
+from analysis.gradients import KEYS, MU, UPDATES
 from analysis.style import (
     BLACK,
     GREY,
@@ -25,15 +26,12 @@ from analysis.style import (
     model_label,
     new_figure,
     ordered,
-    section_label,
     short,
     styled,
 )
-from analysis.tables import AbsentError, one_row_each, read_tidy, require
-from rm.errors import InputError
+from analysis.tables import AbsentError, require, with_texts
 
-KEYS: Final = ["method", "seed", "pair_id"]
-MEASURES: Final = ["distance", "error", "update_bt", "update_normbt"]
+MEASURES: Final = ["distance", "error", *UPDATES.values()]
 TEXTS: Final = ["prompt", "chosen", "rejected"]
 COLUMNS: Final = [*KEYS, "section", *TEXTS, *MEASURES]
 TAIL: Final = 0.25
@@ -54,22 +52,8 @@ def collect(data: Path) -> pd.DataFrame:
     Raises InputError: gradients.csv or pairs.parquet is missing, empty or lacks a column, or a pair
     has no text.
     """
-    path = data / "gradients.csv"
-    source = [*KEYS, "section", "distance", "error", "gradient_norm", "weight"]
-    frame = one_row_each(read_tidy(path, source), KEYS, str(path))
-    texts = read_tidy(data / "pairs.parquet", ["pair_id", *TEXTS])
-    missing = set(frame["pair_id"]) - set(texts["pair_id"])
-    if missing:
-        raise InputError(
-            f"{data / 'pairs.parquet'} lacks {len(missing)} pairs of gradients.csv, first "
-            f"{min(missing)}: write both anew (make reproduce)"
-        )
-    frame = frame.assign(
-        section=frame["section"].map(section_label),
-        update_bt=frame["gradient_norm"],
-        update_normbt=frame["gradient_norm"] * frame["weight"],
-    )
-    return frame.merge(texts[["pair_id", *TEXTS]], on="pair_id")[COLUMNS]
+    frame = gradients.read(data, [*KEYS, "section", *MEASURES])
+    return with_texts(frame, data, TEXTS)[COLUMNS]
 
 
 def choose(frame: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
@@ -127,10 +111,9 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     number = max(line_count(pair) for pair in (close, far))
     figure = new_figure(height=2.7 + LINE * number)
     grid = figure.subplots(2, 2, height_ratios=[LINE * number, 1.1])
-    updates = ["update_bt", "update_normbt"]
-    largest = 1.25 * max(pair[name] for pair in (close, far) for name in updates)
+    largest = 1.25 * max(pair[name] for pair in (close, far) for name in UPDATES.values())
     tops = {"distance": 1.25 * max(close["distance"], far["distance"])}
-    tops |= dict.fromkeys(updates, largest)
+    tops |= dict.fromkeys(UPDATES.values(), largest)
     for column, (name, pair) in enumerate((("Close", close), ("Far", far))):
         write_texts(grid[0, column], name, pair, number)
         bars(grid[1, column], pair, tops, labelled=column == 0)

@@ -15,20 +15,20 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.style import (
     BLACK,
-    OTHER,
-    SECTION_COLOURS,
     SECTIONS,
     add_text,
+    band,
     new_figure,
     no_data,
     ordered,
     plural,
+    section_colour,
     section_label,
     shared_legend,
     styled,
 )
-from analysis.tables import AbsentError, one_row_each, read_tidy, require
-from eval.statistics import percentile_interval
+from analysis.tables import of_method, one_row_each, read_tidy, require
+from eval.bootstrap import bounds, redrawn
 
 KEYS: Final = ["pair_id", "pooling", "layer"]
 COLUMNS: Final = [*KEYS, "section", "distance", "relative"]
@@ -47,9 +47,7 @@ def collect(data: Path) -> pd.DataFrame:
     """
     path = data / "layers.parquet"
     frame = read_tidy(path, [*KEYS, "section", "distance", "norm", "method"])
-    frame = frame[frame["method"] == "untrained"]
-    if frame.empty:
-        raise AbsentError(f"{path} has nothing of the untrained backbone: write it anew")
+    frame = of_method(frame, "untrained", path)
     relative = np.where(frame["norm"] > 0, frame["distance"] / frame["norm"].clip(lower=1e-12), 0.0)
     frame = frame.assign(relative=relative, section=frame["section"].map(section_label))
     return one_row_each(frame, KEYS, str(path))[COLUMNS].reset_index(drop=True)
@@ -70,20 +68,17 @@ def separation(frame: pd.DataFrame, resamples: int = 500, seed: int = 0) -> pd.D
     two pairs in one. η² of a few pairs is biased upwards; so are all layers, alike.
     """
     rows = []
-    for key, part in frame.groupby(["pooling", "layer"], sort=True):
+    for (pooling, layer), part in frame.groupby(["pooling", "layer"], sort=True):
         known = part[part["distance"] > 0]
         values = [
             np.log(group["distance"].to_numpy()) for _, group in known.groupby("section", sort=True)
         ]
-        rng = np.random.default_rng(seed)
         share, draws = float("nan"), np.full(1, np.nan)
         if len(values) > 1 and min(map(len, values)) > 1:
             share = float(between([v[None, :] for v in values])[0])
-            draws = between([v[rng.integers(len(v), size=(resamples, len(v)))] for v in values])
-        low, high = percentile_interval(draws)
-        names = dict(zip(("pooling", "layer"), key, strict=True))
-        rows.append({**names, "share": share, "share_low": low, "share_high": high,
-                     "pairs": len(known)})  # fmt: skip
+            draws = between(redrawn(values, resamples, seed))
+        numbers = {"share": share, **bounds("share", draws), "pairs": len(known)}
+        rows.append({"pooling": pooling, "layer": layer, **numbers})
     return pd.DataFrame(rows)
 
 
@@ -152,13 +147,10 @@ def lines(axes: Axes, rows: pd.DataFrame) -> None:
     """Draw the median and quartiles of every category over the layers; zeros are left out."""
     for section in ordered(rows["section"], SECTIONS):
         part = rows[(rows["section"] == section) & (rows["q25"] > 0)]
-        colour = SECTION_COLOURS.get(section, OTHER)
+        colour = section_colour(section)
         marker = "o" if len(part) == 1 else ""
         axes.plot(part["layer"], part["median"], color=colour, label=section, marker=marker)
-        axes.fill_between(
-            part["layer"].to_numpy(float), part["q25"].to_numpy(float), part["q75"].to_numpy(float),
-            color=colour, alpha=0.15, linewidth=0,
-        )  # fmt: skip
+        band(axes, part["layer"], part["q25"], part["q75"], colour)
     if (rows["q25"] > 0).any():
         axes.set_yscale("log")
 
@@ -171,9 +163,4 @@ def shares(axes: Axes, rows: pd.DataFrame) -> None:
         no_data(axes, "one category, or too few pairs")
         return
     axes.plot(known["layer"], known["share"], color=BLACK, marker="o", markersize=2.5)
-    axes.fill_between(
-        known["layer"].to_numpy(float),
-        known["share_low"].to_numpy(float),
-        known["share_high"].to_numpy(float),
-        color=BLACK, alpha=0.15, linewidth=0,
-    )  # fmt: skip
+    band(axes, known["layer"], known["share_low"], known["share_high"], BLACK)

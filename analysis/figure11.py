@@ -7,7 +7,6 @@ method, mean over seeds with their range.
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,6 +17,7 @@ from analysis.style import (
     METHODS,
     OTHER,
     add_text,
+    interval_points,
     method_label,
     new_figure,
     ordered,
@@ -70,9 +70,12 @@ def collect(data: Path) -> pd.DataFrame:
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a method, parameter, value and section: mean, low, high (range), seeds."""
+    """Return one row per method, parameter, value and section.
+
+    Columns besides: mean, mean_low and mean_high (the range over seeds), seeds.
+    """
     groups = frame.groupby(["parameter", "method", "section", "value"], sort=True)["accuracy"]
-    return groups.agg(mean="mean", low="min", high="max", seeds="count").reset_index()
+    return groups.agg(mean="mean", mean_low="min", mean_high="max", seeds="count").reset_index()
 
 
 def gains(frame: pd.DataFrame) -> pd.DataFrame:
@@ -163,10 +166,8 @@ def panel(axes: Axes, table: pd.DataFrame) -> None:
             rows = table[(table["method"] == method) & (table["section"] == section)]
             if rows.empty:
                 continue
-            centre = rows["mean"].to_numpy()
-            spans = np.stack([centre - rows["low"].to_numpy(), rows["high"].to_numpy() - centre])
-            axes.errorbar(
-                rows["value"], centre, yerr=spans, linestyle=style, markersize=3, capsize=2,
+            interval_points(
+                axes, rows["value"], rows, "mean", linestyle=style, markersize=3, capsize=2,
                 color=METHOD_COLOURS.get(method, OTHER), marker=METHOD_MARKERS.get(method, "D"),
                 markerfacecolor=None if section == "average" else "white",
                 elinewidth=0.8, label=f"{method_label(method)}, {section}",

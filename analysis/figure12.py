@@ -17,6 +17,7 @@ from analysis.style import (
     METHOD_MARKERS,
     SECTIONS,
     add_text,
+    interval_points,
     method_label,
     new_figure,
     plural,
@@ -86,10 +87,9 @@ def panel(axes: Axes, table: pd.DataFrame, cell: str) -> None:
     for place, side in enumerate(sides(table, cell)):
         row = table.iloc[place]
         family = "normbt" if str(row["method"]).startswith("normbt") else "bt"
-        span = np.array([[row[cell] - row[cell + LOW]], [row[cell + HIGH] - row[cell]]])
-        axes.errorbar(
-            row[cell], -place, xerr=np.clip(span, 0, None), markersize=3.5, elinewidth=0.9,
-            color=METHOD_COLOURS[family], marker=METHOD_MARKERS[family],
+        interval_points(
+            axes, [-place], table.iloc[[place]], cell, sideways=True, markersize=3.5,
+            elinewidth=0.9, color=METHOD_COLOURS[family], marker=METHOD_MARKERS[family],
             markerfacecolor=None if side else "white",
         )  # fmt: skip
         if row[cell + HOLM] < 0.05:

@@ -12,22 +12,23 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis import gradients
+from analysis.gradients import KEYS, THETA
 from analysis.style import (
     BLACK,
     MODELS,
-    OTHER,
-    SECTION_COLOURS,
     SECTIONS,
     add_text,
     model_label,
     new_figure,
     ordered,
     plural,
-    section_label,
+    section_colour,
     short,
     styled,
 )
-from analysis.tables import one_row_each, read_tidy, require
+from analysis.tables import require
+from eval import bootstrap
 
 QUANTITIES: Final = {
     "gradient_norm": "gradient norm of the BT loss",
@@ -37,13 +38,8 @@ UNITS: Final = {
     "gradient_norm": r"$\Vert\nabla_\theta L_{BT}\Vert_2$" "\n(nats / parameter unit)",
     "distance": r"$\Vert h_w - h_l\Vert_2$" "\n(activation units)",
 }
-KEYS: Final = ["method", "seed", "pair_id"]
 COLUMNS: Final = [*KEYS, "section", *QUANTITIES]
 CLAIMED: Final = "Reasoning"
-MU: Final = "with μ the mean distance of the measured pairs [inferred]"
-"""What the weights of gradients.csv are made with; figures 1 and 3 say it too."""
-THETA: Final = "θ: the parameters that are trained (with LoRA: all)."
-"""What the gradients of gradients.csv are over; figure 6 says it too."""
 SURE: Final = 0.95
 LOG_FROM: Final = 20.0
 """A panel is logarithmic where its 95% quantile is this many times its 5% quantile."""
@@ -56,10 +52,7 @@ def collect(data: Path) -> pd.DataFrame:
 
     Raises InputError: the file is missing, empty, lacks a column or repeats a pair within a run.
     """
-    path = data / "gradients.csv"
-    frame = read_tidy(path, COLUMNS)[COLUMNS]
-    frame = frame.assign(section=frame["section"].map(section_label))
-    return one_row_each(frame, KEYS, str(path)).reset_index(drop=True)
+    return gradients.read(data, COLUMNS)
 
 
 def mean_over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
@@ -102,11 +95,7 @@ def smallest_shares(samples: list[np.ndarray], resamples: int, seed: int) -> lis
     """Return, for each sample, the part of bootstrap resamples in which its median is lowest."""
     if len(samples) < 2:
         return [float("nan")] * len(samples)
-    rng = np.random.default_rng(seed)
-    draws = [
-        np.median(values[rng.integers(len(values), size=(resamples, len(values)))], axis=1)
-        for values in samples
-    ]
+    draws = [np.median(each, axis=1) for each in bootstrap.redrawn(samples, resamples, seed)]
     winners = np.argmin(np.stack(draws), axis=0)
     return [float(np.mean(winners == index)) for index in range(len(samples))]
 
@@ -167,7 +156,7 @@ def panel(
     names, middles = rows["section"].tolist(), rows["median"].tolist()
     for place, (section, middle) in enumerate(zip(names, middles, strict=True)):
         values = chosen.loc[chosen["section"] == section, quantity].to_numpy()
-        box(axes, place, values, SECTION_COLOURS.get(section, OTHER))
+        box(axes, place, values, section_colour(section))
         axes.annotate(short(middle), (place + 0.36, middle), va="center", fontsize=6.5)
     labels = [f"{name}\nn = {n:,}" for name, n in zip(names, rows["pairs"], strict=True)]
     axes.set_xticks(range(len(labels)), labels)

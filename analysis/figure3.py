@@ -13,13 +13,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figure2 import MU, THETA
-from analysis.figure6 import relation
+from analysis import gradients
+from analysis.gradients import KEYS, MU, THETA, UPDATES
+from analysis.relation import relation
 from analysis.style import (
     BLACK,
     METHOD_COLOURS,
     MODELS,
     add_text,
+    interval_text,
     method_label,
     model_label,
     new_figure,
@@ -29,12 +31,9 @@ from analysis.style import (
     short,
     styled,
 )
-from analysis.tables import one_row_each, read_tidy, require
+from analysis.tables import require
 from rm.errors import InputError
 
-KEYS: Final = ["method", "seed", "pair_id"]
-SOURCE: Final = [*KEYS, "distance", "difference", "error", "gradient_norm", "weight"]
-UPDATES: Final = {"bt": "update_bt", "normbt": "update_normbt"}
 COLUMNS: Final = [*KEYS, "distance", "difference", "error", *UPDATES.values()]
 BINS: Final = 4
 TAIL: Final = 0.1
@@ -50,13 +49,7 @@ def collect(data: Path) -> pd.DataFrame:
 
     Raises InputError: the file is missing, empty, lacks a column or repeats a pair within a run.
     """
-    path = data / "gradients.csv"
-    frame = one_row_each(read_tidy(path, SOURCE), KEYS, str(path))
-    updates = {
-        "update_bt": frame["gradient_norm"],
-        "update_normbt": frame["gradient_norm"] * frame["weight"],
-    }
-    return frame.assign(**updates)[COLUMNS].reset_index(drop=True)
+    return gradients.read(data, COLUMNS)
 
 
 def assign_bins(chosen: pd.DataFrame, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +69,7 @@ def relations(frame: pd.DataFrame, bins: int = BINS, resamples: int = 1000) -> p
     """Return one row a model, update and bin of d.
 
     Columns: method (the model's state), update ("bt" or "normbt"), bin, low, high (of d),
-    error_low, error_high (of |σ(d) − 1| within the bin), then those of `figure6.relation` for the
+    error_low, error_high (of |σ(d) − 1| within the bin), then those of `relation.relation` for the
     update's size against distance: pairs, seeds, slope, pearson, spearman with their intervals.
     """
     rows = []
@@ -173,7 +166,7 @@ def panel(axes: Axes, part: pd.DataFrame, update: str, found: pd.Series, headed:
     colour = METHOD_COLOURS[update]
     axes.scatter(x, y, s=5, alpha=0.5, linewidths=0, color=colour)
     axes.set_xlim(0, 1.05 * x.max() or 1.0)
-    bounds = (interval(found[f"{end}low"], found[f"{end}high"]) for end in ("", "error_"))
+    bounds = (interval_text(found[f"{end}low"], found[f"{end}high"]) for end in ("", "error_"))
     head = [f"{name} {text}" for name, text in zip(("d", "error"), bounds, strict=True) if headed]
     if not np.isfinite(found["slope"]):
         axes.set_title("\n".join(head), fontsize=6.5)
@@ -182,12 +175,8 @@ def panel(axes: Axes, part: pd.DataFrame, update: str, found: pd.Series, headed:
     ends = np.array([x.min(), x.max()])
     axes.plot(ends, y.mean() + found["slope"] * (ends - x.mean()), color=BLACK)
     lines = [
-        f"{label} {short(found[name], 2)} {interval(found[name + '_low'], found[name + '_high'])}"
+        f"{label} {short(found[name], 2)} "
+        f"{interval_text(found[name + '_low'], found[name + '_high'])}"
         for label, name in (("slope", "slope"), ("r", "pearson"))
     ]
     axes.set_title("\n".join([*head, *lines]), fontsize=6.5)
-
-
-def interval(low: float, high: float) -> str:
-    """Return "[0.12, 0.45]" in two significant digits."""
-    return f"[{short(low, 2)}, {short(high, 2)}]"

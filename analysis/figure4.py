@@ -20,6 +20,7 @@ from analysis.style import (
     GREY,
     METHOD_COLOURS,
     add_text,
+    interval_points,
     method_label,
     new_figure,
     no_data,
@@ -28,8 +29,9 @@ from analysis.style import (
     styled,
     wrap,
 )
-from analysis.tables import GROUP, AbsentError, pair_up, read_scores, require
-from eval.statistics import binomial_interval, draw_counts, percentile_interval
+from analysis.tables import GROUP, AbsentError, of_method, pair_up, read_scores, require
+from eval.bootstrap import bounds, draw_counts
+from eval.statistics import binomial_interval
 from rm.errors import InputError
 
 COLUMNS: Final = [
@@ -60,17 +62,6 @@ def collect(data: Path) -> pd.DataFrame:
     if both.empty:
         raise AbsentError(f"{path}: bt and normbt share no seed: train both with the same seeds")
     return with_distance(both, of_method(scores, "untrained", path), path)[COLUMNS]
-
-
-def of_method(scores: pd.DataFrame, method: str, path: Path) -> pd.DataFrame:
-    """Return one method's rows.
-
-    Raises InputError: there are none.
-    """
-    rows = scores[scores["method"] == method]
-    if rows.empty:
-        raise AbsentError(f"{path} has no rows of method {method}: evaluate it first")
-    return rows
 
 
 def with_distance(both: pd.DataFrame, untrained: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -181,20 +172,14 @@ def bin_row(part: pd.DataFrame, seeds: list[int], resamples: int, seed: int) -> 
         "wins_bt": int(bt.sum()),
         "wins_normbt": int(normbt.sum()),
         "share": normbt.sum() / contested if contested else float("nan"),
-        **ends("share", shares),
+        **bounds("share", shares),
         "voting": voting,
         "votes": votes,
         "vote": votes / voting if voting else float("nan"),
         **exact("vote", votes, voting),
         "difference": float(gain(counts.sum(axis=(0, 2)))),
-        **ends("difference", gain(draws)),
+        **bounds("difference", gain(draws)),
     }
-
-
-def ends(name: str, draws: np.ndarray) -> dict[str, float]:
-    """Return the 95% percentile interval of bootstrap draws; NaN where no draw is defined."""
-    low, high = percentile_interval(draws)
-    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def exact(name: str, hits: int, trials: int) -> dict[str, float]:
@@ -220,7 +205,7 @@ def trend(
     parts = [per_seed(frame[place == index], seeds) for index in (0, len(edges) - 2)]
     close, far = (gain(part.sum(axis=(0, 2))) for part in parts)
     close_draws, far_draws = map(gain, resampled(parts, resamples, np.random.default_rng(seed)))
-    return {"trend": float(close - far), **ends("trend", close_draws - far_draws)}
+    return {"trend": float(close - far), **bounds("trend", close_draws - far_draws)}
 
 
 def groups(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -346,18 +331,7 @@ def points(
     axes: Axes, table: pd.DataFrame, name: str, shift: float, edge: str, fill: str, label: str
 ) -> None:
     """Draw `name` with its interval in every bin that has one."""
-    known = table[table[name].notna()]
-    centre = known[name].to_numpy()
-    spans = np.stack([centre - known[f"{name}_low"], known[f"{name}_high"] - centre])
-    axes.errorbar(
-        known["bin"] + shift,
-        centre,
-        yerr=np.clip(spans, 0, None),
-        fmt="o",
-        markersize=4,
-        color=edge,
-        markerfacecolor=fill,
-        elinewidth=1,
-        capsize=2,
-        label=label or None,
-    )
+    interval_points(
+        axes, table["bin"] + shift, table, name, fmt="o", markersize=4, color=edge,
+        markerfacecolor=fill, elinewidth=1, capsize=2, label=label or None,
+    )  # fmt: skip

@@ -23,6 +23,7 @@ from analysis.style import (
     PURPLE,
     VERMILLION,
     add_text,
+    band,
     method_label,
     new_figure,
     no_data,
@@ -182,7 +183,7 @@ def draw_panel(axes: Axes, part: pd.DataFrame, methods: list[str]) -> None:
     for method in methods:
         ours = method.startswith("norm")
         label = "with NormBT" if ours else "base"
-        band(axes, part[part["method"] == method], "gold", VERMILLION if ours else BLUE, label)
+        curve(axes, part[part["method"] == method], "gold", VERMILLION if ours else BLUE, label)
     axes.set_title(method_label(methods[0]), loc="left", fontsize=7)
 
 
@@ -198,19 +199,18 @@ def draw_gains(axes: Axes, part: pd.DataFrame) -> None:
         base = method.removeprefix("norm")
         label = "BT" if base == "bt" else method_label(base).removeprefix("BT ")
         rows, colour = gains[gains["method"] == method], GAIN_COLOURS.get(base, OTHER)
-        band(axes, rows, "gain", colour, label, GAIN_LINES.get(base, ":"))
+        curve(axes, rows, "gain", colour, label, GAIN_LINES.get(base, ":"))
     make_room(axes, below=0.35)
     axes.legend(loc="lower left", **SMALL)
 
 
-def band(
+def curve(
     axes: Axes, rows: pd.DataFrame, name: str, colour: str, label: str, line: str = "-"
 ) -> None:
     """Draw the column `name` against KL with its interval."""
     rows = rows.sort_values("kl")
-    kl, low, high = (rows[c].to_numpy(float) for c in ("kl", f"{name}_low", f"{name}_high"))
-    axes.fill_between(kl, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(kl, rows[name], color=colour, linestyle=line, label=label)
+    band(axes, rows["kl"], rows[f"{name}_low"], rows[f"{name}_high"], colour)
+    axes.plot(rows["kl"], rows[name], color=colour, linestyle=line, label=label)
 
 
 def make_room(axes: Axes, below: float = 0.0, above: float = 0.0) -> None:

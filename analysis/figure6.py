@@ -1,8 +1,7 @@
 """Figure 6: the proxy ‖h_w − h_l‖ against the full gradient distance ‖∇_θ(r_w − r_l)‖.
 
-Overall and per category, for the untrained backbone and after each training; beside them the
-paper's correlation. Correlations are taken within a seed, where one model's scale holds, and
-averaged over seeds; intervals resample pairs, since seeds repeat them.
+Overall and per category (`analysis.relation`), for the untrained backbone and after each training;
+beside them the paper's correlation.
 """
 
 from pathlib import Path
@@ -12,38 +11,31 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
-from analysis.figure2 import THETA
+from analysis import gradients
+from analysis.gradients import KEYS, THETA
+from analysis.relation import FEWEST, RESAMPLES, relation
 from analysis.style import (
     BLACK,
     GREY,
     MODELS,
-    OTHER,
-    SECTION_COLOURS,
     SECTIONS,
     add_text,
+    interval_points,
     model_label,
     new_figure,
     no_data,
     ordered,
     plural,
-    section_label,
+    scatter_sections,
     styled,
 )
-from analysis.tables import one_row_each, read_tidy, require
-from eval.statistics import percentile_interval
+from analysis.tables import require
 
 PAPER_R: Final = 0.928
 """Pearson's r that the paper reports in its appendix C."""
 OVERALL: Final = "Overall"
-KEYS: Final = ["method", "seed", "pair_id"]
 COLUMNS: Final = [*KEYS, "section", "distance", "gradient_distance"]
-RESAMPLES: Final = 1000
-FEWEST: Final = 4
-"""Pairs below which no correlation or slope is given."""
-TINY: Final = 1e-24
-STATISTICS: Final = ("slope", "pearson", "spearman")
 
 
 def collect(data: Path) -> pd.DataFrame:
@@ -53,61 +45,7 @@ def collect(data: Path) -> pd.DataFrame:
 
     Raises InputError: the file is missing, empty, lacks a column or repeats a pair within a run.
     """
-    path = data / "gradients.csv"
-    frame = read_tidy(path, COLUMNS)[COLUMNS]
-    frame = frame.assign(section=frame["section"].map(section_label))
-    return one_row_each(frame, KEYS, str(path)).reset_index(drop=True)
-
-
-def relation(
-    frame: pd.DataFrame, x: str, y: str, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, float]:
-    """Return how column `y` goes with column `x`, over rows of one model with seed and pair_id.
-
-    Keys: pairs (distinct), seeds, then slope (least squares, units of y over units of x), pearson
-    and spearman, each the mean of the seeds' own values and each with `_low` and `_high`: the 95%
-    percentile interval over resampled pairs (a pair brings all its seeds along). NaN below four
-    pairs or where a column is constant.
-    """
-    wide_x, wide_y = (
-        frame.pivot(index="seed", columns="pair_id", values=name).to_numpy(float) for name in (x, y)
-    )
-    seeds, pairs = wide_x.shape
-    found: dict[str, float] = {"pairs": pairs, "seeds": seeds}
-    picks = np.random.default_rng(seed).integers(pairs, size=(resamples, pairs))
-    for name in STATISTICS:
-        values, draws = np.full(1, np.nan), np.full(resamples, np.nan)
-        if pairs >= FEWEST:
-            values = over_seeds(name, wide_x, wide_y, np.arange(pairs)[None, :])
-            draws = over_seeds(name, wide_x, wide_y, picks)
-        low, high = percentile_interval(draws)
-        found |= {name: float(values[0]), f"{name}_low": low, f"{name}_high": high}
-    return found
-
-
-def over_seeds(name: str, x: np.ndarray, y: np.ndarray, picks: np.ndarray) -> np.ndarray:
-    """Return one statistic for every row of `picks` (draws, pairs), averaged over seeds.
-
-    `x` and `y` are (seeds, pairs), NaN where a seed lacks a pair; the result is (draws,).
-    """
-    return np.mean([statistic(name, a[picks], b[picks]) for a, b in zip(x, y, strict=True)], axis=0)
-
-
-def statistic(name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return slope, pearson or spearman along the last axis, leaving out NaN; NaN if undefined."""
-    if name == "spearman":
-        x, y = (stats.rankdata(values, axis=-1, nan_policy="omit") for values in (x, y))
-    known = np.isfinite(x) & np.isfinite(y)
-    count = known.sum(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        dx, dy = (
-            np.where(known, v - np.where(known, v, 0).sum(-1, keepdims=True) / count, 0)
-            for v in (x, y)
-        )
-        xx, yy, xy = (dx * dx).sum(-1), (dy * dy).sum(-1), (dx * dy).sum(-1)
-        value = xy / xx if name == "slope" else xy / np.sqrt(xx * yy)
-    spread = xx > TINY * np.where(known, x * x, 0).sum(-1)  # a constant leaves rounding only
-    return np.where(spread & (count[..., 0] >= FEWEST), value, np.nan)
+    return gradients.read(data, COLUMNS)
 
 
 def correlations(frame: pd.DataFrame, resamples: int = RESAMPLES) -> pd.DataFrame:
@@ -181,17 +119,7 @@ def head_shares(frame: pd.DataFrame) -> str:
 
 def scatter(axes: Axes, chosen: pd.DataFrame) -> None:
     """Draw one model's pairs, coloured by section, a point a pair and seed."""
-    for section in ordered(chosen["section"], SECTIONS):
-        part = chosen[chosen["section"] == section]
-        axes.scatter(
-            part["distance"],
-            part["gradient_distance"],
-            s=5,
-            alpha=0.55,
-            linewidths=0,
-            color=SECTION_COLOURS.get(section, OTHER),
-            label=section,
-        )
+    scatter_sections(axes, chosen, "distance", "gradient_distance", alpha=0.55)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(r"distance $\Vert h_w - h_l\Vert_2$" "\n(activation units)")
@@ -202,18 +130,10 @@ def forest(axes: Axes, rows: pd.DataFrame, labelled: bool) -> None:
     places = np.arange(len(rows))[::-1]
     axes.axvline(PAPER_R, color=GREY, linestyle="--", linewidth=0.9)
     for name, shift, fill in (("pearson", 0.14, BLACK), ("spearman", -0.14, "white")):
-        known = rows[name].notna().to_numpy()
-        centre, low, high = (rows[name + end].to_numpy()[known] for end in ("", "_low", "_high"))
-        axes.errorbar(
-            centre,
-            places[known] + shift,
-            xerr=np.clip(np.stack([centre - low, high - centre]), 0, None),
-            fmt="o",
-            markersize=3.5,
-            color=BLACK,
-            markerfacecolor=fill,
-            elinewidth=0.9,
-        )
+        interval_points(
+            axes, places + shift, rows, name, sideways=True, fmt="o", markersize=3.5, color=BLACK,
+            markerfacecolor=fill, elinewidth=0.9,
+        )  # fmt: skip
     if not rows["pearson"].notna().any():
         no_data(axes, f"fewer than {FEWEST} pairs")
     lows = rows[["pearson_low", "spearman_low"]].to_numpy(float)

@@ -17,6 +17,7 @@ from analysis.style import (
     BLACK,
     METHOD_COLOURS,
     add_text,
+    band,
     method_label,
     new_figure,
     no_data,
@@ -166,14 +167,7 @@ def line(axes: Axes, rows: pd.DataFrame, colour: str, style: str) -> None:
     axes.plot(
         rows["step"], rows["mean"], color=colour, linestyle=style, marker=marker, markersize=3
     )
-    axes.fill_between(
-        rows["step"].to_numpy(float),
-        rows["low"].to_numpy(float),
-        rows["high"].to_numpy(float),
-        color=colour,
-        alpha=0.2,
-        linewidth=0,
-    )
+    band(axes, rows["step"], rows["low"], rows["high"], colour, alpha=0.2)
 
 
 def legend(axes: Axes, methods: list[str]) -> None:

@@ -7,32 +7,34 @@ variance each feature explains beside the others (and beside the category).
 import itertools
 import math
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figure6 import relation
+from analysis.relation import relation
 from analysis.style import (
     BLACK,
     OTHER,
-    SECTION_COLOURS,
     SECTIONS,
     add_text,
+    interval_points,
+    interval_text,
     new_figure,
     no_data,
     ordered,
     plural,
+    scatter_sections,
     section_label,
     shared_legend,
     short,
     styled,
 )
-from analysis.tables import AbsentError, read_scores, read_tidy, require
+from analysis.tables import of_method, read_scores, require, with_texts
 from analysis.texts import FEATURES
-from rm.errors import InputError
+from eval.bootstrap import row_weights
 
 COLUMNS: Final = ["pair_id", "cluster", "section", "distance", *FEATURES]
 CATEGORY: Final = "category"
@@ -49,18 +51,8 @@ def collect(data: Path) -> pd.DataFrame:
     backbone was not scored, or a pair has no text.
     """
     path = data / "scores.parquet"
-    scores = read_scores(path)
-    untrained = scores[scores["method"] == "untrained"].drop_duplicates("pair_id")
-    if untrained.empty:
-        raise AbsentError(f"{path} has no rows of method untrained: evaluate it first")
-    texts = read_tidy(data / "pairs.parquet", ["pair_id", *FEATURES])
-    frame = untrained.merge(texts[["pair_id", *FEATURES]], on="pair_id", how="left")
-    missing = frame.loc[frame["overlap"].isna(), "pair_id"]
-    if len(missing):
-        raise InputError(
-            f"{data / 'pairs.parquet'} lacks {len(missing)} scored pairs, first {missing.iloc[0]}: "
-            "write both anew (make reproduce)"
-        )
+    untrained = of_method(read_scores(path), "untrained", path).drop_duplicates("pair_id")
+    frame = with_texts(untrained, data, list(FEATURES))
     return frame.assign(section=frame["section"].map(section_label))[COLUMNS]
 
 
@@ -77,9 +69,10 @@ def shares(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd
     values = low = high = np.full(len(names), np.nan)
     if len(known) > 4 * len(names) and known["distance"].nunique() > 1:
         columns, groups = design(known)
-        values = shapley(np.ones((1, len(known))), columns, groups)[0]
-        counts = cluster_counts(known["cluster"].to_numpy(), resamples, seed)
-        low, high = np.nanquantile(shapley(counts, columns, groups), [0.025, 0.975], axis=0)
+        values, *draws = shapley(
+            row_weights(known["cluster"].to_numpy(), resamples, seed), columns, groups
+        )
+        low, high = np.nanquantile(draws, [0.025, 0.975], axis=0)
     table = pd.DataFrame({"feature": names, "share": values, "share_low": low, "share_high": high})
     return table.assign(r2=float(np.sum(values)), pairs=len(known))
 
@@ -100,14 +93,6 @@ def design(frame: pd.DataFrame) -> tuple[np.ndarray, list[list[int]]]:
     if len(sections) > 1:
         groups.append(list(range(len(FEATURES), columns.shape[1] - 1)))
     return (columns - columns.mean(axis=0)) / np.where(scale > 0, scale, 1.0), groups
-
-
-def cluster_counts(clusters: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Return how often each row is drawn when whole clusters are redrawn: (resamples, rows)."""
-    codes, names = pd.factorize(clusters)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    return drawn[:, codes].astype(float)
 
 
 def shapley(weights: np.ndarray, columns: np.ndarray, groups: list[list[int]]) -> np.ndarray:
@@ -189,12 +174,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
 
 def scatter(axes: Axes, frame: pd.DataFrame, feature: str) -> None:
     """Draw distance against one feature, coloured by category, with rank correlations."""
-    for section in ordered(frame["section"], SECTIONS):
-        part = frame[frame["section"] == section]
-        axes.scatter(
-            part[feature], part["distance"], s=5, alpha=0.5, linewidths=0,
-            color=SECTION_COLOURS.get(section, OTHER), label=section,
-        )  # fmt: skip
+    scatter_sections(axes, frame, feature, "distance")
     if feature == "length_difference":
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(left=-0.2)
@@ -208,8 +188,8 @@ def rank_words(frame: pd.DataFrame, feature: str) -> list[str]:
     """Return the rank correlation overall with its interval, and those within the categories."""
     rows = frame.assign(seed=0)
     whole = relation(rows, "distance", feature, resamples=300)
-    low, high = whole["spearman_low"], whole["spearman_high"]
-    words = [f"ρ = {short(whole['spearman'], 2)} [{short(low, 2)}, {short(high, 2)}]"]
+    span = interval_text(whole["spearman_low"], whole["spearman_high"])
+    words = [f"ρ = {short(whole['spearman'], 2)} {span}"]
     if frame["section"].nunique() > 1:
         inner = [
             short(relation(part, "distance", feature, resamples=1)["spearman"], 2)
@@ -225,11 +205,10 @@ def bars(axes: Axes, table: pd.DataFrame) -> None:
         no_data(axes, "too few pairs or one distance only")
         axes.set_axis_off()
         return
-    places, centre = -np.arange(len(table)), 100 * table["share"].to_numpy()
-    low, high = 100 * table["share_low"].to_numpy(), 100 * table["share_high"].to_numpy()
-    axes.barh(places, centre, height=0.6, color=OTHER)
-    spans = np.clip(np.stack([centre - low, high - centre]), 0, None)
-    axes.errorbar(centre, places, xerr=spans, fmt="none", color=BLACK, elinewidth=1, capsize=2)
+    places, percent = -np.arange(len(table)), 100 * table[["share", "share_low", "share_high"]]
+    axes.barh(places, percent["share"], height=0.6, color=OTHER)
+    look: dict[str, Any] = {"fmt": "none", "color": BLACK, "elinewidth": 1, "capsize": 2}
+    interval_points(axes, places, percent, "share", sideways=True, **look)
     axes.set_yticks(places, [label(name) for name in table["feature"]])
     axes.set_xlim(left=0)
     axes.grid(axis="y", visible=False)

@@ -12,31 +12,31 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figure6 import relation
+from analysis import gradients
+from analysis.relation import relation
 from analysis.style import (
     BLACK,
     GREY,
     MODELS,
-    OTHER,
-    SECTION_COLOURS,
     SECTIONS,
     add_text,
+    interval_text,
     model_label,
     new_figure,
     ordered,
     plural,
-    section_label,
+    scatter_sections,
     shared_legend,
     short,
     styled,
 )
 from analysis.tables import one_row_each, read_tidy, require
-from eval.statistics import percentile_interval
+from eval.bootstrap import bounds, row_weights
 from rm.errors import InputError
 
 KEYS: Final = ["method", "seed"]
 ANGLES: Final = [*KEYS, "pair_a", "pair_b", "cosine", "error"]
-PAIRS: Final = [*KEYS, "pair_id", "section", "distance", "error", "gradient_distance"]
+PAIRS: Final = [*gradients.KEYS, "section", "distance", "error", "gradient_distance"]
 COLUMNS: Final = [
     *(*KEYS, "pair_a", "pair_b", "cosine", "projection_error"),
     *(f"{name}_{side}" for side in "ab" for name in ("section", "distance", "norm")),
@@ -53,13 +53,11 @@ def collect(data: Path) -> pd.DataFrame:
     Raises InputError: a file is missing, empty or lacks a column, repeats a row, or the two files
     hold different pairs.
     """
-    paths = data / "directions.parquet", data / "gradients.csv"
-    angles = one_row_each(read_tidy(paths[0], ANGLES), [*ANGLES[:4]], str(paths[0]))
-    pairs = one_row_each(read_tidy(paths[1], PAIRS), [*KEYS, "pair_id"], str(paths[1]))
-    facts = pairs.assign(
-        norm=pairs["error"] * pairs["gradient_distance"],
-        section=pairs["section"].map(section_label),
-    )[[*KEYS, "pair_id", "section", "distance", "norm"]]
+    path = data / "directions.parquet"
+    angles = one_row_each(read_tidy(path, ANGLES), [*ANGLES[:4]], str(path))
+    pairs = gradients.read(data, PAIRS)
+    facts = pairs.assign(norm=pairs["error"] * pairs["gradient_distance"])
+    facts = facts[[*gradients.KEYS, "section", "distance", "norm"]]
     angles = angles.rename(columns={"error": "projection_error"})
     for side in "ab":
         named = facts.rename(
@@ -68,7 +66,7 @@ def collect(data: Path) -> pd.DataFrame:
         )
         angles = angles.merge(named, on=[*KEYS, f"pair_{side}"], how="left")
     if angles[["norm_a", "norm_b"]].isna().to_numpy().any():
-        raise InputError(f"{paths[0]} and {paths[1]} hold different pairs: write both anew")
+        raise InputError(f"{path} and gradients.csv hold different pairs: write both anew")
     return angles[COLUMNS]
 
 
@@ -139,21 +137,16 @@ def difference(frame: pd.DataFrame, resamples: int = 500, seed: int = 0) -> dict
         codes = pd.factorize(pairs["section"])[0]
         same = codes[:, None] == codes[None, :]
         known = np.isfinite(table) & ~np.eye(len(pairs), dtype=bool)
-        rng = np.random.default_rng(seed)
-        counts = rng.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=resamples)
-        weights = np.concatenate([np.ones((1, len(pairs))), counts])
+        weights = row_weights(pairs["pair_id"].to_numpy(), resamples, seed)
         means = [weighted_mean(weights, table, known & chosen) for chosen in (same, ~same)]
         points.append([means[0][0], means[1][0]])
         draws.append(means[0][1:] - means[1][1:])
     within, across = np.mean(points, axis=0)
-    spread = np.mean(draws, axis=0)
-    low, high = percentile_interval(spread)
     return {
         "within": float(within),
         "across": float(across),
         "difference": float(within - across),
-        "difference_low": low,
-        "difference_high": high,
+        **bounds("difference", np.mean(draws, axis=0)),
     }
 
 
@@ -251,15 +244,10 @@ def matrix(axes: Axes, rows: pd.DataFrame, top: float, labelled: bool) -> None:
 
 def scatter(axes: Axes, rows: pd.DataFrame) -> None:
     """Draw one model's alignment with the batch against distance, with their correlation."""
-    for section in ordered(rows["section"], SECTIONS):
-        part = rows[rows["section"] == section]
-        axes.scatter(
-            part["distance"], part["cosine"], s=6, alpha=0.6, linewidths=0,
-            color=SECTION_COLOURS.get(section, OTHER), label=section,
-        )  # fmt: skip
+    scatter_sections(axes, rows, "distance", "cosine", size=6, alpha=0.6)
     axes.axhline(0, color=GREY, linewidth=0.8, linestyle="--")
     axes.set_xlim(left=0)
     axes.set_xlabel("distance (activation units)")
     found = relation(rows, "distance", "cosine", resamples=500)
-    low, high = short(found["pearson_low"], 2), short(found["pearson_high"], 2)
-    axes.set_title(f"r = {short(found['pearson'], 2)} [{low}, {high}]", fontsize=7)
+    span = interval_text(found["pearson_low"], found["pearson_high"])
+    axes.set_title(f"r = {short(found['pearson'], 2)} {span}", fontsize=7)

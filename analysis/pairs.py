@@ -6,9 +6,8 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from analysis.figure4 import of_method
 from analysis.style import section_label
-from analysis.tables import read_scores, read_tidy
+from analysis.tables import of_method, read_scores, with_texts
 from rm.errors import InputError
 
 TEXTS: Final = ["prompt", "chosen", "rejected"]
@@ -37,9 +36,8 @@ def collect(data: Path, a: str = "bt", b: str = "normbt", seed: int | None = Non
         frame = frame.merge(
             judged(rows).add_suffix(f"_{side}"), left_on="pair_id", right_index=True
         )
-    texts = read_tidy(data / "pairs.parquet", ["pair_id", *TEXTS])[["pair_id", *TEXTS]]
     frame = frame.assign(section=frame["section"].map(section_label))
-    return frame.merge(texts, on="pair_id").sort_values("distance", ignore_index=True)
+    return with_texts(frame, data, TEXTS).sort_values("distance", ignore_index=True)
 
 
 def judged(rows: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from typing import Any, Final, ParamSpec
 
 import matplotlib.style
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -231,6 +232,57 @@ def short(value: float, digits: int = 3) -> str:
         places = max(0, digits - 1 - int(np.floor(np.log10(abs(value)))))
         return f"{value:.{places}f}".replace("-", "−")
     return f"{value:.{digits - 1}e}".replace("-", "−")
+
+
+def interval_text(low: float, high: float, digits: int = 2) -> str:
+    """Return "[0.12, 0.45]", each end in `digits` significant digits."""
+    return f"[{short(low, digits)}, {short(high, digits)}]"
+
+
+def section_colour(section: str) -> str:
+    """Return a section's colour; one for all that are not the paper's."""
+    return SECTION_COLOURS.get(section, OTHER)
+
+
+def scatter_sections(
+    axes: Axes, rows: pd.DataFrame, x: str, y: str, size: float = 5, alpha: float = 0.5
+) -> None:
+    """Draw column `y` against `x`, a point per row, coloured and labelled by section."""
+    for section in ordered(rows["section"], SECTIONS):
+        part = rows[rows["section"] == section]
+        axes.scatter(
+            part[x], part[y], s=size, alpha=alpha, linewidths=0, color=section_colour(section),
+            label=section,
+        )  # fmt: skip
+
+
+def interval_points(
+    axes: Axes,
+    places: pd.Series | Sequence[float] | np.ndarray,
+    rows: pd.DataFrame,
+    name: str,
+    *,
+    sideways: bool = False,
+    **look: Any,
+) -> None:
+    """Draw the column `name` with bars from `name`_low to `name`_high, where it is known.
+
+    `places` (rows,) lie on the x axis, with `sideways` on the y axis; `look` goes to `errorbar`.
+    """
+    known = rows[name].notna().to_numpy()
+    centre, low, high = (rows[name + e].to_numpy(float)[known] for e in ("", "_low", "_high"))
+    spans = np.clip(np.stack([centre - low, high - centre]), 0, None)
+    at = np.asarray(places)[known]
+    if sideways:
+        axes.errorbar(centre, at, xerr=spans, **look)
+    else:
+        axes.errorbar(at, centre, yerr=spans, **look)
+
+
+def band(axes: Axes, x: Any, low: Any, high: Any, colour: str, alpha: float = 0.15) -> None:
+    """Shade the range from `low` to `high` over `x`, columns of numbers of one length."""
+    at, under, above = (np.asarray(values, float) for values in (x, low, high))
+    axes.fill_between(at, under, above, color=colour, alpha=alpha, linewidth=0)
 
 
 def no_data(axes: Axes, why: str) -> None:

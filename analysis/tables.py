@@ -94,6 +94,33 @@ def read_scores(path: Path, keys: Sequence[str] = ()) -> pd.DataFrame:
     return scores.assign(correct=correct, cluster=cluster)
 
 
+def of_method(frame: pd.DataFrame, method: str, path: Path) -> pd.DataFrame:
+    """Return one method's rows of `frame`, read from `path`.
+
+    Raises AbsentError: there are none.
+    """
+    rows = frame[frame["method"] == method]
+    if rows.empty:
+        raise AbsentError(f"{path} has no rows of method {method}: evaluate it first")
+    return rows
+
+
+def with_texts(frame: pd.DataFrame, data: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Return `frame` with `columns` of `data`/pairs.parquet beside each pair_id.
+
+    Raises InputError: the file is unusable or lacks a pair.
+    """
+    path, wanted = data / "pairs.parquet", ["pair_id", *columns]
+    texts = read_tidy(path, wanted)[wanted]
+    missing = set(frame["pair_id"]) - set(texts["pair_id"])
+    if missing:
+        raise InputError(
+            f"{path} has no texts for {len(missing)} of the pairs, first {min(missing)}: write "
+            "the folder again (make reproduce)"
+        )
+    return frame.merge(texts, on="pair_id")
+
+
 def require(frame: pd.DataFrame, columns: Sequence[str], name: str) -> pd.DataFrame:
     """Return `frame` if it has rows and all `columns`.
 

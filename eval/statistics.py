@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from eval.bootstrap import bootstrap_p, draw_counts, percentile_interval
 from eval.protocol import Protocol, check_columns
 from eval.protocol import outcomes as outcomes_of
 from rm.errors import InputError
@@ -100,20 +101,6 @@ def difference_intervals(
     return table.assign(p=[bootstrap_p(values) for values in drawn.values()])
 
 
-def bootstrap_p(draws: np.ndarray) -> float:
-    """Return the two-sided p-value of the value 0 by `draws` of an estimate, shape (resamples,).
-
-    Twice the smaller share of finite draws on 0's two sides, a draw at 0 on both: what the
-    percentile interval leaves out at the level 1 − p. At least 2 / (resamples + 1), at most 1; NaN
-    where no draw is finite.
-    """
-    known = draws[np.isfinite(draws)]
-    if not len(known):
-        return float("nan")
-    beyond = min((known <= 0).sum(), (known >= 0).sum())
-    return min(1.0, 2 * (int(beyond) + 1) / (len(known) + 1))
-
-
 def _drawn(
     strata: Sequence[_Stratum], protocol: Protocol, resamples: int, seed: int
 ) -> dict[Key, np.ndarray]:
@@ -194,14 +181,6 @@ def _stratum(frame: pd.DataFrame, subsets: tuple[str, ...], seeds: Sequence[int]
     return _Stratum(subsets, values, counts[0])
 
 
-def draw_counts(generator: np.random.Generator, resamples: int, size: int) -> np.ndarray:
-    """Draw `size` of `size` with replacement, as counts (resamples, size)."""
-    chosen = generator.integers(0, size, (resamples, size))
-    flat = chosen + size * np.arange(resamples)[:, None]
-    counts = np.bincount(flat.ravel(), minlength=resamples * size)
-    return counts.reshape(resamples, size).astype(float)
-
-
 def _draw_units(generator: np.random.Generator, resamples: int, stratum: _Stratum) -> np.ndarray:
     return draw_counts(generator, resamples, len(stratum.counts))
 
@@ -244,16 +223,6 @@ def _table(
         low, high = percentile_interval(values, level)
         rows.append((*key, float(point[key][0]), low, high, pairs[key], number))
     return pd.DataFrame(rows, columns=["level", "name", "mean", "low", "high", "pairs", "seeds"])
-
-
-def percentile_interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Return the central `level` of the finite `draws`: (low, high); NaN where there is none."""
-    known = draws[np.isfinite(draws)]
-    if not len(known):
-        return float("nan"), float("nan")
-    tail = (1 - level) / 2
-    low, high = np.quantile(known, [tail, 1 - tail])
-    return float(low), float(high)
 
 
 def _pair_counts(outcomes: pd.DataFrame, protocol: Protocol) -> dict[Key, int]:

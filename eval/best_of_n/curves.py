@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from eval.best_of_n.selection import best_of_n, kl, normalised, normaliser
+from eval.bootstrap import draw_multinomial
 from eval.statistics import base_of
 from rm.errors import InputError
 
@@ -32,16 +33,13 @@ class Draws:
     def make(cls, seeds: int, prompts: int, resamples: int, seed: int = 0) -> Draws:
         """Redraw seeds and prompts with replacement, as frequencies."""
         generator = np.random.default_rng(seed)
-        return cls(*(_frequencies(generator, resamples, size) for size in (seeds, prompts)))
+        sizes = (seeds, prompts)
+        return cls(*(draw_multinomial(generator, resamples, size) / size for size in sizes))
 
     def means(self, curves: np.ndarray) -> np.ndarray:
         """Mean curves (resamples, N) of `curves` (seeds, prompts, N) under the draws."""
         weights = self.seeds if len(curves) > 1 else np.ones((len(self.seeds), 1))
         return sum(weights[:, k, None] * (self.prompts @ curve) for k, curve in enumerate(curves))
-
-
-def _frequencies(generator: np.random.Generator, resamples: int, size: int) -> np.ndarray:
-    return generator.multinomial(size, np.full(size, 1 / size), resamples) / size
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def test_collect_keeps_the_untrained_backbone(tmp_path: Path) -> None:
     frame.assign(norm=0.0, distance=0.0).to_parquet(path)
     assert (figure10.collect(tmp_path)["relative"] == 0).all()
     frame.assign(method="bt").to_parquet(path)
-    with pytest.raises(InputError, match="nothing of the untrained"):
+    with pytest.raises(InputError, match="no rows of method untrained"):
         figure10.collect(tmp_path)
     pd.concat([frame, frame]).to_parquet(path)
     with pytest.raises(InputError, match="more than one row"):

@@ -33,7 +33,7 @@ def test_the_average_is_added_and_seeds_are_summed_up(tmp_path: Path) -> None:
     table = figure11.summary(frame).set_index(["section", "value"])
     assert table.loc[("average", 1e-6), "mean"] == pytest.approx(65.5)
     row = table.loc[("reasoning", 1.0)]
-    assert (row["mean"], row["low"], row["high"]) == pytest.approx((70.5, 70, 71))
+    assert (row["mean"], row["mean_low"], row["mean_high"]) == pytest.approx((70.5, 70, 71))
     assert row["seeds"] == 2
     assert figure11.verdict(frame) == "NormBT's average moves 10.0 by ε (activation units)"
 

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from analysis import figure2, style
+from analysis.gradients import THETA
 from rm.errors import InputError
 
 MIDDLE = {"Reasoning": 1.0, "Safety": 4.0, "Chat": 2.0, "Chat Hard": 3.0}
@@ -77,7 +78,7 @@ def test_draw_prints_medians_counts_and_verdict() -> None:
     assert "smallest median: Reasoning" in top.get_title(loc="left")
     assert figure.get_suptitle().startswith("Is Reasoning smallest")
     assert "tiny · 3 seeds" in figure.get_supxlabel()
-    assert figure2.THETA in figure.get_supxlabel().replace("\n", " ")
+    assert THETA in figure.get_supxlabel().replace("\n", " ")
     assert "after BT training 3 seeds" in figure.get_supxlabel().replace("\n", " ")
 
 

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from analysis import figure4
+from eval.bootstrap import draw_counts, percentile_interval
 from eval.protocol import Protocol
-from eval.statistics import draw_counts, percentile_interval, section_intervals
+from eval.statistics import section_intervals
 from rm.errors import InputError
 
 PLACE = {"backbone": "tiny", "data": "made", "benchmark": "generated"}

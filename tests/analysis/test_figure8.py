@@ -65,11 +65,6 @@ def test_one_category_few_pairs_and_one_distance_draw() -> None:
     assert "200 pairs" in whole.get_supxlabel()
 
 
-def test_clusters_are_drawn_whole() -> None:
-    counts = figure8.cluster_counts(np.array(["a", "a", "b"]), 50, seed=0)
-    assert (counts[:, 0] == counts[:, 1]).all() and (counts[:, 0] + counts[:, 2] == 2).all()
-
-
 def test_collect_joins_untrained_scores_and_texts(tmp_path: Path) -> None:
     frame = pairs(4)
     scores = frame[["pair_id", "section", "distance"]].assign(
@@ -82,7 +77,7 @@ def test_collect_joins_untrained_scores_and_texts(tmp_path: Path) -> None:
     assert list(found) == figure8.COLUMNS
     pd.testing.assert_series_equal(found["overlap"], frame["overlap"])
     frame.head(3).to_parquet(tmp_path / "pairs.parquet")
-    with pytest.raises(InputError, match="lacks 1 scored pairs, first p3"):
+    with pytest.raises(InputError, match="no texts for 1 of the pairs, first p3"):
         figure8.collect(tmp_path)
     scores.assign(method="bt").to_parquet(tmp_path / "scores.parquet")
     with pytest.raises(InputError, match="no rows of method untrained"):

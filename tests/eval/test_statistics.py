@@ -263,36 +263,6 @@ def test_paired_bootstrap_by_cluster_is_wider() -> None:
     assert ratio == pytest.approx(math.sqrt(5), rel=0.1)
 
 
-@pytest.mark.parametrize(
-    ("seeds", "spread", "stated"),
-    [
-        (3, (1.0, 0.0, 0.0), 0.24),
-        (5, (1.0, 0.0, 0.0), 0.17),
-        (3, (0.0, 0.29, 0.42), 0.02),  # NormBT − BT on Reasoning, results/cpu
-        (5, (0.0, 0.29, 0.42), 0.02),
-        (3, (0.11, 0.20, 0.57), 0.10),  # the same, results/cpu_sgd
-    ],
-)
-def test_intervals_leave_out_0_as_often_as_conf_claims_says(
-    seeds: int, spread: tuple[float, float, float], stated: float
-) -> None:
-    """Nothing is there but the spread (standard deviations) of seeds, pairs and both together."""
-    of_seed, of_pair, of_both = spread
-    generator = np.random.default_rng(0)
-    pairs = 120
-    drawn_seeds = statistics.draw_counts(generator, 300, seeds) / seeds
-    drawn_pairs = statistics.draw_counts(generator, 300, pairs) / pairs
-    wrong = []
-    for _ in range(2000):
-        differences = of_both * generator.normal(size=(seeds, pairs))
-        differences += of_seed * generator.normal(size=(seeds, 1))
-        differences += of_pair * generator.normal(size=pairs)
-        means = (drawn_seeds * (drawn_pairs @ differences.T)).sum(axis=1)
-        low, high = statistics.percentile_interval(means)
-        wrong.append(low > 0 or high < 0)
-    assert np.mean(wrong) == pytest.approx(stated, abs=0.02)
-
-
 def test_paired_bootstrap_agrees_with_scipy() -> None:
     generator = np.random.default_rng(9)
     a, b = coin(generator, 120, 0.5), coin(generator, 120, 0.65)
@@ -323,19 +293,6 @@ def test_resamples_without_a_difference_are_on_both_sides_of_0() -> None:
     table = statistics.difference_intervals(frame, ONE, resamples=2000)
     whole = table[table["level"] == "average"].iloc[0]
     assert whole["mean"] == 0 and whole["p"] > 0.9
-
-
-def test_bootstrap_p_by_hand_and_by_the_interval() -> None:
-    assert statistics.bootstrap_p(np.zeros(9)) == 1.0
-    assert statistics.bootstrap_p(np.ones(9)) == statistics.bootstrap_p(-np.ones(9)) == 0.2
-    assert statistics.bootstrap_p(np.array([-1.0, 1, 1, 1, 1, 1, 1, 1, 1])) == 0.4
-    assert statistics.bootstrap_p(np.array([np.nan] * 9 + [1.0] * 9)) == 0.2
-    assert np.isnan(statistics.bootstrap_p(np.full(9, np.nan)))
-    for shift in np.linspace(-3, 3, 61):
-        draws = np.random.default_rng(3).normal(shift, 1, 4000)
-        low, high = statistics.percentile_interval(draws)
-        p = statistics.bootstrap_p(draws)
-        assert abs(p - 0.05) < 0.001 or (p < 0.05) == (low > 0 or high < 0)
 
 
 @pytest.mark.parametrize(("n", "p"), [(1, 1.0), (3, 0.25), (5, 0.0625), (8, 2 / 256)])

@@ -1,0 +1,79 @@
+"""Resampling with replacement: the draws, and the intervals and p-values that they give.
+
+A resample is stated in one of three ways: as places in the sample (`draw_places`), as how often
+each member was drawn (`draw_counts`, `draw_multinomial`), or as the redrawn values (`redrawn`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+
+def draw_places(generator: np.random.Generator, resamples: int, size: int) -> np.ndarray:
+    """Draw `size` of `size` members with replacement, as places (resamples, size), int64."""
+    return generator.integers(0, size, (resamples, size))
+
+
+def draw_counts(generator: np.random.Generator, resamples: int, size: int) -> np.ndarray:
+    """Draw as `draw_places`; return how often each member is drawn, (resamples, size), float."""
+    flat = draw_places(generator, resamples, size) + size * np.arange(resamples)[:, None]
+    counts = np.bincount(flat.ravel(), minlength=resamples * size)
+    return counts.reshape(resamples, size).astype(float)
+
+
+def draw_multinomial(generator: np.random.Generator, resamples: int, size: int) -> np.ndarray:
+    """Draw counts of the same law as `draw_counts`, directly: faster where `size` is large.
+
+    It takes other random numbers, so the two do not give the same resamples.
+    """
+    return generator.multinomial(size, np.full(size, 1 / size), resamples).astype(float)
+
+
+def row_weights(units: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
+    """Return how often each row counts when whole units are redrawn: (1 + resamples, rows).
+
+    `units` (rows,) names each row's unit. The first line is all ones, the sample as it is: one
+    computation gives the estimate and its draws.
+    """
+    codes, names = pd.factorize(units)
+    drawn = draw_multinomial(np.random.default_rng(seed), resamples, len(names))
+    return np.concatenate([np.ones((1, len(names))), drawn])[:, codes]
+
+
+def redrawn(samples: Sequence[np.ndarray], resamples: int, seed: int = 0) -> list[np.ndarray]:
+    """Redraw each sample by itself: (n,) becomes (resamples, n), one sample after the other."""
+    generator = np.random.default_rng(seed)
+    return [values[draw_places(generator, resamples, len(values))] for values in samples]
+
+
+def percentile_interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Return the central `level` of the finite `draws`: (low, high); NaN where there is none."""
+    known = draws[np.isfinite(draws)]
+    if not len(known):
+        return float("nan"), float("nan")
+    tail = (1 - level) / 2
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def bounds(name: str, draws: np.ndarray) -> dict[str, float]:
+    """Return the 95% percentile interval of `draws` as `name`_low and `name`_high."""
+    low, high = percentile_interval(draws)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def bootstrap_p(draws: np.ndarray) -> float:
+    """Return the two-sided p-value of the value 0 by `draws` of an estimate, shape (resamples,).
+
+    Twice the smaller share of finite draws on 0's two sides, a draw at 0 on both: what the
+    percentile interval leaves out at the level 1 − p. At least 2 / (resamples + 1), at most 1; NaN
+    where no draw is finite.
+    """
+    known = draws[np.isfinite(draws)]
+    if not len(known):
+        return float("nan")
+    beyond = min((known <= 0).sum(), (known >= 0).sum())
+    return min(1.0, 2 * (int(beyond) + 1) / (len(known) + 1))
