@@ -1,14 +1,7 @@
-"""Compare two checkpoints, or two methods over several seeds, on the same evaluated pairs.
-
-python -m scripts.compare a=DIR b=DIR
-python -m scripts.compare 'a=[DIR,DIR,DIR]' 'b=[DIR,DIR,DIR]'
-
-Prints the table and writes comparison.md and comparison.csv to `output`.
-"""
+"""Compare two checkpoints, or two methods over several seeds, on the same evaluated pairs."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from eval import statistics
-from eval.benchmarks import BENCHMARKS, benchmark_of
-from eval.protocol import Protocol, check_scores, outcomes
-from eval.spreadsheet import csv_text
+from eval.benchmarks import benchmark_of
+from eval.protocol import Protocol, outcomes
 from eval.tables import average_note, markdown, percent, section_label
-from pipeline.run.evaluation import damaged_outputs
-from pipeline.settings import configuration
 from rm.errors import InputError
-from rm.files import atomic_write_text
-
-FILES = ("scores.parquet", "summary.json", "manifest.json")
 
 
 @dataclass(frozen=True)
@@ -51,68 +37,24 @@ class Options:
     level: float
 
 
-def compare(cfg: DictConfig) -> str:
-    """Compare the evaluations of `cfg`, write both files and return the Markdown.
+def compare(
+    a: Sequence[Evaluation], b: Sequence[Evaluation], options: Options
+) -> tuple[pd.DataFrame, str]:
+    """Compare the evaluations of `b` with those of `a`, one per seed: the table, and as Markdown.
 
-    InputError for missing or unfinished evaluations, unlike benchmarks or pairs, and lists of
-    unlike length.
+    Raises InputError for unlike benchmarks or pairs, and lists of unlike length.
     """
-    a, b = _read_side(cfg.a, "a"), _read_side(cfg.b, "b")
     if len(a) != len(b):
         raise InputError(
-            f"a has {len(a)} evaluations, b has {len(b)}: give one a seed on each side"
+            f"a has {len(a)} evaluations, b has {len(b)}: give one per seed on each side"
         )
     check_comparable([*a, *b])
-    given = {name: cfg[name] for name in ("resamples", "seed", "level")}
-    options = configuration.typed(Options, OmegaConf.create(given))
-    if options.seed < 0:
-        raise InputError(f"seed={options.seed}: must be 0 or more")
     protocol = benchmark_of(a[0].benchmark).protocol(a[0].scores)
     if len(a) == 1:
         table = _one_seed(a[0], b[0], protocol, options)
     else:
         table = _several_seeds(a, b, protocol, options)
-    text = render(table, a, b, options)
-    atomic_write_text(Path(cfg.output) / "comparison.csv", csv_text(table))
-    atomic_write_text(Path(cfg.output) / "comparison.md", text)
-    return text
-
-
-def _read_side(folders: str | ListConfig, side: str) -> list[Evaluation]:
-    names = [*map(str, folders)] if isinstance(folders, ListConfig) else [str(folders)]
-    if not names:
-        raise InputError(f"{side} is empty: give an output folder of scripts.evaluate")
-    resolved = [Path(name).resolve() for name in names]
-    if len(set(resolved)) < len(names):
-        raise InputError(f"{side} names a folder twice: one evaluation would count as two seeds")
-    return [read_evaluation(Path(name)) for name in names]
-
-
-def read_evaluation(folder: Path) -> Evaluation:
-    """Read one evaluation of a pair benchmark; InputError says what is missing."""
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise InputError(
-            f"{folder} holds no finished evaluation (no {', '.join(missing)}): run "
-            f"scripts.evaluate with output={folder}"
-        )
-    try:
-        scores = pd.read_parquet(folder / "scores.parquet")
-        summary = json.loads((folder / "summary.json").read_text())
-        manifest = json.loads((folder / "manifest.json").read_text())
-        name, scoring = manifest["inputs"]["benchmark"], dict(manifest.get("scoring", {}))
-        summary["sections"], summary["average"], summary["pairs"]
-        damaged = [name for name in damaged_outputs(folder) if name in FILES]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise InputError(f"{folder}: cannot be read ({reason}); evaluate again") from error
-    if damaged:
-        raise InputError(f"{folder}: {damaged[0]} is not as it was written; evaluate again")
-    if not benchmark_of(name).in_pairs:
-        valid = ", ".join(key for key, each in BENCHMARKS.items() if each.in_pairs)
-        raise InputError(f"{folder} is of {name}, scored by item; compare takes {valid}")
-    check_scores(scores)
-    return Evaluation(folder, name, scores, summary, scoring)
+    return table, render(table, a, b, options)
 
 
 def check_comparable(evaluations: Sequence[Evaluation]) -> None:

@@ -1,16 +1,17 @@
 """Compare two checkpoints, or two methods over several seeds, on the same evaluated pairs.
 
 python -m scripts.compare a=DIR b=DIR
-python -m scripts.compare 'a=[DIR,DIR,DIR]' 'b=[DIR,DIR,DIR]'
+python -m scripts.compare 'a=[DIR,DIR,DIR]' 'b=[DIR,DIR,DIR]'    # paired in this order
 
-Prints the table and writes comparison.md and comparison.csv to `output`.
+Output: the table of differences b − a, printed and written to <output>/comparison.md and
+comparison.csv. Reads output folders of scripts.evaluate; computes again on every call.
 """
 
 from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from eval.comparison import compare
+from pipeline.run.comparison import compare
 from pipeline.settings import configuration
 
 

@@ -1,7 +1,8 @@
-"""Starting the ranks of a run: one class a file of conf/launch; evaluation shares it.
+"""Starting the ranks of a run: one class per file of conf/launch; evaluation shares it.
 
-Each rank reads the configuration that was saved in the run's folder: it is composed once (pitfall
-18). Where a rank fails, the others are ended and the error names it (pipeline.launch.ranks).
+The command composes the configuration once and saves it in the run's folder, where each rank reads
+it: ranks that composed it themselves could disagree. If a rank fails, the others are ended and the
+error names it (pipeline.launch.ranks).
 """
 
 from __future__ import annotations

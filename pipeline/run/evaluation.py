@@ -1,11 +1,4 @@
-"""Score a checkpoint on a benchmark.
-
-python -m scripts.evaluate checkpoint=DIR benchmark=rewardbench data=PATH output=DIR
-
-Writes DIR/scores.parquet (a row a pair, or a row a response), summary.json, table.md, config.yaml
-and, last, manifest.json. A killed run goes on from its last finished batch; the same command on the
-same inputs does nothing again. `devices=2` starts two ranks.
-"""
+"""One evaluation: a checkpoint is scored on a benchmark, and its manifest is written last."""
 
 from __future__ import annotations
 
@@ -194,7 +187,7 @@ def launch(output: Path, devices: int) -> None:
 
     Raises what `start_ranks` does if a rank fails; what the ranks had finished is kept.
     """
-    start_ranks(Local(), "pipeline.launch.evaluation_rank", output, devices)
+    start_ranks(Local(), "pipeline.run.evaluation_rank", output, devices)
 
 
 def write_outputs(

@@ -1,9 +1,4 @@
-"""Train one reward model: python -m scripts.train loss=normbt model=… data=… seed=1 run_dir=DIR.
-
-Writes DIR/checkpoint (a plain Hugging Face folder with a model card), metrics.jsonl, config.yaml,
-split.json and, last of all, manifest.json. An interrupted run goes on from its last
-checkpoint; a finished one is left as it is.
-"""
+"""One training run: prepared, trained on its ranks, and written with its manifest last."""
 
 from __future__ import annotations
 
@@ -329,7 +324,7 @@ def build_trainer(
 
 
 def write_split(run_dir: Path, ready: Prepared) -> None:
-    """Write split.json: ids of the pairs trained on and of those held out (pitfall 13)."""
+    """Write split.json: ids of the pairs trained on and of those held out."""
     held_out = [pair.pair_id for pair in ready.data.validation]
     trained = [pair.pair_id for pair in ready.pairs]
     atomic_write_json(run_dir / "split.json", {"train": trained, "validation": held_out})
@@ -362,6 +357,6 @@ def write_manifest(
 def launch(cfg: DictConfig, launcher: Launch) -> None:
     """Train on the ranks that `launcher` starts. Raises what `start_ranks` does if one fails."""
     run_dir, settings = Path(cfg.run_dir), fingerprint_of(comparable(cfg))
-    start_ranks(launcher, "pipeline.launch.rank", run_dir, cfg.devices, settings)
+    start_ranks(launcher, "pipeline.run.training_rank", run_dir, cfg.devices, settings)
     if launcher.node == 0 and not (run_dir / "manifest.json").is_file():
         raise InterruptedRunError(f"the ranks of {run_dir} ended without a manifest: see above")

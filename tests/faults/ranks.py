@@ -95,7 +95,8 @@ def ranks_of(folder: Path) -> dict[int, int]:
     found = {}
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "pipeline.launch.rank" in words and words[-2].startswith(str(folder)) and "-u" in words:
+        is_rank = "pipeline.run.training_rank" in words and "-u" in words
+        if is_rank and words[-2].startswith(str(folder)):
             try:
                 found[int(process.environ()["RANK"])] = process.pid
             except (psutil.Error, KeyError):  # it ended meanwhile, or is the launcher

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval import comparison as command
 from eval import pairs, rewardbench, statistics
-from eval.comparison import compare
 from eval.protocol import outcomes
+from pipeline.run.comparison import compare
 from pipeline.settings.configuration import compose_config
 from rm.errors import InputError
+from scripts import compare as command
 
 SUBSETS = {"sums": "numbers", "powers": "numbers", "greetings": "words"}
 

@@ -84,7 +84,7 @@ def test_a_rank_that_is_done_does_not_care_what_the_interpreters_end_would_do() 
     assert done.stdout == "done\n"
 
 
-@pytest.mark.parametrize("module", ["rank", "evaluation_rank"])
+@pytest.mark.parametrize("module", ["training_rank", "evaluation_rank"])
 def test_every_rank_ends_by_leaving(module: str) -> None:
-    source = (CONF.parent / f"pipeline/launch/{module}.py").read_text()
+    source = (CONF.parent / f"pipeline/run/{module}.py").read_text()
     assert source.endswith("\n    ranks.leave()\n")
