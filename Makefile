@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan reproduce reproduce-full best-of-n status test lint figures report docs push dashboard bench faults clean
+.PHONY: help setup plan reproduce reproduce-full best-of-n status test lint figures report push dashboard bench faults clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -70,9 +70,6 @@ dashboard: $(VENV)/.ready ## a wandb workspace and report of PROJECT=OWNER/NAME 
 
 report: $(VENV)/.ready ## build results/$PROFILE/report.html
 	$(RUN) -m scripts.report profile=$(PROFILE) $(ARGS)
-
-docs: $(VENV)/.ready ## write docs/configuration.md from conf/
-	$(RUN) -m scripts.reference
 
 lint: $(VENV)/.ready-dev ## ruff and mypy
 	$(VENV)/bin/ruff check .

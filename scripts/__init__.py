@@ -1,1 +1,1 @@
-"""Thin entry points: read the configuration, call the packages, write the outputs."""
+"""One command per file: compose the configuration, call pipeline, print."""

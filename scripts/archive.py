@@ -1,11 +1,12 @@
-"""Finished runs without their weights in one small file, to go on from on another machine.
+"""Pack finished runs, without their weights, into one small file, to resume on another machine.
 
 python -m scripts.archive profile=cpu action=pack      # runs/cpu → results/cpu/runs.tar.xz
-python -m scripts.archive profile=cpu action=unpack    # and back; then make reproduce… goes on
+python -m scripts.archive profile=cpu action=unpack    # and back; make reproduce then resumes
 
-A run's configuration, manifests, metrics, split, per-pair scores and measured gradients are kept.
-That is all that reproduce, sweep and status read of a run whose weights were dropped, and they
-check it as they do their own: a run of other settings, data or code is stale and made anew.
+Output: the archive holds each run's configuration, manifests, metrics, split, per-pair scores and
+measured gradients. That is all that reproduce, sweep and status read of a run whose weights were
+dropped. Unpacked runs are checked like any other: one with other settings, data or code is out of
+date and is retrained.
 """
 
 from __future__ import annotations

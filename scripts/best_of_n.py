@@ -1,12 +1,15 @@
-"""Best-of-N against a gold score: python -m scripts.best_of_n profile=cpu [bon=cpu_full] [gold=…].
+"""Run Best-of-N against a gold score.
 
-A policy answers held-out prompts N times; a gold relabels training pairs; proxies (methods × seeds)
-are trained on those and pick the best of n; the gold score of what they pick is set against KL.
+python -m scripts.best_of_n profile=cpu [bon=cpu_full] [gold=verifier|reward_model|both]
 
-Writes results/<profile>/data/best_of_n.csv, Figure 5 and three tables. Every stage keeps its output
-in runs/<profile>/best_of_n under a name made of all that it depends on, so what is there is not
-computed again; sampling goes on after the last prompt that was written, training after its last
-checkpoint.
+A policy answers held-out prompts N times. A gold scores the answers and relabels training pairs.
+Proxies (methods × seeds) are trained on those pairs and pick the best of n answers; the gold score
+of their picks is drawn against the KL divergence from the policy.
+
+Output: results/<profile>/data/best_of_n.csv, Figure 5 and three tables.
+Resume: each stage keeps its output in runs/<profile>/best_of_n under a name made of all that it
+depends on, and is skipped if that is there. Sampling resumes after the last prompt written,
+training from its last checkpoint.
 """
 
 from __future__ import annotations

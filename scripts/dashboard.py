@@ -1,8 +1,9 @@
-"""A wandb workspace and a report, built by code: python -m scripts.dashboard project=OWNER/NAME.
+"""Build a wandb workspace and a report from conf/dashboard.yaml (make dashboard).
 
-What `make dashboard` calls. Panels are those of conf/dashboard.yaml, grouped by method, with the
-mean of the seeds and their range. `dry_run=true` (the default) writes what would be sent as JSON
-and needs no account.
+python -m scripts.dashboard project=OWNER/NAME [dry_run=false]
+
+Output: panels grouped by method, with the mean over seeds and their range. With dry_run=true, the
+default, the specification is written to `output` as JSON, which needs no account.
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
-"""Everything that can go wrong in a reproduction, tried before it starts: make reproduce DRY_RUN=1.
+"""Try everything that can go wrong in a reproduction before it starts (make reproduce DRY_RUN=1).
 
-Composes every run, builds every model on the meta device, tokenises a sample of the data, and looks
-at folders, disk, devices, DeepSpeed and the Hub. One line a check: ok, failed with its remedy, or
-not checked. Exit status 2 if one failed. Nothing is trained and nothing is written.
+python -m scripts.dry_run profile=paper
+
+Composes every run, builds every model without its weights, tokenises a sample of the data, and
+checks folders, disk, devices, DeepSpeed and access to the Hub.
+
+Output: one line per check: ok, failed with its remedy, or not checked. Exit status 2 if one failed.
+Nothing is trained or written.
 """
 
 from __future__ import annotations

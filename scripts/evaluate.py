@@ -1,10 +1,11 @@
 """Score a checkpoint on a benchmark.
 
-python -m scripts.evaluate checkpoint=DIR benchmark=rewardbench data=PATH output=DIR
+python -m scripts.evaluate checkpoint=DIR benchmark=rewardbench data=hub|PATH output=DIR
 
-Writes DIR/scores.parquet (a row a pair, or a row a response), summary.json, table.md, config.yaml
-and, last, manifest.json. A killed run goes on from its last finished batch; the same command on the
-same inputs does nothing again. `devices=2` starts two ranks.
+Output: <output>/scores.parquet (one row per pair, or per response), summary.json, table.md,
+config.yaml and, written last, manifest.json. devices=2 scores on two ranks.
+Resume: a killed evaluation resumes after its last finished batch. The same command on the same
+inputs skips a finished one.
 """
 
 from __future__ import annotations

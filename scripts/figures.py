@@ -1,6 +1,9 @@
-"""Redraw every figure and table from saved data: python -m scripts.figures profile=cpu.
+"""Redraw every figure and table from saved data (make figures).
 
-What `make figures` calls. Trains and measures nothing; says what was drawn, what is missing, why.
+python -m scripts.figures profile=cpu
+
+Output: results/<profile>/figures and tables, and one line per figure or table: drawn, or why not.
+Nothing is trained or measured.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The jobs of a sweep: which are done, failed, why, and the failed ones alone again.
+"""List the jobs of a sweep: which are done, which failed and why; rerun the failed ones.
 
-python -m scripts.jobs folder=runs/cpu/tune           # the table, jobs.csv, jobs.md and a figure
-python -m scripts.jobs folder=runs/cpu/tune rerun=true
+python -m scripts.jobs folder=runs/cpu/tune               # the jobs of scripts.tune -m
+python -m scripts.jobs folder=runs/cpu/train rerun=true   # those of scripts.train -m
 
-Every job of `scripts.tune -m` and `scripts.train -m` leaves a record of itself in <folder>/jobs.
+Output: the table, printed and written to <folder>/jobs.csv and jobs.md, and a figure. Every job
+leaves its record in <folder>/jobs. Exit status 1 if a rerun job failed again.
 """
 
 from __future__ import annotations

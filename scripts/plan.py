@@ -1,7 +1,10 @@
-"""What a reproduction takes, before anything is started: python -m scripts.plan profile=paper.
+"""Print what a reproduction takes, before anything starts (make plan).
 
-Runs, tokens, operations, device-hours, memory by ZeRO stage, disk and downloads. Nothing is trained
-or written (but output=FILE.json); whatever is not counted but assumed says so.
+python -m scripts.plan profile=paper devices=8 [throughput=400] [output=plan.json]
+
+Output: runs, tokens, operations, device-hours, memory by ZeRO stage, disk and downloads, printed
+and, with output=FILE, written as JSON. Every number that is assumed rather than counted says so.
+Nothing is trained.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
-"""Share a trained checkpoint with its model card: python -m scripts.push run_dir=… repo=OWNER/NAME.
+"""Share a trained checkpoint with its model card on the Hugging Face Hub.
 
-`dry_run=true` (the default) writes the card and lists what would be uploaded.
+python -m scripts.push run_dir=runs/mine repo=OWNER/NAME [dry_run=false]
+
+Output: the card in the checkpoint's folder, and the list of files. With dry_run=true, the default,
+nothing is uploaded.
 """
 
 from __future__ import annotations

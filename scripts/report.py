@@ -1,7 +1,8 @@
-"""Build the one-page report of a profile: python -m scripts.report profile=cpu.
+"""Build the one-page report of a profile (make report).
 
-What `make report` calls. Reads results/<profile> (scripts.figures must have drawn it) and writes
-results/<profile>/report.html.
+python -m scripts.report profile=cpu
+
+Output: results/<profile>/report.html, from what scripts.figures has drawn in results/<profile>.
 """
 
 from __future__ import annotations

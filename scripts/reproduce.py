@@ -1,8 +1,13 @@
-"""The whole pipeline: python -m scripts.reproduce profile=cpu (what `make reproduce` calls).
+"""Run the whole pipeline (make reproduce).
 
-Trains every method with every seed, scores each, measures exact gradients, and writes tables,
-figures and their data under results/<profile>; then Best-of-N with its own, and the report. Every
-stage leaves a manifest; a stage whose manifest matches its inputs is not repeated.
+python -m scripts.reproduce profile=cpu [matrix=full] [methods=[bt,normbt]] [seeds=[0,1]]
+
+Trains every method with every seed, scores each run, measures exact gradients, draws tables and
+figures, then runs Best-of-N and builds the report.
+
+Output: results/<profile>, with the data behind every table and figure, and a manifest.
+Resume: each stage leaves a manifest. A finished stage is skipped; one whose settings, data or code
+have changed is out of date and is run again. An interrupted run resumes from its last checkpoint.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""What of a pipeline is done, stale, unfinished, missing or left out: python -m scripts.status.
+"""Show which stages of a pipeline are done, out of date, unfinished, missing or left out.
 
-One line a stage: state, seconds that it took, size on disk, and why it is stale. Nothing is
-computed or changed. `make reproduce` does what is not done.
+python -m scripts.status profile=cpu [matrix=full]
+
+Output: one line per stage: its state, the seconds it took, its size on disk, and why it is out of
+date. Nothing is computed or changed; make reproduce runs what is not done.
 """
 
 from __future__ import annotations

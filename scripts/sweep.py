@@ -1,12 +1,16 @@
-"""One parameter varied at a time: python -m scripts.sweep profile=cpu sweep=beta  (Figure 11).
+"""Vary one parameter at a time (Figure 11, Table 5).
 
-Trains and scores every value × method × seed of conf/sweep/<name>.yaml as scripts.reproduce would,
-and writes into results/<profile>/data: sweep.csv (method, parameter, value, seed, section,
-accuracy as a fraction), sweep_scores.parquet (a row a run and pair) and sweep.json (of each
-parameter: its runs; settings and environment of the newest call). What they hold of other runs
-stays, so that a sweep may be worked off value by value and seed by seed. A finished run is not
-repeated, and the value that the configuration has anyway is the run that scripts.reproduce makes
-with the same settings; only that one keeps its weights, which scripts.reproduce measures.
+python -m scripts.sweep profile=cpu sweep=beta
+python -m scripts.sweep -m profile=cpu 'sweep=glob(*)'    # all of them
+
+Trains and scores every value × method × seed of conf/sweep/<name>.yaml, as scripts.reproduce does.
+
+Output, in results/<profile>/data: sweep.csv (method, parameter, value, seed, section, accuracy as a
+fraction), sweep_scores.parquet (one row per run and pair) and sweep.json (the runs of each
+parameter; settings and environment of the newest call). Rows of other runs stay, so a sweep can be
+done value by value and seed by seed.
+Resume: finished runs are skipped. The value that the configuration has anyway is the run that
+scripts.reproduce makes; only that run keeps its weights, which scripts.reproduce measures.
 """
 
 from __future__ import annotations

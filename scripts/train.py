@@ -1,8 +1,11 @@
-"""Train one reward model: python -m scripts.train loss=normbt model=… data=… seed=1 run_dir=DIR.
+"""Train one reward model.
 
-Writes DIR/checkpoint (a plain Hugging Face folder with a model card), metrics.jsonl, config.yaml,
-split.json and, last of all, manifest.json. An interrupted run goes on from its last
-checkpoint; a finished one is left as it is.
+python -m scripts.train loss=normbt model=… data=… seed=1 run_dir=DIR
+
+Output: DIR/checkpoint (a plain Hugging Face folder with a model card), metrics.jsonl, config.yaml,
+split.json and, written last, manifest.json.
+Resume: an interrupted run resumes from its last checkpoint (training.save_steps). A finished run is
+left as it is.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""A job of a sweep: train one configuration, return its accuracy on the held-out pairs.
+"""Train one configuration and return its accuracy on the held-out pairs: a job of a sweep.
 
 python -m scripts.tune -m loss=bt,normbt seed=0,1 training.learning_rate=1e-4,3e-4
 python -m scripts.tune -m hydra/sweeper=search 'training.learning_rate=tag(log,interval(1e-5,1e-3))'
 
-What is chosen by is a validation number: the test pairs are never read. The run's weights are
-dropped once it is scored. python -m scripts.jobs shows the sweep.
+Output: the validation accuracy, which a sweeper maximises; test pairs are never read. The run's
+weights are dropped once it is scored. python -m scripts.jobs lists the sweep's jobs.
+Resume: as scripts.train; a scored run is skipped.
 """
 
 from __future__ import annotations

@@ -17,18 +17,16 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from eval import benchmarks
 from eval.benchmarks import BENCHMARKS, Benchmark
-from pipeline.run import evaluation as evaluate
 from pipeline.run.evaluation import hydra_words
 from pipeline.settings.configuration import CONF, compose_config
 from rm.data.tokens import TokenPair
 from rm.model.reward_model import RewardOutput
 from rm.training.batches import PairCollator
-from scripts import reference
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs/extending.md").read_text()
@@ -55,7 +53,7 @@ def example(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
 def settings(name: str) -> Any:
     text = block("yaml", name)
     return OmegaConf.create(
-        re.sub(r"_target_: rm\.(losses|distances)\.", "_target_: example.", text)
+        re.sub(r"_target_: rm\.objective\.(losses|distances)\.", "_target_: example.", text)
     )
 
 
@@ -97,9 +95,9 @@ def test_the_benchmark_is_registered_by_one_line(
     example: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("eval.benchmarks.BENCHMARKS", dict(BENCHMARKS))
-    names = {"BENCHMARKS": evaluate.BENCHMARKS, "Benchmark": Benchmark, "sums": example}
+    names = {"BENCHMARKS": benchmarks.BENCHMARKS, "Benchmark": Benchmark, "sums": example}
     exec(block("python", "register"), names)
-    added = evaluate.benchmark_of("sums")
+    added = benchmarks.benchmark_of("sums")
     assert len(added.load("anywhere")) == 2 and added.in_pairs
 
 
@@ -119,10 +117,9 @@ def test_the_benchmark(example: ModuleType) -> None:
 
 
 def test_every_path_that_the_docs_name_exists() -> None:
-    for page in (ROOT / "docs").glob("*.md"):
-        for path in re.findall(
-            r"`((?:rm|eval|analysis|scripts|tests|conf)/[\w/.-]+)`", page.read_text()
-        ):
+    rooms = "rm|generated|eval|analysis|pipeline|scripts|benchmarks|tests|conf|docs"
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for path in re.findall(rf"[`(]((?:{rooms})/[\w/.-]+)[`)]", page.read_text()):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
 
 
@@ -145,59 +142,11 @@ def test_commands_about_tracking_are_there_and_make_knows_them() -> None:
         assert compose_config("dashboard", line.split()).project == "owner/normbt"
 
 
-def test_the_configuration_page_is_that_of_conf() -> None:
-    assert reference.PAGE.read_text() == reference.page(), "run `make docs`"
-
-
-def test_the_configuration_page_leaves_no_key_out() -> None:
-    """Keys as OmegaConf reads them, each with its value, in the section of its file."""
-    sections = re.split(r"^### ", reference.page(), flags=re.MULTILINE)
-    by_title = {part.splitlines()[0]: part for part in sections}
-    paths = [path for path in CONF.rglob("*.yaml") if path.parent.name != "local"]
-    assert len(paths) == len(by_title) - 1
-    for path in paths:
-        group = path.parent.relative_to(CONF)
-        title = f"conf/{path.name}" if path.parent == CONF else f"{group}={path.stem}"
-        content = OmegaConf.to_container(OmegaConf.load(path))
-        for name in leaves(content) if isinstance(content, dict) else []:
-            assert f"| `{name}` |" in by_title[title], f"{title}: {name}"
-
-
-def leaves(content: dict[Any, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted names of a file's values, where a {…} on one line is a value."""
-    for key, value in content.items():
-        if isinstance(value, dict) and value and f"{prefix}{key}" not in FLOW:
-            yield from leaves(value, f"{prefix}{key}.")
-        elif key != "defaults":
-            yield f"{prefix}{key}"
-
-
-FLOW = (
-    "run",
-    "sweep",
-    "hydra.sweep",
-    "plan.training_rows",
-    "job",
-    "settings.zero_optimization.offload_param",
-    "settings.zero_optimization.offload_optimizer",
-)
-
-
-def test_comments_of_several_lines_are_read_whole() -> None:
-    lines = ["key: 1   # one", "         # two", "         # three", "# of the next"]
-    option = reference.read_option(CONF / "eval/default.yaml")
-    assert (
-        "with its batch by rounding"
-        in {key.name: key for key in option.keys}["compute_dtype"].comment
-    )
-    assert reference._comment(lines, yaml.compose(lines[0]).value[0][1].end_mark) == "one two three"
-
-
 def messages_of_the_code() -> list[str]:
     """Every text in the code, … for what an f-string puts in."""
     found = []
     for path in chain.from_iterable(
-        (ROOT / name).rglob("*.py") for name in ("rm", "eval", "scripts")
+        (ROOT / name).rglob("*.py") for name in ("rm", "generated", "eval", "pipeline", "scripts")
     ):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):

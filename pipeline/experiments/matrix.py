@@ -1,7 +1,6 @@
-"""Which runs a matrix of methods and seeds has, and doing one of them.
+"""The runs of a matrix of methods and seeds, and training and scoring one of them.
 
-What reproduce, sweep and status share.
-A run is trained and scored in a folder of its own; what is there and matches is not repeated.
+reproduce, sweep and status share this. Each run has a folder of its own; a finished run is skipped.
 """
 
 from __future__ import annotations

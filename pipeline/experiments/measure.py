@@ -1,7 +1,7 @@
 """What the figures need beside scores: gradients, their directions, distances by layer, texts.
 
-A stage of scripts.reproduce. Each measurement is a file named by the fingerprint of everything it
-depends on; where the file is there, it is read and not made again.
+Each measurement is a file named by the fingerprint of everything it depends on. If the file exists,
+it is read and not computed again.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""The whole pipeline: python -m scripts.reproduce profile=cpu (what `make reproduce` calls).
-
-Trains every method with every seed, scores each, measures exact gradients, and writes tables,
-figures and their data under results/<profile>; then Best-of-N with its own, and the report. Every
-stage leaves a manifest; a stage whose manifest matches its inputs is not repeated.
-"""
+"""The whole pipeline: a matrix of runs, measurements, figures, tables, Best-of-N, the report."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What of a pipeline is done, stale, unfinished, missing or left out: python -m scripts.status.
-
-One line a stage: state, seconds that it took, size on disk, and why it is stale. Nothing is
-computed or changed. `make reproduce` does what is not done.
-"""
+"""Which stages of a pipeline are done, out of date, unfinished, missing or left out."""
 
 from __future__ import annotations
 

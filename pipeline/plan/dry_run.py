@@ -1,9 +1,4 @@
-"""Everything that can go wrong in a reproduction, tried before it starts: make reproduce DRY_RUN=1.
-
-Composes every run, builds every model on the meta device, tokenises a sample of the data, and looks
-at folders, disk, devices, DeepSpeed and the Hub. One line a check: ok, failed with its remedy, or
-not checked. Exit status 2 if one failed. Nothing is trained and nothing is written.
-"""
+"""The checks of scripts.dry_run, in the order in which a reproduction would meet the problems."""
 
 from __future__ import annotations
 

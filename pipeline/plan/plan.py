@@ -1,7 +1,6 @@
-"""What a reproduction takes, before anything is started: python -m scripts.plan profile=paper.
+"""What a reproduction takes: runs, tokens, operations, memory, disk and downloads.
 
-Runs, tokens, operations, device-hours, memory by ZeRO stage, disk and downloads. Nothing is trained
-or written (but output=FILE.json); whatever is not counted but assumed says so.
+Whatever is assumed and not counted says so.
 """
 
 from __future__ import annotations

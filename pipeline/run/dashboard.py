@@ -1,8 +1,6 @@
-"""A wandb workspace and a report, built by code: python -m scripts.dashboard project=OWNER/NAME.
+"""A wandb workspace and a report from conf/dashboard.yaml.
 
-What `make dashboard` calls. Panels are those of conf/dashboard.yaml, grouped by method, with the
-mean of the seeds and their range. `dry_run=true` (the default) writes what would be sent as JSON
-and needs no account.
+Panels are grouped by method, with the mean over seeds and their range.
 """
 
 from __future__ import annotations

@@ -1,10 +1,4 @@
-"""The jobs of a sweep: which are done, failed, why, and the failed ones alone again.
-
-python -m scripts.jobs folder=runs/cpu/tune           # the table, jobs.csv, jobs.md and a figure
-python -m scripts.jobs folder=runs/cpu/tune rerun=true
-
-Every job of `scripts.tune -m` and `scripts.train -m` leaves a record of itself in <folder>/jobs.
-"""
+"""The jobs of a sweep: each leaves a record in <folder>/jobs; a table of them; rerunning some."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Share a trained checkpoint with its model card: python -m scripts.push run_dir=… repo=OWNER/NAME.
-
-`dry_run=true` (the default) writes the card and lists what would be uploaded.
-"""
+"""A trained checkpoint with its model card, uploaded to the Hub."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Experiment trackers around a run: opened before it, always finished after it.
 
-metrics.jsonl and an evaluation's files are the source of truth; a tracker shows what is in them.
-With wandb, training is one run and each evaluation another in the same group, so that nothing has
-to be added to a run that has ended (offline, that would be a second file of the same run).
+metrics.jsonl and an evaluation's files are the source of truth; a tracker shows their content. With
+wandb, training is one run and each evaluation another in the same group: reopening an ended run
+would leave two files of it where wandb is offline.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from pipeline.settings import private
+from pipeline.settings.help import CONF, command_help
 from rm.errors import InputError, InterruptedRunError, visible
 from rm.files import storage_error
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 PLUGIN, SEARCH = "hydra/sweeper=optuna", "hydra/sweeper=search"
 Settings = TypeVar("Settings")
 private.protect()
@@ -166,6 +166,9 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
         def run() -> None:
+            if {"-h", "--help"} & set(sys.argv[1:]):
+                print(command_help(name, str(function.__globals__["__doc__"])))
+                return
             os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to us
             app = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
             failed: list[Exception] = []

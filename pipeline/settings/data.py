@@ -231,7 +231,7 @@ def _held_out(
 
 
 def require_facts(pairs: list[PreferencePair], loss: DictConfig) -> None:
-    """Raise InputError if the loss needs margins or categories and a pair has none (pitfall 7).
+    """Raise InputError if the loss needs margins or categories and a pair has none.
 
     Also where the loss gives weights to categories and not to one of the pairs'.
     """

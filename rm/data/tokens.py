@@ -345,9 +345,9 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, turn_end: Sequence[int]
     """Give the tokenizer a pad token that never ends a sequence.
 
     Stock `AutoModelForSequenceClassification` pools at the last token that differs from the pad
-    token, so a pad token equal to the end of a turn would move the reward to an earlier token
-    (pitfall 1). `turn_end` are the ids that the template ends a conversation with. Raises
-    InputError if the vocabulary has no spare token.
+    token, so a pad token equal to the end of a turn would move the reward to an earlier token.
+    `turn_end` are the ids that the template ends a conversation with. Raises InputError if the
+    vocabulary has no spare token.
     """
     names = (tokenizer.pad_token, "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<unk>")
     vocabulary = tokenizer.get_vocab()

@@ -90,7 +90,7 @@ class WeightedRewardTrainer(RewardTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _check_pooling(self, model: nn.Module, rewards: Tensor, hidden: Tensor) -> None:
-        """Once: the reward must come from the same token as the distance (pitfall 1)."""
+        """Once: the reward must come from the same token as the distance."""
         if self.state.global_step == 0 and not self._distance_pieces:
             with torch.no_grad():
                 expected = _head(model)(hidden.to(_head(model).weight.dtype)).squeeze(-1)

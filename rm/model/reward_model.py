@@ -2,7 +2,7 @@
 
 A reward model on disk is a plain `AutoModelForSequenceClassification` folder with one label; in
 memory it is wrapped in `RewardModel`, which reads the hidden state at the last *real* token by the
-attention mask and applies the score head in float32 (pitfalls 1, 2, 8).
+attention mask and applies the score head in float32.
 """
 
 from __future__ import annotations
@@ -174,7 +174,8 @@ class RewardModel(nn.Module):
 def last_real_token(states: Tensor, attention_mask: Tensor) -> Tensor:
     """Gather (rows, hidden) from `states` (rows, length, hidden) at each row's last real token.
 
-    The place comes from the attention mask alone, never from a token's id (pitfall 1).
+    The place comes from the attention mask alone, never from a token's id: with a pad token that
+    also ends turns, the first match would lie inside the conversation.
     """
     places = torch.arange(states.shape[1], device=states.device)
     last = (attention_mask * places).argmax(-1)

@@ -30,8 +30,8 @@ def training_order(
     The stream is one seeded permutation after another, cut into global batches; the pairs of the
     last, incomplete batch are left out (fewer than `global_batch`; the manifest counts them).
     Within a global batch pairs are sorted by their longer side, so that micro-batches hold pairs of
-    like length: which pairs share a step does not depend on their length (pitfall 21). Raises
-    InputError if there are too few pairs for one batch.
+    like length: which pairs share a step does not depend on their length. Raises InputError if
+    there are too few pairs for one batch.
     """
     total = int(epochs * len(pairs))
     steps = total // global_batch

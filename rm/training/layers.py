@@ -1,6 +1,7 @@
 """Representation distances at every depth of a backbone, by pooling: a look for analysis only.
 
-Training and scoring never keep every layer's states (pitfall 22); this does, one pair at a time.
+Training and scoring keep the last layer's states only, to save memory; this keeps every layer's,
+one pair at a time.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from pipeline.settings.checks import check
 from pipeline.settings.configuration import CONF, check_types, compose_config, typed
+from pipeline.settings.help import command_help
 from rm.errors import InputError
 from rm.model.backbones import BackboneSettings
 from rm.training.settings import TrainingSettings
@@ -244,3 +246,31 @@ def test_a_sweep_runs_every_combination(
     assert run("train", "-m", "loss=bt,normbt", "seed=0,1", *words) == 0
     done = sorted(path.parent.name for path in tmp_path.glob("*/manifest.json"))
     assert done == ["bt-0", "bt-1", "normbt-0", "normbt-1"]
+
+
+@pytest.mark.parametrize(
+    "entry", [path.stem for path in CONF.glob("*.yaml") if path.stem != "claims"]
+)
+def test_help_shows_docstring_keys_with_comments_and_groups(
+    entry: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = command_help(entry, f"Do it: python -m scripts.{entry}.")
+    assert text.startswith(f"Do it: python -m scripts.{entry}.\n\nKeys of conf/")
+    cfg = compose_config(entry)
+    groups = re.findall(r"^  (\w+) +[\w-]", text.split("Groups (")[-1], re.MULTILINE)
+    for key in map(str, cfg):
+        assert re.search(rf"^  {key}:", text, re.MULTILINE) or key in groups, key
+    assert not re.search(r"defaults|hydra", text)
+    command = importlib.import_module(f"scripts.{entry}")
+    monkeypatch.setattr(sys, "argv", [entry, "--help"])
+    command.main()
+    assert capsys.readouterr().out.startswith(str(command.__doc__).splitlines()[0])
+
+
+def test_help_marks_the_defaults_of_the_command_itself() -> None:
+    text = command_help("reproduce", "")
+    assert "# which methods and seeds" not in text
+    assert "  threads: null          # CPU threads" in text
+    assert re.search(r"^  matrix +claims full main pair\*", text, re.MULTILINE)
+    assert re.search(r"^  tracking +off tensorboard wandb\*", text, re.MULTILINE)
+    assert re.search(r"^  tracking +off\* tensorboard", command_help("evaluate", ""), re.MULTILINE)
