@@ -11,6 +11,7 @@ import pytest
 from omegaconf import DictConfig
 
 from pipeline.experiments import best_of_n as script
+from pipeline.experiments import best_of_n_material as making
 from pipeline.settings.configuration import CONF, compose_config
 from rm.errors import InputError
 
@@ -162,10 +163,10 @@ def test_the_full_size_is_what_was_asked_for() -> None:
 def test_proxies_gold_and_prompts_share_no_prompt() -> None:
     cfg = compose_config("best_of_n", ["profile=cpu", "bon=cpu_full"])
     bon = script.settings_of(cfg)
-    material = script.find_material(cfg, bon)
+    material = making.find_material(cfg, bon)
     asked = {prompt.turns[-1]["content"] for prompt in material.prompts}
     proxies = {pair.prompt[-1]["content"] for pair in material.pairs}
-    gold = {made.pair.prompt[-1]["content"] for made in script.gold_pairs(cfg, bon)}
+    gold = {made.pair.prompt[-1]["content"] for made in making.gold_pairs(cfg, bon)}
     assert (len(asked), len(proxies)) == (bon.prompts.number, bon.proxy.pairs)
     assert not asked & proxies and not asked & gold and not proxies & gold
     assert set(material.subsets) == set(bon.prompts.subsets)
@@ -175,7 +176,7 @@ def test_proxies_gold_and_prompts_share_no_prompt() -> None:
 def test_the_prompts_alone_are_those_of_the_whole_material(subsets: str) -> None:
     cfg = compose_config("best_of_n", ["profile=smoke", f"bon.prompts.subsets={subsets}"])
     bon = script.settings_of(cfg)
-    assert script.find_prompts(cfg, bon) == script.find_material(cfg, bon).prompts
+    assert making.find_prompts(cfg, bon) == making.find_material(cfg, bon).prompts
 
 
 def test_prompts_and_pairs_of_ones_own_data(tmp_path: Path) -> None:
@@ -188,15 +189,15 @@ def test_prompts_and_pairs_of_ones_own_data(tmp_path: Path) -> None:
     words = ["profile=smoke", "data=files", f"data.train='{path}'", "data.validation_share=0.2"]
     words += ["gold=reward_model", "bon.gold.checkpoint=owner/name", "bon.proxy.pairs=20"]
     cfg = compose_config("best_of_n", [*words, "bon.prompts.number=4"])
-    material = script.find_material(cfg, script.settings_of(cfg))
+    material = making.find_material(cfg, script.settings_of(cfg))
     assert len(material.prompts) == 4 and len(material.pairs) == 20
-    assert script.find_prompts(cfg, script.settings_of(cfg)) == material.prompts
+    assert making.find_prompts(cfg, script.settings_of(cfg)) == material.prompts
     asked = {prompt.turns[-1]["content"] for prompt in material.prompts}
     assert not asked & {pair.prompt[-1]["content"] for pair in material.pairs}
     leaky = tmp_path / "validation.jsonl"  # a validation file that shares prompts with training
     own = [{**row, "prompt": f"Another {n}?"} for n, row in enumerate(rows[:6])]
     leaky.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:10], *own]))
     cfg.data.validation = str(leaky)
-    material = script.find_material(cfg, script.settings_of(cfg))
+    material = making.find_material(cfg, script.settings_of(cfg))
     asked = {prompt.turns[-1]["content"] for prompt in material.prompts}
     assert not asked & {pair.prompt[-1]["content"] for pair in material.pairs}

@@ -15,6 +15,7 @@ from pipeline.run import dashboard, tracking
 from pipeline.run.evaluation import evaluate
 from pipeline.settings.configuration import compose_config
 from rm.errors import InputError
+from scripts import dashboard as command_line
 
 
 def composed(*words: str) -> DictConfig:
@@ -116,7 +117,7 @@ def test_a_dry_run_writes_what_would_be_sent(
     path = tmp_path / "dashboard.json"
     words = ["scripts.dashboard", "project=me/normbt", f"output={path}"]
     monkeypatch.setattr("sys.argv", words)
-    dashboard.main()
+    command_line.main()
     assert json.loads(path.read_text())["report"]["project"]["entityName"] == "me"
     assert "15 panels each" in capsys.readouterr().out
 

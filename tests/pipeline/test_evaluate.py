@@ -24,12 +24,12 @@ from safetensors.torch import load_file, save_file
 from eval import rewardbench, rm_bench
 from generated.backbones import build_tiny
 from pipeline.launch.lock import LOCK_FILE
-from pipeline.run import evaluation as command
 from pipeline.run.evaluation import evaluate, hydra_words
 from pipeline.settings.configuration import compose_config
 from rm.errors import InputError
 from rm.model.backbones import BackboneSettings, prepare_backbone
 from rm.model.checkpoints import new_reward_model, save_reward_model
+from scripts import evaluate as command_line
 from tests.marks import two_ranks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -332,7 +332,7 @@ def test_a_hub_model_is_scored_by_its_name(
     words = ["benchmark=pairs", f"data={data}", "eval.resamples=200", "eval.max_length=128"]
     own = ["checkpoint=someone/reward", f"output={tmp_path / 'named'}"]
     monkeypatch.setattr(sys, "argv", ["evaluate", *own, *words])
-    command.main()
+    command_line.main()
     printed = capsys.readouterr()
     assert "| greeting |" in printed.out and "tok/s" in printed.err
     inputs = json.loads((tmp_path / "named/manifest.json").read_text())["inputs"]
@@ -439,7 +439,7 @@ def test_the_command_line_says_what_is_wrong_in_one_line(
     words = [f"checkpoint={checkpoint}", "benchmark=pairs", f"data={data}", f"output={tmp_path}/o"]
     monkeypatch.setattr(sys, "argv", ["evaluate", *words])
     with pytest.raises(SystemExit) as stop:
-        command.main()
+        command_line.main()
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"error: {data}: row 1: column 'chosen' must be a text, not int"

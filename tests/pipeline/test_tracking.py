@@ -261,7 +261,7 @@ import sys
 import time
 from pathlib import Path
 import wandb
-from scripts import tracking
+from pipeline.run import tracking
 from pipeline.settings.configuration import compose_config
 folder = Path(sys.argv[1])
 cfg = compose_config("train", ["profile=smoke", "tracking=wandb", sys.argv[2]])

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from generated.backbones import build_tiny
 from rm.errors import InputError
 from rm.model import backbones as origin
 from rm.model.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
@@ -72,7 +73,9 @@ def test_tiny_backbones_are_reproducible(
     tiny = {"hidden": 32, "layers": 3, "heads": 2, "vocabulary": 1024, "seed": 0}
     (tmp_path / f".tiny-{kind}.x.unfinished").mkdir()  # what a killed process left
     again = prepare_backbone(
-        BackboneSettings(f"tiny-{kind}", "none", tiny={"architecture": kind, **tiny}), tmp_path
+        BackboneSettings(f"tiny-{kind}", "none", tiny={"architecture": kind, **tiny}),
+        tmp_path,
+        build_tiny,
     )
     for name in ("model.safetensors", "tokenizer.json"):
         assert (again / name).read_bytes() == (backbones[kind] / name).read_bytes()
@@ -85,9 +88,11 @@ def test_a_backbone_of_other_settings_under_the_same_name_is_refused(
     backbones: dict[str, Path], tmp_path: Path
 ) -> None:
     tiny = {"architecture": "llama", "hidden": 8, "layers": 1, "heads": 1, "vocabulary": 300}
-    prepare_backbone(BackboneSettings("t", "none", tiny={**tiny, "seed": 0}), tmp_path)
+    prepare_backbone(BackboneSettings("t", "none", tiny={**tiny, "seed": 0}), tmp_path, build_tiny)
     with pytest.raises(InputError, match="made from other settings"):
-        prepare_backbone(BackboneSettings("t", "none", tiny={**tiny, "seed": 1}), tmp_path)
+        prepare_backbone(
+            BackboneSettings("t", "none", tiny={**tiny, "seed": 1}), tmp_path, build_tiny
+        )
 
 
 def test_a_wheel_stands_for_the_hubs_model_of_its_name_alone(
@@ -113,7 +118,7 @@ def test_unknown_tiny_architecture_is_an_error(tmp_path: Path) -> None:
         "seed": 0,
     }
     with pytest.raises(InputError, match="choose llama or gemma"):
-        prepare_backbone(BackboneSettings("t", "none", tiny=tiny), tmp_path)
+        prepare_backbone(BackboneSettings("t", "none", tiny=tiny), tmp_path, build_tiny)
 
 
 def wheel_settings(sha256: str) -> BackboneSettings:
@@ -183,7 +188,9 @@ def test_a_small_backbone_learns_some_language(tmp_path: Path) -> None:
     tiny["architecture"] = "gemma"  # type: ignore[assignment]
     language = {"pairs": 40, "steps": 30, "rows": 4, "learning_rate": 1e-2}
     made = [
-        prepare_backbone(BackboneSettings(name, "none", tiny={**tiny, **more}), tmp_path)
+        prepare_backbone(
+            BackboneSettings(name, "none", tiny={**tiny, **more}), tmp_path, build_tiny
+        )
         for name, more in (
             ("random", {}),
             ("one", {"language": language}),
