@@ -77,14 +77,15 @@ def load_scorer(
     if chosen.max_length is not None:
         check_length(model, chosen.max_length, "eval.max_length")
     model.to(device)
-    share_prefix = decide_sharing(model, chosen)
+    positions = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
+    max_length = chosen.max_length or own.get("max_length", min(DEFAULT_MAX_LENGTH, positions))
+    share_prefix = decide_sharing(model, chosen, max_length)
     check_attention(chosen.attention, share_prefix, "eval")
     choose_attention(model, chosen.attention, "eval")
-    positions = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
     return Scorer(
         model,
         tokenizer,
-        max_length=chosen.max_length or own.get("max_length", min(DEFAULT_MAX_LENGTH, positions)),
+        max_length=max_length,
         parse_special_text=own.get("parse_special_text", False)
         if chosen.parse_special_text is None
         else chosen.parse_special_text,
@@ -120,16 +121,16 @@ def own_settings(folder: Path) -> dict[str, Any]:
     return own
 
 
-def decide_sharing(model: RewardModel, settings: EvalSettings) -> bool:
+def decide_sharing(model: RewardModel, settings: EvalSettings, max_length: int) -> bool:
     """Whether rows share their prefixes: as asked, and if not asked, where the backbone can.
 
-    Raises InputError where it is asked for and not possible.
+    `max_length`: tokens of the longest row. Raises InputError where it is asked for in vain.
     """
     if settings.share_prefix:
-        require_sharing(model, "eval.share_prefix")
+        require_sharing(model, max_length, "eval.share_prefix")
     if settings.share_prefix is not None or settings.padding_side == "left":
         return bool(settings.share_prefix)
-    reason = can_share(model)
+    reason = can_share(model, max_length)
     if reason is not None:
         print(f"prefixes are not shared: {reason}", flush=True)
     return reason is None

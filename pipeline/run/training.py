@@ -159,7 +159,7 @@ def prepare(cfg: DictConfig) -> Prepared:
             print(line, flush=True)
     choose_part(model, cfg, settings)
     if settings.share_prefix:
-        require_sharing(model, "training.share_prefix")
+        require_sharing(model, settings.max_length, "training.share_prefix")
     trunk = None
     if settings.reuse_trunk:
         trunk = open_cache(

@@ -137,9 +137,9 @@ def needs_every_token(loss: DictConfig) -> bool:
     return distance_of(loss).by_mean or bool(loss.get("text"))
 
 
-def require_sharing(model: RewardModel, key: str) -> None:
-    """Raise InputError, naming the configuration's `key`, if the backbone cannot share prefixes."""
-    reason = can_share(model)
+def require_sharing(model: RewardModel, max_length: int, key: str) -> None:
+    """Raise InputError, naming the configuration's `key`, if rows cannot share prefixes."""
+    reason = can_share(model, max_length)
     if reason is not None:
         raise InputError(f"{key}=true: {reason}; or set it to false")
 

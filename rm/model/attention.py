@@ -34,8 +34,8 @@ from rm.data.tokens import Row
 from rm.errors import InputError
 from rm.model.tree import TokenTree, share
 
-KERNEL = "sdpa_shared_prefix"
-"""The name under which transformers knows the attention of this module."""
+KERNELS = {"sdpa": "sdpa_shared_prefix", "eager": "eager_shared_prefix"}
+"""The names under which transformers knows the attention of this module, by what it replaces."""
 
 FLEX = "flex_attention"
 """What the configuration calls it."""
@@ -71,7 +71,7 @@ class AttentionPlan:
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any
     ) -> Tensor:
-        """Attention (1, tokens, heads, size) by SDPA, row by row.
+        """Attention (1, tokens, heads, size), row by row.
 
         In the last layer only the last token of each row gets an output, the others zeros.
         """
@@ -88,9 +88,7 @@ class AttentionPlan:
                 row_values = torch.cat([values[index] for index in pieces], dim=2)
                 skipped = own.shape[2] - 1 if getattr(module, LAST_LAYER, False) else 0
                 own, mask = (own[:, :, skipped:], None) if skipped else (own, mask)
-                output, _ = sdpa_attention_forward(
-                    module, own, row_keys, row_values, mask, **options
-                )
+                output = plain_attention(module, own, row_keys, row_values, mask, **options)
                 outputs.append(nn.functional.pad(output, (0, 0, 0, 0, skipped, 0)))
         return torch.cat(outputs, dim=1).to(dtype)
 
@@ -212,30 +210,68 @@ def _shared_attention(
     attention_plan: AttentionPlan | FlexPlan | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention for transformers: after a plan, and plain SDPA without one.
+    """Attention for transformers: after a plan, and plain attention without one.
 
-    query (1, heads, tokens, size), key and value likewise -> (1, tokens, heads, size).
+    query (rows, heads, tokens, size), key and value likewise -> (rows, tokens, heads, size).
     """
     if attention_plan is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return plain_attention(module, query, key, value, attention_mask, **options), None
     return attention_plan.attend(module, query, key, value, **options), None
 
 
-AttentionInterface.register(KERNEL, _shared_attention)
-AttentionMaskInterface.register(KERNEL, sdpa_mask)
+def plain_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    softcap: float | None = None,
+    **options: Any,
+) -> Tensor:
+    """Attention by SDPA, or written out where the scores are capped (Gemma 2).
+
+    query (rows, heads, queries, size), key and value (rows, groups, keys, size), mask
+    (rows or 1, 1, queries, keys), bool or to be added, or None for causal attention
+    -> (rows, queries, heads, size).
+    """
+    if softcap is None:
+        return sdpa_attention_forward(module, query, key, value, mask, **options)[0]
+    heads = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(heads, dim=1), value.repeat_interleave(heads, dim=1)
+    scores = softcap * torch.tanh(query @ key.mT * options["scaling"] / softcap)
+    if mask is None:
+        shape, before = scores.shape[-2:], scores.shape[-1] - scores.shape[-2]
+        mask = torch.ones(shape, dtype=torch.bool, device=scores.device).tril(diagonal=before)
+    if mask.dtype == torch.bool:
+        # The least number, not -inf: a row of padding sees nothing, and must not become NaN.
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    else:
+        scores = scores + mask
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    dropped = nn.functional.dropout(
+        weights.to(query.dtype), options.get("dropout", 0.0), module.training
+    )
+    return (dropped @ value).transpose(1, 2).contiguous()
+
+
+for _name in KERNELS.values():
+    AttentionInterface.register(_name, _shared_attention)
+    AttentionMaskInterface.register(_name, sdpa_mask)
 
 
 def use_kernel(classifier: Any) -> None:
-    """Make SDPA by plan the attention of a sequence classifier; it is plain SDPA without a plan.
+    """Make attention by plan that of a sequence classifier; without a plan it is what it was.
 
-    Raises InputError if the model does not use SDPA.
+    Raises InputError as `no_kernel` says.
     """
     kernel = classifier.config._attn_implementation
-    if kernel == KERNEL:
+    if kernel in KERNELS.values():
         return
-    if kernel != "sdpa":
-        raise InputError(f"{no_kernel(kernel)}, or set training.share_prefix=false")
-    classifier.set_attn_implementation(KERNEL)
+    reason = no_kernel(classifier)
+    if reason is not None:
+        raise InputError(f"{reason}, or set training.share_prefix=false")
+    classifier.set_attn_implementation(KERNELS[kernel])
     _prune_last_layer(classifier.base_model.layers[-1])
 
 
@@ -272,6 +308,13 @@ def _scatter_last(mlp: Any, _: Any, output: Tensor) -> Tensor:
     return output.new_zeros(mlp.all_places).index_copy(1, mlp.last_places, output)
 
 
-def no_kernel(kernel: str) -> str:
-    """What is said of an attention kernel that `SharedBatch` cannot go through."""
+def no_kernel(classifier: Any) -> str | None:
+    """Why the attention kernel of a sequence classifier cannot follow a plan; None if it can.
+
+    It can where it is SDPA, or eager because transformers has no SDPA for the architecture.
+    """
+    kernel = classifier.config._attn_implementation
+    forced = kernel == "eager" and not classifier._supports_sdpa
+    if forced or kernel in ("sdpa", *KERNELS.values()):
+        return None
     return f"the attention kernel {kernel} cannot share prefixes: use sdpa"

@@ -5,46 +5,72 @@ from __future__ import annotations
 import inspect
 
 import torch
+from transformers import PreTrainedConfig
 
 from rm.data.tokens import pad
-from rm.model.attention import KERNEL, no_kernel, shared_batch
+from rm.model.attention import no_kernel, shared_batch
 from rm.model.precision import best_device
 from rm.model.reward_model import RewardModel, miniature
 
+SLIDING = "sliding_attention"
+ATTENTION = {"full_attention", SLIDING}
+"""Kinds of layers in which a token sees the tokens before it: all of them, or those in a window."""
+TRIAL_WINDOW = 64
+"""Tokens that a sliding layer sees in a trial: more than the trial's rows have."""
 
-def can_share(model: RewardModel) -> str | None:
-    """Why this backbone cannot share prefixes, in one line; None if it can.
+
+def can_share(model: RewardModel, max_length: int) -> str | None:
+    """Why rows of up to `max_length` tokens cannot share prefixes, in one line; None if they can.
 
     What a short example cannot show (windows, position scaling) is read from the configuration;
     everything else is tried: the shared forward must equal the two-row forward on a small float32
-    model of the same architecture.
+    model of the same architecture. A sliding window that no row exceeds hides nothing.
     """
-    return _refusal_by_config(model) or _refusal_by_trial(model)
+    return _refusal_by_config(model, max_length) or _refusal_by_trial(model)
 
 
-def _refusal_by_config(model: RewardModel) -> str | None:
+def _refusal_by_config(model: RewardModel, max_length: int) -> str | None:
     config, name = model.config, type(model.backbone).__name__
-    kernel = config._attn_implementation
-    if kernel not in ("sdpa", KERNEL):
-        return no_kernel(kernel)
+    kernel = no_kernel(model.classifier)
+    if kernel is not None:
+        return kernel
     if not hasattr(model.backbone, "layers"):
         return f"{name} is no stack of decoder layers"
     if "position_ids" not in inspect.signature(model.backbone.forward).parameters:
         return f"{name} takes no position ids"
-    kinds = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
-    if kinds:
-        return f"{name} has layers that do not attend to the whole prefix: {', '.join(kinds)}"
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        return f"{name} attends within a sliding window of {config.sliding_window} tokens"
-    scaling = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if scaling in ("dynamic", "longrope"):
-        return f"rope type {scaling} depends on the longest row of a batch"
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds - ATTENTION:
+        others = ", ".join(sorted(kinds - ATTENTION))
+        return f"{name} has layers that do not attend to the whole prefix: {others}"
+    window = attention_window(config)
+    if window is not None and max_length > window:
+        return (
+            f"{name} attends within a sliding window of {window} tokens, and rows have up to "
+            f"{max_length}: lower max_length"
+        )
+    changing = sorted({"dynamic", "longrope"} & _rope_types(config))
+    if changing:
+        return f"rope type {changing[0]} depends on the longest row of a batch"
     return None
+
+
+def attention_window(config: PreTrainedConfig) -> int | None:
+    """Tokens that the layers with a sliding window see; None where no layer has one."""
+    kinds = getattr(config, "layer_types", None)
+    slides = getattr(config, "use_sliding_window", True) if kinds is None else SLIDING in kinds
+    return getattr(config, "sliding_window", None) if slides else None
+
+
+def _rope_types(config: PreTrainedConfig) -> set[str]:
+    """The rope types of a configuration, which may have one for each kind of layer."""
+    found = getattr(config, "rope_parameters", None) or {}
+    each = [found, *(value for value in found.values() if isinstance(value, dict))]
+    return {one.get("rope_type", "default") for one in each}
 
 
 @torch.no_grad()
 def _refusal_by_trial(model: RewardModel) -> str | None:
-    small = miniature(model)
+    small = miniature(model, window=TRIAL_WINDOW)
     start = tuple(range(2, 10))
     rows = [(*start, 3, 5, 4), (*start, 7, 6, 9, 8)]
     ids, mask = pad(rows, pad_id=0)

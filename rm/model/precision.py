@@ -18,13 +18,16 @@ def multiplies_bfloat16(device: str) -> bool:
     """Whether `device` ("cpu", "cuda", "cuda:1") multiplies bfloat16 matrices in hardware.
 
     GPUs do from Ampere on, x86 processors with AVX-512 BF16 or AMX, Arm's with BF16. Elsewhere it
-    is emulated: on an AVX2 processor a product took 7 times as long as in float32.
+    is emulated: on an AVX2 processor a product took 7 times as long as in float32. False where this
+    build of torch cannot tell (on Apple silicon it has no mkldnn, pitfall 42).
     """
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if platform.machine().lower() in ("aarch64", "arm64"):
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported()
+        probe = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    else:
+        probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return probe is not None and bool(probe())
 
 
 def fast_dtype() -> str:

@@ -190,19 +190,23 @@ def mean_of_real_tokens(states: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def miniature(
-    model: RewardModel, layers: Sequence[int] = (0, 1), window: int | None = None
+    model: RewardModel, layers: Sequence[int] | None = None, window: int | None = None
 ) -> RewardModel:
     """A small random float32 model of the same architecture: what capability checks run on.
 
     There an architecture that computes something else is told apart from rounding, at any size of
-    the backbone. `layers`: those whose kind of attention its own have; `window`: tokens that a
-    layer with a sliding window sees (None: as many as the backbone's). Leaves the random state as
-    it was.
+    the backbone. `layers`: those whose kind of attention its own have (None: one of each kind, two
+    at least); `window`: tokens that a layer with a sliding window sees (None: as many as the
+    backbone's). Leaves the random state as it was.
     """
     config = copy.deepcopy(model.config)
+    kinds = getattr(config, "layer_types", None) or []
+    if layers is None:
+        layers = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
+        layers = layers if len(layers) > 1 else [0, 0]
     config.num_hidden_layers, config.vocab_size, config.pad_token_id = len(layers), 16, 0
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[index] for index in layers]
+    if kinds:
+        config.layer_types = [kinds[index] for index in layers]
     if window is not None and getattr(config, "sliding_window", None):
         config.sliding_window = window
     with torch.random.fork_rng(devices=[]):

@@ -33,6 +33,17 @@ from rm.model.tree import batches_by_shared_tokens, row_states
 
 NOTE_SECONDS = 15.0
 """How often a computation notes how far it is, to go on from there after a kill."""
+IRRELEVANT = frozenset(
+    (
+        *("_name_or_path", "architectures", "transformers_version", "dtype", "use_cache"),
+        *("id2label", "label2id", "problem_type", "reward_head", "num_hidden_layers"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range"),
+    )
+)
+"""Settings of a configuration that the trunk's states cannot depend on; they depend on the rest.
+
+The dtypes of the computation and the layers below the cut are in the fingerprint by themselves.
+"""
 
 
 def split_backbone(model: RewardModel, top_layers: int) -> nn.Module:
@@ -94,13 +105,19 @@ def _lower_states(model: RewardModel, lower: nn.Module, ids: Tensor, mask: Tenso
 
 
 def trunk_fingerprint(model: RewardModel, top_layers: int) -> str:
-    """SHA-256 over every weight below the top layers and over the settings of the computation."""
+    """First 16 hex digits of a SHA-256 over all that the states depend on.
+
+    That is every weight below the top layers, the dtypes, and the model's configuration without
+    the names in `IRRELEVANT`: a setting that is new to us counts until it is listed there.
+    """
     count = len(model.backbone.layers)
     trained = tuple(f"layers.{index}." for index in range(count - top_layers, count))
-    digest = hashlib.sha256(
-        f"{model.compute_dtype} {model.state_dtype} {type(model.backbone).__name__}".encode()
-    )
-    digest.update(str(getattr(model.config, "rope_parameters", None)).encode())
+    settings = {
+        "dtypes": [str(model.compute_dtype), str(model.state_dtype)],
+        "class": type(model.backbone).__name__,
+        "config": {k: v for k, v in model.config.to_dict().items() if k not in IRRELEVANT},
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, value in sorted(model.backbone.state_dict().items()):
         if not name.startswith((*trained, "norm.")):
             digest.update(name.encode())

@@ -26,6 +26,7 @@ from rm.data.tokens import pad
 from rm.errors import InputError
 from rm.model.backbones import BackboneSettings, prepare_backbone
 from rm.model.checkpoints import new_reward_model
+from tests.models import gemma3_folder
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 NAMES = ("llama", "gemma")
@@ -39,6 +40,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in NAMES:
         content = yaml.safe_load((CONF / f"model/tiny-{name}.yaml").read_text())
         found[name] = prepare_backbone(BackboneSettings(**content), root, build_tiny)
+    found["gemma3"] = gemma3_folder(found["gemma"], root / "gemma3", window=512)
     return found
 
 
@@ -217,7 +219,7 @@ def test_vllm_is_asked_for_one_seeded_request_a_sample(
 TEXTS = ("Waves.", "The sea is salt, deep and blue.", "", "Waves and wind " * 12, "Waves.", "Wind")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "gemma3"])
 @pytest.mark.parametrize("batch_tokens", [4096, 200, 1])
 def test_shared_prompt_scores_equal_one_by_one(
     name: str, batch_tokens: int, scorer: Callable[..., Scorer]

@@ -213,7 +213,7 @@ def test_shared_prefixes_over_a_frozen_trunk(train_smoke: Train) -> None:
 def test_a_backbone_that_cannot_share_is_an_error(
     train_smoke: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.settings.checks.can_share", lambda _: "no sharing here")
+    monkeypatch.setattr("pipeline.settings.checks.can_share", lambda *_: "no sharing here")
     with pytest.raises(InputError, match=r"training\.share_prefix=true: no sharing here"):
         train_smoke("training.share_prefix=true")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    Gemma3TextConfig,
     GPT2Config,
+    Llama4TextConfig,
     LlamaConfig,
     MistralConfig,
     Qwen2Config,
@@ -22,7 +25,8 @@ from transformers import (
 from rm.data.tokens import pad
 from rm.errors import InputError
 from rm.model import attention as prefix
-from rm.model.attention import KERNEL, attention_plan, shared_batch
+from rm.model import checks
+from rm.model.attention import KERNELS, attention_plan, shared_batch
 from rm.model.checkpoints import load_reward_model, new_reward_model, save_reward_model
 from rm.model.checks import can_share
 from rm.model.parts import train_part
@@ -30,6 +34,7 @@ from rm.model.reward_model import RewardModel, RewardOutput
 from rm.model.tree import batches_by_shared_tokens, common_prefix, row_states, share
 from rm.model.trunk import Row, _lower_states, split_backbone
 from rm.objective.weights import representation_distance
+from tests.rm.conftest import windowed_model
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "up_proj"]}
 DRAW = random.Random(0)
@@ -279,13 +284,17 @@ def test_trunk_states(backbone: Path) -> None:
     """Trunk states of a tree are the rows' own, and going on from them gives the same results."""
     model = model_of(backbone)
     train_part(model, "top_layers", top_layers=1)
+    assert_equal_from_trunk(model, 1)
+
+
+def assert_equal_from_trunk(model: RewardModel, top: int) -> None:
     reference = results(model, two_row)
-    lower = split_backbone(model, 1)
+    lower = split_backbone(model, top)
     with torch.no_grad():
         states = dict(row_states(ALL, model.shared_states(lower, shared_batch(ALL))))
     alone = _lower_states(model, lower, *pad(ALL, 0))
     for row, expected in zip(ALL, alone, strict=True):
-        assert torch.allclose(expected[: len(row)], states[row], rtol=1e-5, atol=1e-6)
+        assert torch.allclose(expected[: len(row)], states[row], rtol=1e-5, atol=1e-5)
 
     def from_trunk(model: RewardModel, rows: Sequence[Row]) -> RewardOutput:
         return model(shared=shared_batch(rows, states.__getitem__))
@@ -316,7 +325,7 @@ def test_two_row_forward_is_bitwise_the_same_after_sharing(backbone: Path) -> No
     with torch.no_grad():
         before = two_row(model, ALL)
         one_tree(model, ALL)
-        assert model.config._attn_implementation == KERNEL
+        assert model.config._attn_implementation == KERNELS["sdpa"]
         assert two_row(model, ALL).hidden.equal(before.hidden)
 
 
@@ -324,7 +333,7 @@ def test_saved_checkpoint_knows_nothing_of_it(backbone: Path, tmp_path: Path) ->
     model = model_of(backbone).eval()
     before = one_tree(model, ALL).rewards
     save_reward_model(model, AutoTokenizer.from_pretrained(backbone), tmp_path / "rm")
-    assert KERNEL not in (tmp_path / "rm" / "config.json").read_text()
+    assert KERNELS["sdpa"] not in (tmp_path / "rm" / "config.json").read_text()
     loaded, _ = load_reward_model(tmp_path / "rm", torch.float32)
     assert loaded.config._attn_implementation == "sdpa"
     assert torch.allclose(one_tree(loaded, ALL).rewards, before, rtol=1e-5, atol=1e-6)
@@ -353,17 +362,16 @@ def classifier(config: Any, **options: Any) -> RewardModel:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_llama_and_gemma_can_share(backbone: Path, dtype: torch.dtype) -> None:
     model = model_of(backbone, dtype).train()
-    assert can_share(model) is None
+    assert can_share(model, 64) is None
     assert model.training
 
 
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (MistralConfig(**SIZE, sliding_window=4096), "sliding window of 4096"),
         (
-            Qwen2Config(**SIZE, use_sliding_window=True, sliding_window=8, max_window_layers=1),
-            "sliding_attention",
+            Llama4TextConfig(**{**SIZE, "layer_types": ["chunked_attention", "full_attention"]}),
+            "do not attend to the whole prefix: chunked_attention",
         ),
         (
             LlamaConfig(
@@ -372,11 +380,94 @@ def test_llama_and_gemma_can_share(backbone: Path, dtype: torch.dtype) -> None:
             ),
             "rope type dynamic",
         ),
+        (
+            Gemma3TextConfig(
+                **SIZE,
+                rope_parameters={
+                    "full_attention": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                },
+            ),
+            "rope type dynamic",
+        ),
     ],
-    ids=["sliding window", "sliding layers", "dynamic rope"],
+    ids=["chunks", "dynamic rope", "dynamic rope in some layers"],
 )
 def test_configurations_that_cannot_share(config: Any, reason: str) -> None:
-    assert reason in (can_share(classifier(config)) or "")
+    config._attn_implementation = "sdpa"
+    model = SimpleNamespace(
+        config=config, backbone=AnyStack(), classifier=SimpleNamespace(config=config)
+    )
+    assert reason in (checks._refusal_by_config(model, 16) or "")  # type: ignore[arg-type]
+
+
+class AnyStack:
+    """What the configuration is asked about: a stack of layers that takes position ids."""
+
+    layers: Sequence[Any] = ()
+
+    def forward(self, position_ids: Tensor) -> None: ...
+
+
+def test_a_window_shorter_than_the_longest_row_is_refused(
+    windowed: Callable[[int], RewardModel],
+) -> None:
+    assert can_share(windowed(16), 16) is None
+    assert can_share(windowed(8), 8) is None  # shorter than the trial's rows
+    reason = can_share(windowed(16), 17) or ""
+    assert "within a sliding window of 16 tokens, and rows have up to 17: lower max_" in reason
+
+
+@pytest.mark.parametrize("part", ["full", "lora", "top_layers"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+def test_within_a_window_gradients_are_those_of_two_rows(
+    windowed: Callable[[int], RewardModel], part: Any, checkpointing: bool
+) -> None:
+    model = windowed(max(map(len, ALL)))  # the longest row just fits
+    train_part(model, part, top_layers=2, lora=LORA)
+    grow_adapters(model)
+    if checkpointing:
+        model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    assert_equal_results(model, 1e-5)
+
+
+def gemma2(cap: float | None) -> RewardModel:
+    """A Gemma 2 whose scores are large enough to be capped."""
+    model = windowed_model("gemma2", 64)
+    for layer in model.backbone.layers:
+        layer.self_attn.attn_logit_softcapping = cap
+        layer.self_attn.q_proj.weight.data.mul_(100)
+        layer.self_attn.k_proj.weight.data.mul_(100)
+    return model
+
+
+def test_capped_scores_are_those_of_transformers() -> None:
+    """Gemma 2 caps its scores, which SDPA cannot: before and after the switch the same rewards."""
+    model = gemma2(cap=0.5)
+    with torch.no_grad():
+        own = two_row(model, ALL).hidden
+        assert model.config._attn_implementation == "eager"
+        after = [one_tree(model, ALL), *(two_row(model, ALL, side) for side in ("left", "right"))]
+        assert model.config._attn_implementation == KERNELS["eager"]
+        assert max(error(own, output.hidden) for output in after) <= 1e-5
+        assert error(own, two_row(gemma2(cap=None), ALL).hidden) > 1e-2
+
+
+def test_beyond_a_window_results_would_differ(windowed: Callable[[int], RewardModel]) -> None:
+    """Why longer rows are refused: the shared forward does not hide what the window hides."""
+    model = windowed(8)
+    with torch.no_grad():
+        assert error(two_row(model, ALL).hidden, one_tree(model, ALL).hidden) > 1e-3
+
+
+@pytest.mark.parametrize("top", [1, 2, 4])
+def test_within_a_window_trunk_states_are_those_of_two_rows(
+    windowed: Callable[[int], RewardModel], top: int
+) -> None:
+    model = windowed(max(map(len, ALL)))
+    train_part(model, "top_layers", top_layers=top)
+    assert_equal_from_trunk(model, top)
 
 
 @pytest.mark.parametrize(
@@ -386,7 +477,7 @@ def test_configurations_that_cannot_share(config: Any, reason: str) -> None:
 )
 def test_relatives_without_a_window_can_share(config: Any) -> None:
     model = classifier(config).eval()
-    assert can_share(model) is None
+    assert can_share(model, 64) is None
     rows = [tuple(token % 64 for token in row) for row in ALL]
     with torch.no_grad():
         assert error(two_row(model, rows).hidden, one_tree(model, rows).hidden) <= 1e-5
@@ -397,7 +488,7 @@ def test_another_kernel_is_refused_with_advice(backbone: Path) -> None:
         backbone, num_labels=1, attn_implementation="eager"
     )
     model = RewardModel(made, torch.float32)
-    assert can_share(model) == "the attention kernel eager cannot share prefixes: use sdpa"
+    assert can_share(model, 64) == "the attention kernel eager cannot share prefixes: use sdpa"
     with pytest.raises(InputError, match=r"training\.share_prefix=false"):
         one_tree(model, ALL)
 
@@ -407,7 +498,7 @@ def test_a_backbone_without_position_ids_is_refused(
 ) -> None:
     model = model_of(backbone)
     monkeypatch.setattr(type(model.backbone), "forward", lambda self, input_ids: None)
-    assert "takes no position ids" in (can_share(model) or "")
+    assert "takes no position ids" in (can_share(model, 64) or "")
 
 
 def test_other_numbers_are_refused_and_the_kernel_is_put_back(
@@ -422,11 +513,11 @@ def test_other_numbers_are_refused_and_the_kernel_is_put_back(
         return made
 
     monkeypatch.setattr(prefix, "attention_plan", without_masks)
-    assert "gives other results" in (can_share(model) or "")
+    assert "gives other results" in (can_share(model, 64) or "")
     assert model.config._attn_implementation == "sdpa"
 
 
 def test_a_backbone_of_another_build_is_refused() -> None:
     config: Any = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=64, pad_token_id=0)
     config.num_labels = 1
-    assert "no stack of decoder layers" in (can_share(classifier(config)) or "")
+    assert "no stack of decoder layers" in (can_share(classifier(config), 64) or "")

@@ -382,3 +382,25 @@ def test_bfloat16_is_chosen_where_hardware_multiplies_it(
     said = emulation(torch.bfloat16, "training.compute_dtype")
     assert (said is None) == (expected == "bfloat16")
     assert said is None or "training.compute_dtype=float32" in said
+
+
+@pytest.mark.parametrize(
+    ("machine", "probe"),
+    [
+        ("arm64", "torch.ops.mkldnn._is_mkldnn_bf16_supported"),
+        ("x86_64", "torch.cpu._is_avx512_bf16_supported"),
+    ],
+)
+def test_float32_is_chosen_where_torch_has_no_probe(
+    monkeypatch: pytest.MonkeyPatch, machine: str, probe: str
+) -> None:
+    """On Apple silicon torch is built without mkldnn."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    owner, name = probe.rsplit(".", 1)
+    if owner == "torch.ops.mkldnn":  # its attributes are looked up in the registry, and kept
+        monkeypatch.setattr(torch.ops, "mkldnn", object())
+    else:
+        monkeypatch.delattr(owner + "." + name)
+    assert fast_dtype() == "float32"
+    assert emulation(torch.float32, "key") is None

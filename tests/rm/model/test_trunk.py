@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForSequenceClassification,
-    Gemma2Config,
-    Gemma3TextConfig,
-    Qwen2Config,
-)
+from transformers import AutoModelForSequenceClassification, Gemma2Config
 
-from rm.data.tokens import TokenPair
+from rm.data.tokens import TokenPair, pad
 from rm.errors import InputError
 from rm.model import trunk
-from rm.model.checkpoints import new_reward_model
+from rm.model.attention import shared_batch
+from rm.model.checkpoints import load_reward_model, new_reward_model, save_reward_model
 from rm.model.parts import train_part
 from rm.model.reward_model import RewardModel
 from rm.model.trunk import batches_by_tokens, open_cache, split_backbone, trunk_fingerprint
 from rm.training.batches import PairCollator, model_inputs
+from tests.rm.conftest import windowed_model
 
+TINY = {
+    **{"hidden_size": 16, "intermediate_size": 16, "vocab_size": 64, "num_hidden_layers": 6},
+    **{"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "num_labels": 1},
+    **{"pad_token_id": 0, "sliding_window": 8},
+}
 PAIRS = [TokenPair("a", (1, 5, 6, 7), (1, 5, 9)), TokenPair("b", (1, 8), (1, 8, 3, 4, 5, 6))]
 ROWS = [row for pair in PAIRS for row in (pair.chosen, pair.rejected)]
 
@@ -103,6 +106,69 @@ def test_training_the_top_does_not_change_the_fingerprint_and_the_trunk_does(
     with torch.no_grad():
         model.backbone.layers[0].mlp.up_proj.weight.add_(1)
     assert trunk_fingerprint(model, 1) != before
+
+
+SETTINGS = {
+    "rope_theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+    "sliding_window": {"sliding_window": 4},
+    "query_pre_attn_scalar": {"query_pre_attn_scalar": 64},
+    "rms_norm_eps": {"rms_norm_eps": 1e-2},
+    "attn_logit_softcapping": {"attn_logit_softcapping": 2.0},
+    "hidden_act": {"hidden_activation": "relu", "hidden_act": "relu"},
+    "a setting unknown to us": {"residual_multiplier": 2.0},
+}
+"""Changes of a configuration that leave every weight as it is."""
+
+
+def of_gemma2(**changed: Any) -> RewardModel:
+    """A Gemma 2 whose weights are the same for every configuration."""
+    torch.manual_seed(0)
+    made = AutoModelForSequenceClassification.from_config(Gemma2Config(**{**TINY, **changed}))
+    return RewardModel(made, torch.float32).eval()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_of_the_computation_changes_the_fingerprint(name: str) -> None:
+    one, other = of_gemma2(), of_gemma2(**SETTINGS[name])
+    states = one.state_dict()
+    assert all(value.equal(states[key]) for key, value in other.state_dict().items())
+    assert trunk_fingerprint(one, 2) != trunk_fingerprint(other, 2)
+
+
+def test_states_of_another_configuration_are_not_reused(tmp_path: Path) -> None:
+    """With equal weights: the states that were kept first are far from those of the second."""
+    one, other = of_gemma2(), of_gemma2(**SETTINGS["query_pre_attn_scalar"])
+    row = tuple(range(2, 22))
+    kept, made = (open_cache(model, 2, [row], tmp_path).states(row) for model in (one, other))
+    assert (kept - made).abs().max() > 1e-3
+    lower = split_backbone(other, 2)
+    fresh = trunk._lower_states(other, lower, *pad([row], 0))[0]
+    assert torch.allclose(made, fresh, rtol=1e-5, atol=1e-6)
+
+
+def test_names_that_cannot_matter_leave_the_fingerprint() -> None:
+    model = of_gemma2()
+    before = trunk_fingerprint(model, 2)
+    tokens = {"pad_token_id": 3, "eos_token_id": 4, "bos_token_id": 5}
+    labels = {"id2label": {0: "reward"}, "problem_type": "regression", "architectures": ["Any"]}
+    for name, value in {**tokens, **labels, "use_cache": False, "dtype": torch.bfloat16}.items():
+        setattr(model.config, name, value)
+    assert trunk_fingerprint(model, 2) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_trained_checkpoint_reuses_the_trunk_of_its_training(
+    backbones: dict[str, Path], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    for architecture, backbone in backbones.items():
+        model, tokenizer = new_reward_model(backbone, dtype, seed=0)
+        train_part(model, "top_layers", top_layers=1, frozen_dtype=dtype)
+        before = trunk_fingerprint(model, 1)
+        model.shared_states(model.backbone, shared_batch(ROWS))
+        assert trunk_fingerprint(model, 1) == before  # another kernel of the same results
+        save_reward_model(model, tokenizer, tmp_path / architecture)
+        loaded, _ = load_reward_model(tmp_path / architecture, dtype)
+        assert trunk_fingerprint(loaded, 1) == before
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no header", "wrong header", "broken header"])
@@ -202,43 +268,24 @@ def test_a_stack_that_cannot_be_divided_is_an_error(
         split_backbone(model, 1)
 
 
-TINY = {
-    **{"hidden_size": 16, "intermediate_size": 16, "vocab_size": 64, "num_hidden_layers": 6},
-    **{"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "num_labels": 1},
-    **{"pad_token_id": 0, "sliding_window": 8},
-}
-KINDS = ("sliding_attention", "sliding_attention", "full_attention")
-
-
-@pytest.fixture(params=["gemma2", "gemma3", "qwen2"])
-def windowed(request: pytest.FixtureRequest) -> RewardModel:
-    """A backbone whose layers see a window or everything, by their place."""
-    config = {
-        "gemma2": lambda: Gemma2Config(**TINY, layer_types=[*KINDS, *KINDS]),
-        "gemma3": lambda: Gemma3TextConfig(**TINY, layer_types=[*KINDS, *KINDS]),
-        "qwen2": lambda: Qwen2Config(**TINY, use_sliding_window=True, max_window_layers=3),
-    }[request.param]()
-    torch.manual_seed(0)
-    made = AutoModelForSequenceClassification.from_config(config)
-    return RewardModel(made, torch.float32).eval()
-
-
 @pytest.mark.parametrize("top", [1, 2, 4, 5])
 def test_a_divided_stack_keeps_each_layers_kind_of_attention(
-    windowed: RewardModel, top: int
+    windowed: Callable[[int], RewardModel], top: int
 ) -> None:
+    model = windowed(8)
     ids = torch.arange(2, 42).unsqueeze(0)
     mask = torch.ones_like(ids)
     with torch.no_grad():
-        whole = windowed(mask, input_ids=ids).hidden
-        lower = split_backbone(windowed, top)
-        states = trunk._lower_states(windowed, lower, ids, mask)
-        parts = windowed(mask, trunk_states=states).hidden
+        whole = model(mask, input_ids=ids).hidden
+        lower = split_backbone(model, top)
+        states = trunk._lower_states(model, lower, ids, mask)
+        parts = model(mask, trunk_states=states).hidden
     assert torch.allclose(whole, parts, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "top"), [("gemma2", 4), ("gemma3", 4), ("qwen2", 3)])
 def test_a_layer_with_the_attention_of_another_is_noticed(
-    windowed: RewardModel, monkeypatch: pytest.MonkeyPatch
+    kind: str, top: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = trunk._view
 
@@ -249,7 +296,7 @@ def test_a_layer_with_the_attention_of_another_is_noticed(
 
     monkeypatch.setattr(trunk, "_view", forgetful)
     with pytest.raises(InputError, match="cannot be divided"):
-        split_backbone(windowed, 3 if windowed.config.model_type == "qwen2" else 4)
+        split_backbone(windowed_model(kind, 8), top)
 
 
 def test_batches_by_tokens_holds_every_row_once_within_the_limit() -> None:
