@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from pipeline.experiments.archive import act
 from pipeline.settings import configuration
 
 
 @configuration.main("archive")
 def main(cfg: DictConfig) -> None:
     """Pack or unpack."""
+    from pipeline.experiments.archive import act
+
     print(act(cfg))
 
 

@@ -17,13 +17,14 @@ from __future__ import annotations
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipeline.experiments.best_of_n import run
 from pipeline.settings import configuration
 
 
 @configuration.main("best_of_n")
 def main(cfg: DictConfig) -> None:
     """Run the experiment and print its table."""
+    from pipeline.experiments.best_of_n import run
+
     results = run(cfg, HydraConfig.get().overrides.task)
     print((results / "tables" / "best_of_n.md").read_text())
     print(f"written: {results}/data/best_of_n.csv, figures/figure5, tables/best_of_n*")

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from pipeline.run.comparison import compare
 from pipeline.settings import configuration
 
 
 @configuration.main("compare")
 def main(cfg: DictConfig) -> None:
     """Compare and print the table."""
+    from pipeline.run.comparison import compare
+
     print(compare(cfg))
     print(f"written: {cfg.output}/comparison.md, comparison.csv")
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline.run.dashboard import KINDS, build, send, specification
 from pipeline.settings import configuration
 from rm.files import atomic_write_text
 
@@ -21,6 +20,8 @@ from rm.files import atomic_write_text
 @configuration.main("dashboard")
 def main(cfg: DictConfig) -> None:
     """Send the dashboard, or write what would be sent, and say where it is."""
+    from pipeline.run.dashboard import KINDS, build, send, specification
+
     if not cfg.dry_run:
         print("\n".join(send(cfg)))
         return

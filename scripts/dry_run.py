@@ -17,8 +17,6 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipeline.plan.dry_run import FAILED, checks
-from pipeline.plan.room import name_accelerator
 from pipeline.settings import configuration
 from rm.errors import InputError
 
@@ -26,6 +24,9 @@ from rm.errors import InputError
 @configuration.main("plan")
 def main(cfg: DictConfig) -> None:
     """Print every check; exit with 2 if one failed."""
+    from pipeline.plan.dry_run import FAILED, checks
+    from pipeline.plan.room import name_accelerator
+
     failed = 0
     name_accelerator()
     with tempfile.TemporaryDirectory() as scratch:

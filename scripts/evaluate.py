@@ -15,13 +15,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline.run.evaluation import evaluate, hydra_words, refuse_another_test
 from pipeline.settings import configuration
 
 
 @configuration.main("evaluate")
 def run(cfg: DictConfig) -> None:
     """Score one checkpoint and print its tables."""
+    from pipeline.run.evaluation import evaluate, refuse_another_test
+
     refuse_another_test(cfg)
     evaluate(cfg)
     print((Path(cfg.output) / "table.md").read_text())
@@ -30,7 +31,7 @@ def run(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Read the command line and score."""
-    sys.argv[1:] = hydra_words(sys.argv[1:])
+    sys.argv[1:] = configuration.hydra_words(sys.argv[1:])
     run()
 
 

@@ -12,14 +12,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from analysis.gallery import draw_all
-from pipeline.launch.lock import only_one_draws
 from pipeline.settings import configuration
 
 
 @configuration.main("reproduce")
 def main(cfg: DictConfig) -> None:
     """Draw, and print a line a figure or table."""
+    from analysis.gallery import draw_all
+    from pipeline.launch.lock import only_one_draws
+
     results = Path(cfg.results_dir)
     with only_one_draws(results):
         for item in draw_all(results):

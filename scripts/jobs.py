@@ -14,7 +14,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline.run.jobs import read_jobs, rerun, table, write
 from pipeline.settings import configuration
 
 
@@ -24,6 +23,8 @@ def main(cfg: DictConfig) -> None:
 
     Exit status 1 if a job failed again.
     """
+    from pipeline.run.jobs import read_jobs, rerun, table, write
+
     folder = Path(cfg.folder)
     failures = rerun(read_jobs(folder)) if cfg.rerun else 0
     frame = table(read_jobs(folder))

@@ -15,9 +15,6 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipeline.plan.plan import make_plan
-from pipeline.plan.room import name_accelerator
-from pipeline.plan.text import as_json, report
 from pipeline.settings import configuration
 from rm.files import atomic_write_json
 
@@ -25,6 +22,10 @@ from rm.files import atomic_write_json
 @configuration.main("plan")
 def main(cfg: DictConfig) -> None:
     """Print the plan."""
+    from pipeline.plan.plan import make_plan
+    from pipeline.plan.room import name_accelerator
+    from pipeline.plan.text import as_json, report
+
     name_accelerator()
     with tempfile.TemporaryDirectory() as scratch:
         plan = make_plan(cfg, HydraConfig.get().overrides.task, Path(scratch))

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from pipeline.run.push import push
 from pipeline.settings import configuration
 
 
 @configuration.main("push")
 def main(cfg: DictConfig) -> None:
     """Say what is, or would be, uploaded."""
+    from pipeline.run.push import push
+
     files = push(cfg)
     for path in files:
         print(f"{path.stat().st_size / 1e6:9.2f} MB  {path.name}")

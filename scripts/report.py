@@ -11,14 +11,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from analysis import report
-from pipeline.launch.lock import only_one_draws
 from pipeline.settings import configuration
 
 
 @configuration.main("reproduce")
 def main(cfg: DictConfig) -> None:
     """Write the report and print where it is."""
+    from analysis import report
+    from pipeline.launch.lock import only_one_draws
+
     results = Path(cfg.results_dir)
     with only_one_draws(results):
         print(report.write(results))

@@ -15,14 +15,15 @@ from __future__ import annotations
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipeline.experiments.reproduce import reproduce
-from pipeline.launch.lock import LOCK_FILE
 from pipeline.settings import configuration
 
 
 @configuration.main("reproduce")
 def main(cfg: DictConfig) -> None:
     """Run the pipeline and print Table 1 and where everything is."""
+    from pipeline.experiments.reproduce import reproduce
+    from pipeline.launch.lock import LOCK_FILE
+
     results = reproduce(cfg, HydraConfig.get().overrides.task)
     print((results / "tables" / "table1.md").read_text())
     for path in sorted(results.rglob("*")):

@@ -11,13 +11,14 @@ from __future__ import annotations
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipeline.experiments.status import status
 from pipeline.settings import configuration
 
 
 @configuration.main("reproduce")
 def main(cfg: DictConfig) -> None:
     """Print the table and a count of each state."""
+    from pipeline.experiments.status import status
+
     table = status(cfg, HydraConfig.get().overrides.task)
     print(table.to_string(index=False, na_rep="-"))
     print(", ".join(f"{count} {state}" for state, count in table["state"].value_counts().items()))

@@ -18,13 +18,14 @@ from __future__ import annotations
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipeline.experiments.sweep import sweep
 from pipeline.settings import configuration
 
 
 @configuration.main("sweep")
 def main(cfg: DictConfig) -> None:
     """Run one sweep and say where its table is."""
+    from pipeline.experiments.sweep import sweep
+
     print(sweep(cfg, HydraConfig.get().overrides.task))
 
 

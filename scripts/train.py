@@ -14,14 +14,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline.run.jobs import recorded
-from pipeline.run.training import train
 from pipeline.settings import configuration
 
 
 @configuration.main("train")
 def main(cfg: DictConfig) -> None:
     """Train one run."""
+    from pipeline.run.jobs import recorded
+    from pipeline.run.training import train
+
     with recorded("scripts.train", Path(cfg.run_dir).parent):
         made = train(cfg)
     if made:

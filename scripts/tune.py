@@ -15,14 +15,15 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipeline.experiments.tune import tune
-from pipeline.run.jobs import recorded
 from pipeline.settings import configuration
 
 
 @configuration.main("tune")
 def main(cfg: DictConfig) -> float:
     """Run the job, say how it did, and return what a sweeper maximises."""
+    from pipeline.experiments.tune import tune
+    from pipeline.run.jobs import recorded
+
     with recorded("scripts.tune", Path(cfg.runs_dir)) as results:
         results |= tune(cfg, HydraConfig.get().overrides.task)
     accuracy = float(results["accuracy"])

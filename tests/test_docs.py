@@ -22,8 +22,7 @@ from omegaconf import OmegaConf
 
 from eval import benchmarks
 from eval.benchmarks import BENCHMARKS, Benchmark
-from pipeline.run.evaluation import hydra_words
-from pipeline.settings.configuration import CONF, compose_config
+from pipeline.settings.configuration import CONF, compose_config, hydra_words
 from rm.data.tokens import TokenPair
 from rm.model.reward_model import RewardOutput
 from rm.training.batches import PairCollator

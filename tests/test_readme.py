@@ -11,8 +11,7 @@ import pytest
 
 from eval.spreadsheet import read_csv
 from pipeline.experiments import readme
-from pipeline.run.evaluation import hydra_words
-from pipeline.settings.configuration import compose_config
+from pipeline.settings.configuration import compose_config, hydra_words
 from rm.errors import InputError
 from tests.marks import needs_committed_results
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,14 +203,6 @@ def write_outputs(
         resamples=summary["resamples"],
     )
     atomic_write_text(output / "table.md", table)
-
-
-def hydra_words(words: Sequence[str]) -> list[str]:
-    """Rename data=… to benchmark_data=… on a command line.
-
-    conf/data is a group (of scripts.train), so Hydra would take data=PATH for a choice in it.
-    """
-    return [re.sub(r"^data=", "benchmark_data=", word) for word in words]
 
 
 def refuse_another_test(cfg: DictConfig) -> None:

@@ -156,12 +156,21 @@ def without_keys(
     ]
 
 
+def hydra_words(words: Sequence[str]) -> list[str]:
+    """Rename data=… to benchmark_data=… on a command line.
+
+    conf/data is a group (of scripts.train), so Hydra would take data=PATH for a choice in it.
+    """
+    return [re.sub(r"^data=", "benchmark_data=", word) for word in words]
+
+
 def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Decorate an entry point: Hydra's command line, our exit codes (0, 1, 2).
 
     2: wrong input or configuration; 1: a run that was stopped (no space, a killed rank, numbers
     that are not finite); both with one line on standard error. 1 also for anything else, with
-    traceback.
+    traceback. The function itself imports what it calls, so that --help and errors of the command
+    line come before torch is loaded.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:

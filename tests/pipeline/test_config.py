@@ -209,7 +209,7 @@ def test_what_ends_a_progress_bar_is_a_line_of_its_own(
         bar.update()
         raise error
 
-    monkeypatch.setattr("scripts.train.train", work)
+    monkeypatch.setattr("pipeline.run.training.train", work)
     assert run("train", "profile=smoke", "run_dir=x") == status
     bar, end, after = capsys.readouterr().err.rpartition("\n" + said if said else "\n")
     assert "step:" in bar and end.endswith("\n") and after == ""
@@ -274,3 +274,24 @@ def test_help_marks_the_defaults_of_the_command_itself() -> None:
     assert re.search(r"^  matrix +claims full main pair\*", text, re.MULTILINE)
     assert re.search(r"^  tracking +off tensorboard wandb\*", text, re.MULTILINE)
     assert re.search(r"^  tracking +off\* tensorboard", command_help("evaluate", ""), re.MULTILINE)
+
+
+HEAVY = {"torch", "transformers", "datasets", "wandb", "scipy", "pandas", "matplotlib"}
+STARTS = """
+import importlib, sys
+from pathlib import Path
+from pipeline.settings.configuration import compose_config
+compose_config("train", ["loss=bt"])
+for path in Path("scripts").glob("[!_]*.py"):
+    if path.stem != "readme":
+        importlib.import_module(f"scripts.{path.stem}")
+print(*sorted(sys.modules))
+"""
+
+
+def test_composing_a_configuration_and_help_load_no_torch() -> None:
+    """What is loaded before a command line is read: the user waits for it at every misspelt key."""
+    words = [sys.executable, "-c", STARTS]
+    done = subprocess.run(words, cwd=CONF.parent, capture_output=True, text=True, check=True)
+    assert "scripts.train" in done.stdout.split()
+    assert not HEAVY & set(done.stdout.split())

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from eval import rewardbench, rm_bench
 from generated.backbones import build_tiny
 from pipeline.launch.lock import LOCK_FILE
-from pipeline.run.evaluation import evaluate, hydra_words
-from pipeline.settings.configuration import compose_config
+from pipeline.run.evaluation import evaluate
+from pipeline.settings.configuration import compose_config, hydra_words
 from rm.errors import InputError
 from rm.model.backbones import BackboneSettings, prepare_backbone
 from rm.model.checkpoints import new_reward_model, save_reward_model

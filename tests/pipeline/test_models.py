@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from generated import generate
-from pipeline.run.evaluation import evaluate, hydra_words
-from pipeline.settings.configuration import compose_config
+from pipeline.run.evaluation import evaluate
+from pipeline.settings.configuration import compose_config, hydra_words
 from rm.data.preferences import write_pairs
 from rm.errors import InputError
 from tests.models import gemma3_folder
