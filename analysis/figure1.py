@@ -14,21 +14,9 @@ from matplotlib import font_manager, ft2font
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import gradients
+from analysis import gradients, style
 from analysis.gradients import KEYS, MU, UPDATES
-from analysis.style import (
-    BLACK,
-    GREY,
-    METHOD_COLOURS,
-    MODELS,
-    add_text,
-    method_label,
-    model_label,
-    new_figure,
-    ordered,
-    short,
-    styled,
-)
+from analysis.style import method_label, model_label, ordered, short
 from analysis.tables import AbsentError, require, with_texts
 
 MEASURES: Final = ["distance", "error", *UPDATES.values()]
@@ -82,7 +70,7 @@ def wrong_enough(rows: pd.DataFrame) -> pd.DataFrame:
 
 def pick_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the model to show: the untrained one if there, one seed only."""
-    method = ordered(frame["method"], MODELS)[0]
+    method = ordered(frame["method"], style.MODELS)[0]
     rows = frame[frame["method"] == method]
     return rows[rows["seed"] == rows["seed"].min()]
 
@@ -97,7 +85,7 @@ def verdict(close: pd.Series, far: pd.Series) -> str:
     )
 
 
-@styled
+@style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """Return the figure: the close pair's texts left, the far pair's right, their numbers below.
 
@@ -109,7 +97,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     rows = pick_rows(frame)
     close, far = choose(rows)
     number = max(line_count(pair) for pair in (close, far))
-    figure = new_figure(height=2.7 + LINE * number)
+    figure = style.new_figure(height=2.7 + LINE * number)
     grid = figure.subplots(2, 2, height_ratios=[LINE * number, 1.1])
     largest = 1.25 * max(pair[name] for pair in (close, far) for name in UPDATES.values())
     tops = {"distance": 1.25 * max(close["distance"], far["distance"])}
@@ -125,7 +113,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         f"is BT's × the weight w̃, {MU}; distance ‖h_w − h_l‖, activation "
         "units. ⏎: line break; …: shortened."
     )
-    add_text(figure, verdict(close, far), caption, note)
+    style.add_text(figure, verdict(close, far), caption, note)
     return figure
 
 
@@ -140,7 +128,7 @@ def write_texts(axes: Axes, name: str, pair: pd.Series, number: int) -> None:
     axes.set_title(f"{name} pair · {pair['section']} · {printable(pair['pair_id'])}", loc="left")
     place = 0
     for column in TEXTS:
-        colour = GREY if column == "prompt" else BLACK
+        colour = style.GREY if column == "prompt" else style.BLACK
         lines = shortened(pair[column], LIMITS[column])
         for text, weight in ((column.capitalize(), "bold"), ("\n".join(lines), "normal")):
             axes.text(
@@ -179,9 +167,9 @@ def font_characters() -> set[int]:
 def bars(axes: Axes, pair: pd.Series, tops: dict[str, float], labelled: bool) -> None:
     """Draw one pair's distance and two update sizes as bars, each on the scale that `tops` ends."""
     colours = {
-        "distance": GREY,
-        "update_bt": METHOD_COLOURS["bt"],
-        "update_normbt": METHOD_COLOURS["normbt"],
+        "distance": style.GREY,
+        "update_bt": style.METHOD_COLOURS["bt"],
+        "update_normbt": style.METHOD_COLOURS["normbt"],
     }
     labels = {
         "distance": "distance",

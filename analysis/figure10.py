@@ -13,20 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.style import (
-    BLACK,
-    SECTIONS,
-    add_text,
-    band,
-    new_figure,
-    no_data,
-    ordered,
-    plural,
-    section_colour,
-    section_label,
-    shared_legend,
-    styled,
-)
+from analysis import style
+from analysis.style import ordered, plural, section_label
 from analysis.tables import of_method, one_row_each, read_tidy, require
 from eval.bootstrap import bounds, redrawn
 
@@ -109,7 +97,7 @@ def verdict(table: pd.DataFrame) -> str:
     return f"Categories separate most by {'; '.join(words)}"
 
 
-@styled
+@style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """Return the figure: a column a pooling, relative distances above, separation below.
 
@@ -120,7 +108,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     require(frame, COLUMNS, "figure 10's data")
     table, split = profiles(frame), separation(frame)
     poolings = ordered(frame["pooling"], tuple(POOLINGS))
-    figure = new_figure(height=4.9)
+    figure = style.new_figure(height=4.9)
     grid = figure.subplots(2, len(poolings), squeeze=False, sharex=True, sharey="row")
     for column, pooling in enumerate(poolings):
         lines(grid[0, column], table[table["pooling"] == pooling])
@@ -130,27 +118,27 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         grid[1, column].set_xlabel("layer (0: embeddings; last: after the final norm)")
     grid[0, 0].set_ylabel("relative distance\n" r"$\Vert p_w - p_l\Vert / \overline{\Vert p\Vert}$")
     grid[1, 0].set_ylabel("variance between\ncategories (η²)")
-    shared_legend(grid[0, -1], grid[0, 0], columns=2)
+    style.shared_legend(grid[0, -1], grid[0, 0], columns=2)
     counts = frame.groupby("section")["pair_id"].nunique()
-    sizes = ", ".join(f"{s} {counts[s]}" for s in ordered(frame["section"], SECTIONS))
+    sizes = ", ".join(f"{s} {counts[s]}" for s in ordered(frame["section"], style.SECTIONS))
     caption = (
         f"Untrained backbone, {plural(frame['pair_id'].nunique(), 'pair')} ({sizes}). Above: "
         "median and quartiles of distance over state size. Below: share of the variance of log "
         "distance between categories, 95% bootstrap over pairs; pairs at distance 0 (the same last "
         "token at layer 0) are left out."
     )
-    add_text(figure, verdict(split), caption, note)
+    style.add_text(figure, verdict(split), caption, note)
     return figure
 
 
 def lines(axes: Axes, rows: pd.DataFrame) -> None:
     """Draw the median and quartiles of every category over the layers; zeros are left out."""
-    for section in ordered(rows["section"], SECTIONS):
+    for section in ordered(rows["section"], style.SECTIONS):
         part = rows[(rows["section"] == section) & (rows["q25"] > 0)]
-        colour = section_colour(section)
+        colour = style.section_colour(section)
         marker = "o" if len(part) == 1 else ""
         axes.plot(part["layer"], part["median"], color=colour, label=section, marker=marker)
-        band(axes, part["layer"], part["q25"], part["q75"], colour)
+        style.band(axes, part["layer"], part["q25"], part["q75"], colour)
     if (rows["q25"] > 0).any():
         axes.set_yscale("log")
 
@@ -160,7 +148,7 @@ def shares(axes: Axes, rows: pd.DataFrame) -> None:
     known = rows[rows["share"].notna()]
     axes.set_ylim(0, 1)
     if known.empty:
-        no_data(axes, "one category, or too few pairs")
+        style.no_data(axes, "one category, or too few pairs")
         return
-    axes.plot(known["layer"], known["share"], color=BLACK, marker="o", markersize=2.5)
-    band(axes, known["layer"], known["share_low"], known["share_high"], BLACK)
+    axes.plot(known["layer"], known["share"], color=style.BLACK, marker="o", markersize=2.5)
+    style.band(axes, known["layer"], known["share_low"], known["share_high"], style.BLACK)

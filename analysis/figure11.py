@@ -11,20 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.style import (
-    METHOD_COLOURS,
-    METHOD_MARKERS,
-    METHODS,
-    OTHER,
-    add_text,
-    interval_points,
-    method_label,
-    new_figure,
-    ordered,
-    plural_range,
-    shared_legend,
-    styled,
-)
+from analysis import style
+from analysis.style import method_label, ordered, plural_range
 from analysis.tables import one_row_each, read_tidy, require
 from rm.data.preferences import section_key
 from rm.errors import InputError
@@ -120,7 +108,7 @@ def span(values: pd.Series) -> str:
     return " to ".join(ends)
 
 
-@styled
+@style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """Return the figure: a panel a parameter. `frame` is what `collect` returns.
 
@@ -130,7 +118,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     table = summary(frame)
     parameters = ordered(table["parameter"], tuple(LABELS))
     rows = (len(parameters) + 1) // 2
-    figure = new_figure(height=1.3 + 2.3 * rows)
+    figure = style.new_figure(height=1.3 + 2.3 * rows)
     grid = figure.subplots(rows, min(2, len(parameters)), squeeze=False)
     for axes, parameter in zip(grid.flat, parameters, strict=False):
         panel(axes, table[table["parameter"] == parameter])
@@ -138,13 +126,13 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         axes.set_ylabel("accuracy (%)")
     for axes in grid.flat[len(parameters) :]:
         axes.set_axis_off()
-    shared_legend(grid.flat[-1], *grid.flat[: len(parameters)])
+    style.shared_legend(grid.flat[-1], *grid.flat[: len(parameters)])
     caption = (
         f"{seeds_of(table)}. Points: mean over seeds; bars: smallest to "
         "largest seed (Table 5 has intervals). Solid line, filled marker: average of the "
         "sections; dotted line, open marker: Reasoning."
     )
-    add_text(figure, verdict(frame), caption, note)
+    style.add_text(figure, verdict(frame), caption, note)
     return figure
 
 
@@ -161,14 +149,15 @@ def seeds_of(table: pd.DataFrame) -> str:
 
 def panel(axes: Axes, table: pd.DataFrame) -> None:
     """Draw every method's accuracies over one parameter's values."""
-    for method in ordered(table["method"], METHODS):
-        for section, style in SHOWN.items():
+    for method in ordered(table["method"], style.METHODS):
+        for section, line in SHOWN.items():
             rows = table[(table["method"] == method) & (table["section"] == section)]
             if rows.empty:
                 continue
-            interval_points(
-                axes, rows["value"], rows, "mean", linestyle=style, markersize=3, capsize=2,
-                color=METHOD_COLOURS.get(method, OTHER), marker=METHOD_MARKERS.get(method, "D"),
+            style.interval_points(
+                axes, rows["value"], rows, "mean", linestyle=line, markersize=3, capsize=2,
+                color=style.METHOD_COLOURS.get(method, style.OTHER),
+                marker=style.METHOD_MARKERS.get(method, "D"),
                 markerfacecolor=None if section == "average" else "white",
                 elinewidth=0.8, label=f"{method_label(method)}, {section}",
             )  # fmt: skip

@@ -10,32 +10,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import table1
-from analysis.style import (
-    GREY,
-    METHOD_COLOURS,
-    METHOD_MARKERS,
-    SECTIONS,
-    add_text,
-    interval_points,
-    method_label,
-    new_figure,
-    plural,
-    plural_range,
-    styled,
-    wrap,
-)
+from analysis import style, table1
+from analysis.style import method_label, plural, plural_range, wrap
 from analysis.tables import GROUP, HIGH, HOLM, LOW, MARK, AbsentError
 from rm.data.preferences import section_key
 
-COLUMNS: Final = {**{section_key(name): name for name in SECTIONS}, "average": "Average"}
+COLUMNS: Final = {**{section_key(name): name for name in style.SECTIONS}, "average": "Average"}
 SAID: Final = ("average", "reasoning")
 """The columns that the title sums up."""
 
 collect = table1.collect
 
 
-@styled
+@style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """Return the figure: a column a section and one for their average, a row a method with a base.
 
@@ -48,7 +35,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         raise AbsentError("no method was run beside its base loss")
     shown = [cell for cell in COLUMNS if table[cell].notna().any()]
     words = caption(table) + table1.rows_note(frame)
-    figure = new_figure(height=1.2 + 0.24 * len(table) + 0.0008 * len(words + note))
+    figure = style.new_figure(height=1.2 + 0.24 * len(table) + 0.0008 * len(words + note))
     grid = figure.subplots(1, len(shown), squeeze=False, sharex=True, sharey=True)[0]
     for axes, cell in zip(grid, shown, strict=True):
         panel(axes, table, cell)
@@ -56,7 +43,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     grid[0].set_yticks(-np.arange(len(table)), names(table), fontsize=6)
     grid[0].set_ylim(0.6 - len(table), 0.6)
     grid[len(shown) // 2].set_xlabel("difference (percentage points)")
-    add_text(figure, verdict(table), words, note)
+    style.add_text(figure, verdict(table), words, note)
     return figure
 
 
@@ -83,13 +70,13 @@ def sides(table: pd.DataFrame, cell: str) -> np.ndarray:
 
 def panel(axes: Axes, table: pd.DataFrame, cell: str) -> None:
     """Draw one section's differences with their intervals, filled where these leave out 0."""
-    axes.axvline(0, color=GREY, linewidth=0.8, linestyle="--")
+    axes.axvline(0, color=style.GREY, linewidth=0.8, linestyle="--")
     for place, side in enumerate(sides(table, cell)):
         row = table.iloc[place]
         family = "normbt" if str(row["method"]).startswith("normbt") else "bt"
-        interval_points(
+        style.interval_points(
             axes, [-place], table.iloc[[place]], cell, sideways=True, markersize=3.5,
-            elinewidth=0.9, color=METHOD_COLOURS[family], marker=METHOD_MARKERS[family],
+            elinewidth=0.9, color=style.METHOD_COLOURS[family], marker=style.METHOD_MARKERS[family],
             markerfacecolor=None if side else "white",
         )  # fmt: skip
         if row[cell + HOLM] < 0.05:

@@ -12,21 +12,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import gradients
+from analysis import gradients, style
 from analysis.gradients import KEYS, THETA
-from analysis.style import (
-    BLACK,
-    MODELS,
-    SECTIONS,
-    add_text,
-    model_label,
-    new_figure,
-    ordered,
-    plural,
-    section_colour,
-    short,
-    styled,
-)
+from analysis.style import model_label, ordered, plural, short
 from analysis.tables import require
 from eval import bootstrap
 
@@ -69,11 +57,11 @@ def medians(frame: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd.Dat
     part of bootstrap resamples of the pairs in which it is; NaN where there is one section only).
     """
     pairs, rows = mean_over_seeds(frame), []
-    for method in ordered(pairs["method"], MODELS):
+    for method in ordered(pairs["method"], style.MODELS):
         for quantity in QUANTITIES:
             chosen = pairs[pairs["method"] == method]
             by = {s: chosen.loc[chosen["section"] == s, quantity].to_numpy() for s in
-                  ordered(chosen["section"], SECTIONS)}  # fmt: skip
+                  ordered(chosen["section"], style.SECTIONS)}  # fmt: skip
             shares = smallest_shares(list(by.values()), resamples, seed)
             lowest = min(by, key=lambda section: float(np.median(by[section])))
             rows += [
@@ -118,7 +106,7 @@ def verdict(summary: pd.DataFrame) -> str:
     return f"{asked} {'; '.join(words)}"
 
 
-@styled
+@style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """Return the figure: a row of two panels (gradient norm, distance) a model.
 
@@ -128,8 +116,8 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """
     require(frame, COLUMNS, "figure 2's data")
     pairs, summary = mean_over_seeds(frame), medians(frame)
-    models = ordered(pairs["method"], MODELS)
-    figure = new_figure(height=1.0 + 1.95 * len(models))
+    models = ordered(pairs["method"], style.MODELS)
+    figure = style.new_figure(height=1.0 + 1.95 * len(models))
     grid = figure.subplots(len(models), 2, squeeze=False, sharey="col")
     for column, quantity in enumerate(QUANTITIES):
         for row, method in enumerate(models):
@@ -143,7 +131,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         "seeds), n = pairs; box: quartiles; whiskers: 5% to 95%; number: median; "
         "%: bootstrap resamples of the pairs in which that section's median is the smallest."
     )
-    add_text(figure, verdict(summary), caption, note)
+    style.add_text(figure, verdict(summary), caption, note)
     return figure
 
 
@@ -156,7 +144,7 @@ def panel(
     names, middles = rows["section"].tolist(), rows["median"].tolist()
     for place, (section, middle) in enumerate(zip(names, middles, strict=True)):
         values = chosen.loc[chosen["section"] == section, quantity].to_numpy()
-        box(axes, place, values, section_colour(section))
+        box(axes, place, values, style.section_colour(section))
         axes.annotate(short(middle), (place + 0.36, middle), va="center", fontsize=6.5)
     labels = [f"{name}\nn = {n:,}" for name, n in zip(names, rows["pairs"], strict=True)]
     axes.set_xticks(range(len(labels)), labels)
@@ -181,7 +169,7 @@ def box(axes: Axes, place: int, values: np.ndarray, colour: str) -> None:
         manage_ticks=False,
         boxprops={"linewidth": 0.9},
         whiskerprops={"linewidth": 0.9},
-        medianprops={"color": BLACK, "linewidth": 1.6},
+        medianprops={"color": style.BLACK, "linewidth": 1.6},
     )
 
 

@@ -13,24 +13,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import gradients
+from analysis import gradients, style
 from analysis.gradients import KEYS, MU, THETA, UPDATES
 from analysis.relation import relation
-from analysis.style import (
-    BLACK,
-    METHOD_COLOURS,
-    MODELS,
-    add_text,
-    interval_text,
-    method_label,
-    model_label,
-    new_figure,
-    no_data,
-    ordered,
-    plural,
-    short,
-    styled,
-)
+from analysis.style import interval_text, method_label, model_label, ordered, plural, short
 from analysis.tables import require
 from rm.errors import InputError
 
@@ -73,7 +59,7 @@ def relations(frame: pd.DataFrame, bins: int = BINS, resamples: int = 1000) -> p
     update's size against distance: pairs, seeds, slope, pearson, spearman with their intervals.
     """
     rows = []
-    for method in ordered(frame["method"], MODELS):
+    for method in ordered(frame["method"], style.MODELS):
         chosen = frame[frame["method"] == method]
         place, edges = assign_bins(chosen, bins)
         for index in range(len(edges) - 1):
@@ -98,7 +84,7 @@ def pick_model(frame: pd.DataFrame, model: str | None) -> str:
 
     Raises InputError: the model asked for is not in the frame.
     """
-    present = ordered(frame["method"], MODELS)
+    present = ordered(frame["method"], style.MODELS)
     if model is not None and model not in present:
         raise InputError(f"figure 3: no model {model!r} in the data; there: {', '.join(present)}")
     return model or present[0]
@@ -119,7 +105,7 @@ def verdict(rows: pd.DataFrame) -> str:
     return f"Update size with distance at a fixed reward difference: {'; '.join(words)}"
 
 
-@styled
+@style.styled
 def draw(frame: pd.DataFrame, note: str = "", model: str | None = None) -> Figure:
     """Return the figure: a column of panels a bin of d, BT's update above and NormBT's below.
 
@@ -133,7 +119,7 @@ def draw(frame: pd.DataFrame, note: str = "", model: str | None = None) -> Figur
     chosen = frame[frame["method"] == method]
     table, (place, edges) = relations(chosen), assign_bins(chosen)
     left_out = int((place < 0).sum())
-    figure = new_figure(height=4.9)
+    figure = style.new_figure(height=4.9)
     grid = figure.subplots(2, len(edges) - 1, squeeze=False, sharey=True)
     for row, update in enumerate(UPDATES):
         for column in range(len(edges) - 1):
@@ -143,7 +129,7 @@ def draw(frame: pd.DataFrame, note: str = "", model: str | None = None) -> Figur
     grid[0, 0].set_ylim(bottom=0)  # shared, and once all is drawn: a limit ends the scaling
     for axes in grid[-1]:
         axes.set_xlabel(r"$\Vert h_w - h_l\Vert_2$" "\n(activation units)")
-    add_text(figure, verdict(table), caption(chosen, left_out), note)
+    style.add_text(figure, verdict(table), caption(chosen, left_out), note)
     return figure
 
 
@@ -163,17 +149,17 @@ def caption(chosen: pd.DataFrame, left_out: int) -> str:
 def panel(axes: Axes, part: pd.DataFrame, update: str, found: pd.Series, headed: bool) -> None:
     """Draw one bin's pairs under one update with its mean line, slope and correlation."""
     x, y = part["distance"].to_numpy(), part[UPDATES[update]].to_numpy()
-    colour = METHOD_COLOURS[update]
+    colour = style.METHOD_COLOURS[update]
     axes.scatter(x, y, s=5, alpha=0.5, linewidths=0, color=colour)
     axes.set_xlim(0, 1.05 * x.max() or 1.0)
     bounds = (interval_text(found[f"{end}low"], found[f"{end}high"]) for end in ("", "error_"))
     head = [f"{name} {text}" for name, text in zip(("d", "error"), bounds, strict=True) if headed]
     if not np.isfinite(found["slope"]):
         axes.set_title("\n".join(head), fontsize=6.5)
-        no_data(axes, "too few pairs")
+        style.no_data(axes, "too few pairs")
         return
     ends = np.array([x.min(), x.max()])
-    axes.plot(ends, y.mean() + found["slope"] * (ends - x.mean()), color=BLACK)
+    axes.plot(ends, y.mean() + found["slope"] * (ends - x.mean()), color=style.BLACK)
     lines = [
         f"{label} {short(found[name], 2)} "
         f"{interval_text(found[name + '_low'], found[name + '_high'])}"

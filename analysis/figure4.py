@@ -15,20 +15,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.style import (
-    BLACK,
-    GREY,
-    METHOD_COLOURS,
-    add_text,
-    interval_points,
-    method_label,
-    new_figure,
-    no_data,
-    plural,
-    short,
-    styled,
-    wrap,
-)
+from analysis import style
+from analysis.style import method_label, plural, short, wrap
 from analysis.tables import GROUP, AbsentError, of_method, pair_up, read_scores, require
 from eval.bootstrap import bounds, draw_counts
 from eval.statistics import binomial_interval
@@ -233,7 +221,7 @@ def verdict(table: pd.DataFrame, slope: dict[str, float]) -> str:
     )
 
 
-@styled
+@style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """Return the figure: wins, NormBT's share of them and accuracy difference, by distance.
 
@@ -243,7 +231,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """
     require(frame, COLUMNS, "figure 4's data")
     parts = list(groups(frame))
-    figure = new_figure(height=1.35 + 2.35 * len(parts))
+    figure = style.new_figure(height=1.35 + 2.35 * len(parts))
     title = "Where BT and NormBT disagree, by distance of the untrained backbone"
     strips = figure.subfigures(len(parts), 1, squeeze=False)
     for rows, (name, part) in zip(strips.flat, parts, strict=True):
@@ -254,7 +242,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
             title = found
         else:
             rows.suptitle(wrap(f"{name}: {found}", 110), x=0.01, ha="left", fontsize=8)
-    add_text(figure, title, caption(frame), note)
+    style.add_text(figure, title, caption(frame), note)
     return figure
 
 
@@ -293,7 +281,7 @@ def draw_wins(axes: Axes, table: pd.DataFrame) -> None:
             table["bin"] + shift,
             table[f"wins_{method}"],
             width=0.4,
-            color=METHOD_COLOURS[method],
+            color=style.METHOD_COLOURS[method],
             label=f"only {method_label(method)} right",
         )
         axes.bar_label(bars, fontsize=5.5, padding=1)
@@ -306,12 +294,12 @@ def draw_wins(axes: Axes, table: pd.DataFrame) -> None:
 
 def draw_share(axes: Axes, table: pd.DataFrame) -> None:
     """Draw NormBT's share of the disagreements, pooled over seeds and one vote a pair."""
-    colour = METHOD_COLOURS["normbt"]
-    axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
+    colour = style.METHOD_COLOURS["normbt"]
+    axes.axhline(0.5, color=style.GREY, linewidth=0.8, linestyle="--")
     if not (table["wins_bt"] + table["wins_normbt"]).any():
-        no_data(axes, "no disagreement")
+        style.no_data(axes, "no disagreement")
     points(axes, table, "share", -0.14, colour, colour, "pooled over seeds")
-    points(axes, table, "vote", 0.14, BLACK, "white", "one vote a pair")
+    points(axes, table, "vote", 0.14, style.BLACK, "white", "one vote a pair")
     axes.set_ylim(-0.06, 1.4)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
     axes.set_ylabel("share won by NormBT")
@@ -321,8 +309,16 @@ def draw_share(axes: Axes, table: pd.DataFrame) -> None:
 
 def draw_difference(axes: Axes, table: pd.DataFrame) -> None:
     """Draw the accuracy difference NormBT − BT over all pairs of every bin."""
-    axes.axhline(0, color=GREY, linewidth=0.8, linestyle="--")
-    points(axes, table, "difference", 0.0, METHOD_COLOURS["normbt"], METHOD_COLOURS["normbt"], "")
+    axes.axhline(0, color=style.GREY, linewidth=0.8, linestyle="--")
+    points(
+        axes,
+        table,
+        "difference",
+        0.0,
+        style.METHOD_COLOURS["normbt"],
+        style.METHOD_COLOURS["normbt"],
+        "",
+    )
     axes.set_ylabel("NormBT − BT (points)")
     axes.set_title("Accuracy difference, all pairs")
 
@@ -331,7 +327,7 @@ def points(
     axes: Axes, table: pd.DataFrame, name: str, shift: float, edge: str, fill: str, label: str
 ) -> None:
     """Draw `name` with its interval in every bin that has one."""
-    interval_points(
+    style.interval_points(
         axes, table["bin"] + shift, table, name, fmt="o", markersize=4, color=edge,
         markerfacecolor=fill, elinewidth=1, capsize=2, label=label or None,
     )  # fmt: skip

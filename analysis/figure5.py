@@ -4,7 +4,7 @@ A row a gold; a panel a BT variant, with and without NormBT, between the oracle 
 itself) and random picking; in the last panel what NormBT's weight adds to each variant.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,24 +13,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    METHODS,
-    OTHER,
-    PURPLE,
-    VERMILLION,
-    add_text,
-    band,
-    method_label,
-    new_figure,
-    no_data,
-    ordered,
-    plural,
-    styled,
-)
+from analysis import style
+from analysis.style import method_label, ordered, plural
 from analysis.tables import one_row_each, read_tidy, require, write_table
 from eval.best_of_n.curves import ORACLE, POOLED, RANDOM
 from eval.best_of_n.selection import kl as kl_of
@@ -45,7 +29,11 @@ COLUMNS: Final = [
 ]
 SHOWN: Final = (4, 16, 64, 405)
 GOLDS: Final = {"verifier": "verified by code", "reward_model": "gold reward model"}
-GAIN_COLOURS: Final = {"bt": BLUE, "bt_margin": PURPLE, "bt_label_smoothing": GREEN}
+GAIN_COLOURS: Final = {
+    "bt": style.BLUE,
+    "bt_margin": style.PURPLE,
+    "bt_label_smoothing": style.GREEN,
+}
 GAIN_LINES: Final = {"bt": "-", "bt_margin": "--", "bt_label_smoothing": "-."}
 SMALL: Final[dict[str, Any]] = {"fontsize": 5, "handlelength": 1.5, "labelspacing": 0.25}
 """A legend that fits into a fifth of the page's width: four losses stand beside their gains."""
@@ -92,7 +80,7 @@ def quality_of(kind: str, facts: dict[str, Any]) -> str:
 
 def methods_of(frame: pd.DataFrame) -> list[str]:
     """Return the trained methods of a frame, in the paper's order."""
-    return ordered(set(frame["method"]) - {ORACLE, RANDOM}, METHODS)
+    return ordered(set(frame["method"]) - {ORACLE, RANDOM}, style.METHODS)
 
 
 def twins(methods: list[str]) -> list[list[str]]:
@@ -131,7 +119,7 @@ def verdict(frame: pd.DataFrame) -> str:
     )
 
 
-@styled
+@style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """Return the figure: a row of panels a gold; `frame` is what `collect` returns.
 
@@ -139,7 +127,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """
     require(frame, COLUMNS, "figure 5's data")
     rows, panels = list(parts(frame)), twins(methods_of(frame))
-    figure = new_figure(height=1.3 + 2.1 * len(rows))
+    figure = style.new_figure(height=1.3 + 2.1 * len(rows))
     grid = figure.subplots(len(rows), len(panels) + 1, squeeze=False, sharex="row")
     for axes_row, (name, part) in zip(grid, rows, strict=True):
         for axes, methods in zip(axes_row, panels, strict=False):
@@ -153,7 +141,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
             mark_n(axes, int(part["samples"].max()))
     for axes in grid[-1]:
         axes.set_xlabel("KL (nats)")
-    add_text(figure, verdict(frame), caption(frame), note)
+    style.add_text(figure, verdict(frame), caption(frame), note)
     return figure
 
 
@@ -179,26 +167,34 @@ def draw_panel(axes: Axes, part: pd.DataFrame, methods: list[str]) -> None:
     """Draw one variant's gold curves with their bands, and the oracle and random lines."""
     for name, line in ((ORACLE, "-"), (RANDOM, "--")):
         rows = part[part["method"] == name].sort_values("kl")
-        axes.plot(rows["kl"], rows["gold"], color=GREY, linestyle=line, linewidth=0.9, label=name)
+        axes.plot(
+            rows["kl"], rows["gold"], color=style.GREY, linestyle=line, linewidth=0.9, label=name
+        )
     for method in methods:
         ours = method.startswith("norm")
         label = "with NormBT" if ours else "base"
-        curve(axes, part[part["method"] == method], "gold", VERMILLION if ours else BLUE, label)
+        curve(
+            axes,
+            part[part["method"] == method],
+            "gold",
+            style.VERMILLION if ours else style.BLUE,
+            label,
+        )
     axes.set_title(method_label(methods[0]), loc="left", fontsize=7)
 
 
 def draw_gains(axes: Axes, part: pd.DataFrame) -> None:
     """Draw the paired gain of every NormBT method over its base."""
-    axes.axhline(0, color=BLACK, linewidth=0.7)
+    axes.axhline(0, color=style.BLACK, linewidth=0.7)
     axes.set_title("NormBT − base", loc="left", fontsize=7)
     gains = part[part["gain"].notna()]
     if gains.empty:
-        no_data(axes, "no pair of methods")
+        style.no_data(axes, "no pair of methods")
         return
     for method in methods_of(gains):
         base = method.removeprefix("norm")
         label = "BT" if base == "bt" else method_label(base).removeprefix("BT ")
-        rows, colour = gains[gains["method"] == method], GAIN_COLOURS.get(base, OTHER)
+        rows, colour = gains[gains["method"] == method], GAIN_COLOURS.get(base, style.OTHER)
         curve(axes, rows, "gain", colour, label, GAIN_LINES.get(base, ":"))
     make_room(axes, below=0.35)
     axes.legend(loc="lower left", **SMALL)
@@ -209,7 +205,7 @@ def curve(
 ) -> None:
     """Draw the column `name` against KL with its interval."""
     rows = rows.sort_values("kl")
-    band(axes, rows["kl"], rows[f"{name}_low"], rows[f"{name}_high"], colour)
+    style.band(axes, rows["kl"], rows[f"{name}_low"], rows[f"{name}_high"], colour)
     axes.plot(rows["kl"], rows[name], color=colour, linestyle=line, label=label)
 
 
@@ -230,7 +226,7 @@ def mark_n(axes: Axes, samples: int) -> None:
             (kl, 0.01),
             xycoords=("data", "axes fraction"),
             fontsize=5,
-            color=GREY,
+            color=style.GREY,
             ha="right",
         )
 
@@ -270,8 +266,7 @@ def save(frame: pd.DataFrame, stem: Path, caption: str, note: str) -> tuple[Path
     """Write one of the tables in three forms."""
     headers = {f"{kind}_{n}": f"n = {n}" for kind in ("gold", "gain") for n in SHOWN}
     headers |= {"gold_kind": "Gold"}
-    labels: dict[str, Callable[[str], str]] = {"method": method_label, "gold_kind": gold_label}
-    return write_table(frame, stem, caption, note, headers, labels, digits=2)
+    return write_table(frame, stem, caption, note, headers, {"gold_kind": gold_label}, digits=2)
 
 
 def shown_n(frame: pd.DataFrame) -> list[int]:

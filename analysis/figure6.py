@@ -12,24 +12,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import gradients
+from analysis import gradients, style
 from analysis.gradients import KEYS, THETA
 from analysis.relation import FEWEST, RESAMPLES, relation
-from analysis.style import (
-    BLACK,
-    GREY,
-    MODELS,
-    SECTIONS,
-    add_text,
-    interval_points,
-    model_label,
-    new_figure,
-    no_data,
-    ordered,
-    plural,
-    scatter_sections,
-    styled,
-)
+from analysis.style import model_label, ordered, plural
 from analysis.tables import require
 
 PAPER_R: Final = 0.928
@@ -54,9 +40,9 @@ def correlations(frame: pd.DataFrame, resamples: int = RESAMPLES) -> pd.DataFram
     Columns: method, section, then those of `relation` for gradient_distance against distance.
     """
     rows = []
-    for method in ordered(frame["method"], MODELS):
+    for method in ordered(frame["method"], style.MODELS):
         chosen = frame[frame["method"] == method]
-        for section in [OVERALL, *ordered(chosen["section"], SECTIONS)]:
+        for section in [OVERALL, *ordered(chosen["section"], style.SECTIONS)]:
             part = chosen if section == OVERALL else chosen[chosen["section"] == section]
             found = relation(part, "distance", "gradient_distance", resamples)
             rows.append({"method": method, "section": section, **found})
@@ -74,7 +60,7 @@ def verdict(table: pd.DataFrame) -> str:
     return f"Pearson's r of distance and gradient distance: {'; '.join(words)}; paper {PAPER_R}"
 
 
-@styled
+@style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """Return the figure: scatter of the two distances above, correlations per category below.
 
@@ -84,8 +70,8 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """
     require(frame, COLUMNS, "figure 6's data")
     table = correlations(frame)
-    models = ordered(frame["method"], MODELS)
-    figure = new_figure(height=5.4)
+    models = ordered(frame["method"], style.MODELS)
+    figure = style.new_figure(height=5.4)
     grid = figure.subplots(2, len(models), squeeze=False)
     for column, method in enumerate(models):
         chosen = frame[frame["method"] == method]
@@ -105,7 +91,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         "is the distance itself, makes up of the squared gradient distance, in the median: "
         f"{head_shares(frame)}."
     )
-    add_text(figure, verdict(table), caption, note)
+    style.add_text(figure, verdict(table), caption, note)
     return figure
 
 
@@ -113,13 +99,13 @@ def head_shares(frame: pd.DataFrame) -> str:
     """Return each model's median share of the linear score head in ‖∇_θ(r_w − r_l)‖²."""
     shares = (frame["distance"] / frame["gradient_distance"]) ** 2
     medians = shares.groupby(frame["method"]).median()
-    words = [f"{model_label(m)} {medians[m]:.0%}" for m in ordered(frame["method"], MODELS)]
+    words = [f"{model_label(m)} {medians[m]:.0%}" for m in ordered(frame["method"], style.MODELS)]
     return ", ".join(words)
 
 
 def scatter(axes: Axes, chosen: pd.DataFrame) -> None:
     """Draw one model's pairs, coloured by section, a point a pair and seed."""
-    scatter_sections(axes, chosen, "distance", "gradient_distance", alpha=0.55)
+    style.scatter_sections(axes, chosen, "distance", "gradient_distance", alpha=0.55)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(r"distance $\Vert h_w - h_l\Vert_2$" "\n(activation units)")
@@ -128,14 +114,14 @@ def scatter(axes: Axes, chosen: pd.DataFrame) -> None:
 def forest(axes: Axes, rows: pd.DataFrame, labelled: bool) -> None:
     """Draw Pearson (filled) and Spearman (open) with intervals, a line of points a section."""
     places = np.arange(len(rows))[::-1]
-    axes.axvline(PAPER_R, color=GREY, linestyle="--", linewidth=0.9)
-    for name, shift, fill in (("pearson", 0.14, BLACK), ("spearman", -0.14, "white")):
-        interval_points(
-            axes, places + shift, rows, name, sideways=True, fmt="o", markersize=3.5, color=BLACK,
-            markerfacecolor=fill, elinewidth=0.9,
+    axes.axvline(PAPER_R, color=style.GREY, linestyle="--", linewidth=0.9)
+    for name, shift, fill in (("pearson", 0.14, style.BLACK), ("spearman", -0.14, "white")):
+        style.interval_points(
+            axes, places + shift, rows, name, sideways=True, fmt="o", markersize=3.5,
+            color=style.BLACK, markerfacecolor=fill, elinewidth=0.9,
         )  # fmt: skip
     if not rows["pearson"].notna().any():
-        no_data(axes, f"fewer than {FEWEST} pairs")
+        style.no_data(axes, f"fewer than {FEWEST} pairs")
     lows = rows[["pearson_low", "spearman_low"]].to_numpy(float)
     least = float(np.nanmin(lows)) if np.isfinite(lows).any() else 0.0
     axes.set_xlim(min(0.0, np.floor(least * 5) / 5), 1.02)

@@ -13,17 +13,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.style import (
-    BLACK,
-    METHOD_COLOURS,
-    add_text,
-    band,
-    method_label,
-    new_figure,
-    no_data,
-    plural,
-    styled,
-)
+from analysis import style
+from analysis.style import method_label, plural
 from analysis.tables import AbsentError, one_row_each, read_tidy, require
 from rm.errors import InputError
 
@@ -112,7 +103,7 @@ def bands(frame: pd.DataFrame) -> pd.DataFrame:
     return groups.agg(mean="mean", low="min", high="max", seeds="count").reset_index()
 
 
-@styled
+@style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """Return the figure: a panel a quantity, a colour a method.
 
@@ -126,7 +117,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     table = bands(smooth(frame))
     methods = [method for method in SHOWN if method in set(frame["method"])]
     methods += sorted(set(frame["method"]) - set(methods))
-    figure = new_figure(height=6.3)
+    figure = style.new_figure(height=6.3)
     grid = figure.subplots(3, 3).ravel()
     unused = "pair_loss" if "loss" in set(table["column"]) else "loss"
     scalars = {(name,): words for name, words in SCALARS.items() if name != unused}
@@ -134,7 +125,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     for axes, (names, (title, unit)) in zip(grid, panels.items(), strict=False):
         panel(axes, table, methods, names, title, unit)
     legend(grid[len(panels)], methods)
-    add_text(figure, title_text(frame, methods), caption(frame), note)
+    style.add_text(figure, title_text(frame, methods), caption(frame), note)
     return figure
 
 
@@ -152,29 +143,29 @@ def panel(
         for name in names:
             rows = table[(table["method"] == method) & (table["column"] == name)]
             drawn = drawn or len(rows) > 0
-            style = "-" if name == names[0] else ":"
-            line(axes, rows, METHOD_COLOURS.get(method, BLACK), style)
+            form = "-" if name == names[0] else ":"
+            line(axes, rows, style.METHOD_COLOURS.get(method, style.BLACK), form)
     if not drawn:
-        no_data(axes, "not recorded")
+        style.no_data(axes, "not recorded")
     axes.set_title(title)
     axes.set_ylabel(unit)
     axes.set_xlabel("optimiser step")
 
 
-def line(axes: Axes, rows: pd.DataFrame, colour: str, style: str) -> None:
+def line(axes: Axes, rows: pd.DataFrame, colour: str, form: str) -> None:
     """Draw the mean over seeds as a line (a dot for a single step) and their range as a band."""
     marker = "o" if len(rows) == 1 else ""
-    axes.plot(
-        rows["step"], rows["mean"], color=colour, linestyle=style, marker=marker, markersize=3
-    )
-    band(axes, rows["step"], rows["low"], rows["high"], colour, alpha=0.2)
+    axes.plot(rows["step"], rows["mean"], color=colour, linestyle=form, marker=marker, markersize=3)
+    style.band(axes, rows["step"], rows["low"], rows["high"], colour, alpha=0.2)
 
 
 def legend(axes: Axes, methods: list[str]) -> None:
     """Name the methods' colours in a panel of their own."""
     axes.set_axis_off()
     for method in methods:
-        axes.plot([], [], color=METHOD_COLOURS.get(method, BLACK), label=method_label(method))
+        axes.plot(
+            [], [], color=style.METHOD_COLOURS.get(method, style.BLACK), label=method_label(method)
+        )
     axes.legend(loc="center", fontsize=9)
 
 

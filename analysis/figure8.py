@@ -14,24 +14,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis import style
 from analysis.relation import relation
-from analysis.style import (
-    BLACK,
-    OTHER,
-    SECTIONS,
-    add_text,
-    interval_points,
-    interval_text,
-    new_figure,
-    no_data,
-    ordered,
-    plural,
-    scatter_sections,
-    section_label,
-    shared_legend,
-    short,
-    styled,
-)
+from analysis.style import interval_text, ordered, plural, section_label, short
 from analysis.tables import of_method, read_scores, require, with_texts
 from analysis.texts import FEATURES
 from eval.bootstrap import row_weights
@@ -85,7 +70,7 @@ def design(frame: pd.DataFrame) -> tuple[np.ndarray, list[list[int]]]:
     """
     parts = [np.log1p(frame["length_difference"].to_numpy(float))]
     parts += [frame[name].to_numpy(float) for name in list(FEATURES)[1:]]
-    sections = ordered(frame["section"], SECTIONS)
+    sections = ordered(frame["section"], style.SECTIONS)
     parts += [(frame["section"] == name).to_numpy(float) for name in sections[1:]]
     columns = np.stack([*parts, np.log(frame["distance"].to_numpy(float))], axis=1)
     scale = columns.std(axis=0)
@@ -145,7 +130,7 @@ def label(feature: str) -> str:
     return {**FEATURES, CATEGORY: "category"}[feature].split(" (")[0]
 
 
-@styled
+@style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """Return the figure: distance against each feature, and the features' shares of its variance.
 
@@ -155,12 +140,12 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """
     require(frame, COLUMNS, "figure 8's data")
     table = shares(frame)
-    figure = new_figure(height=5.2)
+    figure = style.new_figure(height=5.2)
     grid = figure.subplots(2, 2)
     for axes, feature in zip(grid.flat, FEATURES, strict=False):
         scatter(axes, frame, feature)
     bars(grid[1, 1], table)
-    shared_legend(grid[0, 1], grid[0, 0])
+    style.shared_legend(grid[0, 1], grid[0, 0])
     caption = (
         f"{plural(len(frame), 'pair')}, untrained backbone. ρ: Spearman's correlation of distance "
         "and feature, overall and per category in the legend's order, with 95% bootstrap over "
@@ -168,13 +153,13 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         "features (length as log(1 + words)) and the category; bars: 95% bootstrap over pairs "
         "(whole problems where pairs share one)."
     )
-    add_text(figure, verdict(table), caption, note)
+    style.add_text(figure, verdict(table), caption, note)
     return figure
 
 
 def scatter(axes: Axes, frame: pd.DataFrame, feature: str) -> None:
     """Draw distance against one feature, coloured by category, with rank correlations."""
-    scatter_sections(axes, frame, feature, "distance")
+    style.scatter_sections(axes, frame, feature, "distance")
     if feature == "length_difference":
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(left=-0.2)
@@ -193,7 +178,9 @@ def rank_words(frame: pd.DataFrame, feature: str) -> list[str]:
     if frame["section"].nunique() > 1:
         inner = [
             short(relation(part, "distance", feature, resamples=1)["spearman"], 2)
-            for part in (rows[rows["section"] == s] for s in ordered(rows["section"], SECTIONS))
+            for part in (
+                rows[rows["section"] == s] for s in ordered(rows["section"], style.SECTIONS)
+            )
         ]
         words.append(f"within categories: {', '.join(inner)}")
     return words
@@ -202,13 +189,13 @@ def rank_words(frame: pd.DataFrame, feature: str) -> list[str]:
 def bars(axes: Axes, table: pd.DataFrame) -> None:
     """Draw every feature's share of the variance with its interval."""
     if not table["share"].notna().any():
-        no_data(axes, "too few pairs or one distance only")
+        style.no_data(axes, "too few pairs or one distance only")
         axes.set_axis_off()
         return
     places, percent = -np.arange(len(table)), 100 * table[["share", "share_low", "share_high"]]
-    axes.barh(places, percent["share"], height=0.6, color=OTHER)
-    look: dict[str, Any] = {"fmt": "none", "color": BLACK, "elinewidth": 1, "capsize": 2}
-    interval_points(axes, places, percent, "share", sideways=True, **look)
+    axes.barh(places, percent["share"], height=0.6, color=style.OTHER)
+    look: dict[str, Any] = {"fmt": "none", "color": style.BLACK, "elinewidth": 1, "capsize": 2}
+    style.interval_points(axes, places, percent, "share", sideways=True, **look)
     axes.set_yticks(places, [label(name) for name in table["feature"]])
     axes.set_xlim(left=0)
     axes.grid(axis="y", visible=False)

@@ -12,24 +12,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import gradients
+from analysis import gradients, style
 from analysis.relation import relation
-from analysis.style import (
-    BLACK,
-    GREY,
-    MODELS,
-    SECTIONS,
-    add_text,
-    interval_text,
-    model_label,
-    new_figure,
-    ordered,
-    plural,
-    scatter_sections,
-    shared_legend,
-    short,
-    styled,
-)
+from analysis.style import interval_text, model_label, ordered, plural, short
 from analysis.tables import one_row_each, read_tidy, require
 from eval.bootstrap import bounds, row_weights
 from rm.errors import InputError
@@ -183,7 +168,7 @@ def gap(row: dict[str, float]) -> str:
     return f"within − across {signed(row['difference'])} [{low}, {high}]"
 
 
-@styled
+@style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """Return the figure: mean cosines by category above, alignment with the batch below.
 
@@ -193,18 +178,18 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """
     require(frame, COLUMNS, "figure 9's data")
     table, aligned = by_category(frame), alignment(frame)
-    models = ordered(frame["method"], MODELS)
+    models = ordered(frame["method"], style.MODELS)
     found = {method: difference(frame[frame["method"] == method]) for method in models}
     top = float(np.nanmax(np.abs(table["cosine"].to_numpy()))) or 1.0
-    figure = new_figure(height=5.6)
+    figure = style.new_figure(height=5.6)
     grid = figure.subplots(2, len(models), squeeze=False, height_ratios=[1.1, 1])
     for column, method in enumerate(models):
         matrix(grid[0, column], table[table["method"] == method], top, labelled=column == 0)
         grid[0, column].set_title(f"{model_label(method)}\n{gap(found[method])}", fontsize=7)
         scatter(grid[1, column], aligned[aligned["method"] == method])
     grid[1, 0].set_ylabel("cosine with the sum of\nall other pairs' gradients")
-    shared_legend(grid[1, -1], grid[1, 0])
-    add_text(figure, verdict(found), caption(frame), note)
+    style.shared_legend(grid[1, -1], grid[1, 0])
+    style.add_text(figure, verdict(found), caption(frame), note)
     return figure
 
 
@@ -228,13 +213,13 @@ def caption(frame: pd.DataFrame) -> str:
 
 def matrix(axes: Axes, rows: pd.DataFrame, top: float, labelled: bool) -> None:
     """Draw one model's mean cosines of every two categories as a coloured table."""
-    sections = ordered(rows["section_a"].tolist() + rows["section_b"].tolist(), SECTIONS)
+    sections = ordered(rows["section_a"].tolist() + rows["section_b"].tolist(), style.SECTIONS)
     table = rows.pivot(index="section_a", columns="section_b", values="cosine")
     values = table.reindex(index=sections, columns=sections).to_numpy(float)
     axes.imshow(values, cmap="PuOr_r", vmin=-top, vmax=top, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         dark = np.isfinite(value) and abs(value) > 0.6 * top
-        colour = "white" if dark else BLACK
+        colour = "white" if dark else style.BLACK
         axes.text(column, row, signed(value), ha="center", va="center", fontsize=6.5, color=colour)
     names = [section.replace(" ", "\n") for section in sections]
     axes.set_xticks(range(len(sections)), names, fontsize=6)
@@ -244,8 +229,8 @@ def matrix(axes: Axes, rows: pd.DataFrame, top: float, labelled: bool) -> None:
 
 def scatter(axes: Axes, rows: pd.DataFrame) -> None:
     """Draw one model's alignment with the batch against distance, with their correlation."""
-    scatter_sections(axes, rows, "distance", "cosine", size=6, alpha=0.6)
-    axes.axhline(0, color=GREY, linewidth=0.8, linestyle="--")
+    style.scatter_sections(axes, rows, "distance", "cosine", size=6, alpha=0.6)
+    axes.axhline(0, color=style.GREY, linewidth=0.8, linestyle="--")
     axes.set_xlim(left=0)
     axes.set_xlabel("distance (activation units)")
     found = relation(rows, "distance", "cosine", resamples=500)

@@ -3,55 +3,22 @@
 import json
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from analysis import (
-    figure1,
-    figure2,
-    figure3,
-    figure4,
-    figure5,
-    figure6,
-    figure7,
-    figure8,
-    figure9,
-    figure10,
-    figure11,
-    figure12,
-    style,
-    table1,
-    table2,
-    table3,
-    table4,
-    table5,
-)
-from analysis.tables import AbsentError, within
+from analysis import style
+from analysis.tables import AbsentError, from_manifest, within
 from rm.errors import InputError
 from rm.files import atomic_write_json, read_json
 
 FIGURES: Final[dict[str, ModuleType]] = {
-    "figure1": figure1,
-    "figure2": figure2,
-    "figure3": figure3,
-    "figure4": figure4,
-    "figure5": figure5,
-    "figure6": figure6,
-    "figure7": figure7,
-    "figure8": figure8,
-    "figure9": figure9,
-    "figure10": figure10,
-    "figure11": figure11,
-    "figure12": figure12,
+    f"figure{number}": import_module(f"analysis.figure{number}") for number in range(1, 13)
 }
 TABLES: Final[dict[str, ModuleType]] = {
-    "table1": table1,
-    "table2": table2,
-    "table3": table3,
-    "table4": table4,
-    "table5": table5,
-    "best_of_n": figure5,
+    **{f"table{number}": import_module(f"analysis.table{number}") for number in range(1, 6)},
+    "best_of_n": FIGURES["figure5"],
 }
 ABOUT: Final = {
     "best_of_n": "Best-of-N: gold scores of the picks, what NormBT adds, over-optimisation."
@@ -64,6 +31,8 @@ OPTIONAL: Final = {
     "table5": ("sweep_scores.parquet", "there are no scores by pair of a sensitivity sweep"),
 }
 INDEX: Final = "index.json"
+NEEDED: Final = ("label", "runs", "profile")
+"""What a manifest must say for figures and the page."""
 OWN_ROWS: Final = ("hub", "generated test pairs")
 """What a manifest says of a benchmark's rows where they are those that its name promises."""
 
@@ -97,16 +66,8 @@ def read_manifest(results: Path) -> dict[str, Any]:
 
     Raises InputError: it is missing or unreadable.
     """
-    path = results / "manifest.json"
-    if not path.is_file():
-        raise InputError(f"{path} is missing: make the results first (make reproduce)")
-    try:
-        content = json.loads(path.read_text())
-        label, _, _ = content["label"], content["runs"], content["profile"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no manifest of the pipeline ({error!r}): write it anew") from (
-            error
-        )
+    content = from_manifest(results, lambda made: made | {name: made[name] for name in NEEDED})
+    label = content["label"]
     rows, seen = content.get("benchmark_data"), content.get("test_pairs_trained_on")
     if rows not in (None, *OWN_ROWS):
         label += f" · its rows from a file, {rows}, not from the Hub"
@@ -186,7 +147,7 @@ def draw_figure(name: str, module: ModuleType, results: Path, note: str) -> Item
 
 def draw_table(name: str, module: ModuleType, results: Path, note: str) -> Item:
     """Write one table in all its forms; the item says where, or why not."""
-    source = results if module is table3 else results / "data"
+    source = results if name == "table3" else results / "data"  # table 3 is of the manifest
 
     def make(item: Item) -> list[Path]:
         paths = module.write(source, results / "tables", note)

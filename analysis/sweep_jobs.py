@@ -12,16 +12,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis import style
 from analysis.figure11 import LABELS, LOG_FROM
-from analysis.style import (
-    BLACK,
-    GREY,
-    add_text,
-    method_label,
-    new_figure,
-    plural,
-    styled,
-)
+from analysis.style import method_label, plural
 from analysis.tables import read_tidy, require
 from rm.errors import InputError
 
@@ -62,7 +55,7 @@ def collect(data: Path) -> pd.DataFrame:
     return frame[[*names, *RESULTS]].assign(accuracy=100 * frame["accuracy"])
 
 
-@styled
+@style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """Return the figure. `frame` is what `collect` returns.
 
@@ -73,7 +66,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         raise InputError("the sweep has not two jobs that differ and have an accuracy: run more")
     scored = frame[frame["accuracy"].notna()].sort_values("accuracy", ignore_index=True)
     names = varied(scored)
-    figure = new_figure(height=3.4)
+    figure = style.new_figure(height=3.4)
     axes = figure.subplots()
     places = [draw_axis(axes, at, scored[name], name) for at, name in enumerate(names)]
     places.append(draw_axis(axes, len(names), scored["accuracy"], "validation accuracy (%)"))
@@ -81,7 +74,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     axes.set_xlim(-0.15, len(names) + 0.25)
     axes.set_ylim(-0.08, 1.14)
     axes.set_axis_off()
-    add_text(figure, verdict(scored, names), caption(frame, scored), note)
+    style.add_text(figure, verdict(scored, names), caption(frame, scored), note)
     return figure
 
 
@@ -112,11 +105,13 @@ def draw_axis(axes: Axes, at: float, values: pd.Series, name: str) -> np.ndarray
 
     Numbers are placed linearly, or logarithmically where they span decades; words evenly.
     """
-    axes.plot([at, at], [-0.02, 1.02], color=GREY, linewidth=0.8, zorder=1)
+    axes.plot([at, at], [-0.02, 1.02], color=style.GREY, linewidth=0.8, zorder=1)
     axes.text(at, 1.09, label(name), ha="center", va="bottom", fontsize=8, weight="bold")
     place, ticks = scale(values)
     for tick, where in ticks:
-        axes.plot([at - 0.012, at + 0.012], [where, where], color=GREY, linewidth=0.8, zorder=1)
+        axes.plot(
+            [at - 0.012, at + 0.012], [where, where], color=style.GREY, linewidth=0.8, zorder=1
+        )
         axes.text(
             at + 0.025, where, value_label(name, tick), va="center", fontsize=7, zorder=5,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
@@ -157,7 +152,7 @@ def draw_lines(axes: Axes, places: np.ndarray, accuracy: np.ndarray) -> None:
     for job, shade in enumerate(shades):
         best = job == len(shades) - 1
         if best:
-            axes.plot(steps, moved[:, job], color=BLACK, linewidth=3.2, zorder=3)
+            axes.plot(steps, moved[:, job], color=style.BLACK, linewidth=3.2, zorder=3)
         axes.plot(
             steps, moved[:, job], color=COLOURS(0.95 * shade), linewidth=1.9 if best else 1.2,
             marker="o", markersize=2.5, alpha=1.0 if best else 0.9, zorder=4 if best else 2,

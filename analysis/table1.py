@@ -11,7 +11,7 @@ from typing import Final
 
 import pandas as pd
 
-from analysis.style import METHODS, SECTIONS, method_label
+from analysis.style import METHODS, SECTIONS
 from analysis.tables import (
     GROUP,
     HIGH,
@@ -271,32 +271,26 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
     Raises InputError: as `collect`, `build` and `differences`.
     """
     frame = collect(data)
-    table, paired = build(frame), adjusted(differences(frame))
-    short = rows_note(frame)
-    words = {"method": method_label, "minus": method_label}
-    paths = [
+    table, short = build(frame), rows_note(frame)
+    return [
         *write_table(
             table,
             folder / "table1",
             f"Table 1. Accuracy by section, percent. {INTERVAL}{short}",
             note,
-            labels={"method": method_label},
         ),
         *write_table(
-            paired,
+            adjusted(differences(frame)),
             folder / "table1_differences",
             f"Table 1, differences. {ROWS} on the same seeds and pairs, percentage points. "
             f"{ADJUSTED} {INTERVAL}{short}",
             note,
-            labels=words,
         ),
         *write_table(
             beside_paper(table),
             folder / "table1_paper",
             f"Table 1 beside the paper's reported numbers, percent. {PAPER_SCALE}{short}",
             f"Rows of {HERE}: {note}" if note else "",
-            labels={"method": method_label},
             digits=2,
         ),
     ]
-    return paths

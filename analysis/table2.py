@@ -6,7 +6,7 @@ from typing import Final
 import pandas as pd
 
 from analysis import table1
-from analysis.style import WEIGHT_FORMS, method_label
+from analysis.style import WEIGHT_FORMS
 from analysis.tables import AbsentError, write_table
 
 OURS: Final = "normbt"
@@ -60,31 +60,24 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
     Raises InputError: as `collect`.
     """
     frame = collect(data)
-    words = {"method": method_label, "minus": method_label}
     table, under = build(frame), f"{table1.INTERVAL}{table1.rows_note(frame)}"
     paper = table1.beside_paper(table)
-    paper = paper[(paper["source"] != "paper") | paper["method"].isin(PAPER_ROWS)]
-    paper = paper[(paper["source"] != "paper") | (paper["backbone"] == "gemma-2b-it")]
-    paper = paper[(paper["source"] != "paper") | (paper["data"] == "Unified-Feedback")]
+    theirs = paper["method"].isin(PAPER_ROWS) & (paper["backbone"] == "gemma-2b-it")
+    theirs &= paper["data"] == "Unified-Feedback"
     return [
-        *write_table(
-            table, folder / "table2", f"{CAPTION} {under}", note,
-            labels={"method": method_label},
-        ),
+        *write_table(table, folder / "table2", f"{CAPTION} {under}", note),
         *write_table(
             table1.adjusted(differences(frame)),
             folder / "table2_differences",
             "Table 2, differences. NormBT minus each other form on the same seeds and pairs, "
             f"percentage points. {table1.ADJUSTED} {under}",
             note,
-            labels=words,
         ),
         *write_table(
-            paper,
+            paper[theirs | (paper["source"] == table1.HERE)],
             folder / "table2_paper",
             f"Table 2 beside the paper's reported numbers, percent. {table1.PAPER_SCALE}",
             f"Rows of {table1.HERE}: {note}" if note else "",
-            labels={"method": method_label},
             digits=2,
         ),
-    ]  # fmt: skip
+    ]

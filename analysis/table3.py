@@ -1,14 +1,11 @@
 """Table 3: hyperparameters and cost of every run, from the manifest."""
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 
-from analysis.style import method_label
-from analysis.tables import require, write_table
-from rm.errors import InputError
+from analysis.tables import from_manifest, require, write_table
 
 CAPTION: Final = (
     "Table 3. Hyperparameters and cost of every run. Seconds: wall time of the training run on the "
@@ -29,17 +26,9 @@ def collect(results: Path) -> pd.DataFrame:
 
     Raises InputError: the manifest is missing, unreadable or names no runs.
     """
-    path = results / "manifest.json"
-    if not path.is_file():
-        raise InputError(f"{path} is missing: run the pipeline that writes it (make reproduce)")
-    try:
-        runs = json.loads(path.read_text())["runs"]
-        rows = [row(run) for run in runs]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no manifest of the pipeline ({error!r}): write it anew") from (
-            error
-        )
-    return require(pd.DataFrame(rows, columns=None if rows else ["method"]), ["method"], str(path))
+    rows = from_manifest(results, lambda manifest: [row(run) for run in manifest["runs"]])
+    table = pd.DataFrame(rows, columns=None if rows else ["method"])
+    return require(table, ["method"], f"{results / 'manifest.json'}")
 
 
 def row(run: dict[str, Any]) -> dict[str, Any]:
@@ -69,8 +58,4 @@ def exact(value: Any) -> Any:
 
 def write(results: Path, folder: Path, note: str = "") -> list[Path]:
     """Write table3 into `folder` and return its paths. Raises InputError: as `collect`."""
-    return [
-        *write_table(
-            collect(results), folder / "table3", CAPTION, note, HEADERS, {"method": method_label}
-        )
-    ]
+    return [*write_table(collect(results), folder / "table3", CAPTION, note, HEADERS)]

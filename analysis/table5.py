@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis import table1
 from analysis.figure11 import LABELS, parameter_label
-from analysis.style import method_label, ordered
+from analysis.style import ordered
 from analysis.tables import read_scores, write_table
 
 FILE: Final = "sweep_scores.parquet"
@@ -71,7 +71,7 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
     Raises InputError: as `collect`, `build` and `differences`.
     """
     frame = collect(data)
-    words = {"parameter": parameter_label, "method": method_label}
+    words = {"parameter": parameter_label}
     under = f"{UNUSED} {table1.INTERVAL}{table1.rows_note(frame, SWEPT)}"
     return [
         *write_table(
@@ -87,6 +87,6 @@ def write(data: Path, folder: Path, note: str = "") -> list[Path]:
             f"Table 5, differences. {table1.ROWS} at each value of a swept parameter, "
             f"same seeds and pairs, percentage points. {under}",
             note,
-            labels={**words, "minus": method_label},
+            labels=words,
         ),
     ]

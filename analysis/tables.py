@@ -4,17 +4,21 @@ The CSV holds every number; Markdown and LaTeX show an estimate with its interva
 "67.3 [64.1, 70.2]".
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pandas as pd
 
+from analysis.style import method_label
 from eval.protocol import check_finite
 from eval.spreadsheet import csv_text, read_csv
 from eval.tables import markdown_text, plain_text
 from rm.errors import InputError, visible
 from rm.files import atomic_write_text
+
+Taken = TypeVar("Taken")
 
 GROUP: Final = ["backbone", "data", "benchmark"]
 SCORES: Final = [
@@ -29,6 +33,8 @@ HOLM: Final = "_holm"
 """Ending of the same after Holm's adjustment for the rows of the column."""
 MARK: Final = "†"
 """What marks an estimate whose adjusted p-value is below 0.05."""
+LABELS: Final = {"method": method_label, "minus": method_label}
+"""Columns whose words readers see by other names, and how each is made."""
 HEADERS: Final = {"chat_hard": "Chat Hard", "normbt": "NormBT", "bt": "BT", "kl": "KL"}
 LATEX: Final = {
     "\\": r"\textbackslash{}",
@@ -92,6 +98,22 @@ def read_scores(path: Path, keys: Sequence[str] = ()) -> pd.DataFrame:
     cluster = alone if named is None else ("cluster:" + named).where(named != "", alone)
     correct = scores["reward_chosen"] > scores["reward_rejected"]
     return scores.assign(correct=correct, cluster=cluster)
+
+
+def from_manifest(results: Path, take: Callable[[dict[str, Any]], Taken]) -> Taken:
+    """Return what `take` makes of `results`/manifest.json.
+
+    Raises InputError: the file is missing or unreadable, or lacks what `take` looks up.
+    """
+    path = results / "manifest.json"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: make the results first (make reproduce)")
+    try:
+        return take(json.loads(path.read_text()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no manifest of the pipeline ({error!r}): write it anew") from (
+            error
+        )
 
 
 def of_method(frame: pd.DataFrame, method: str, path: Path) -> pd.DataFrame:
@@ -182,10 +204,11 @@ def write_table(
     """Write `stem`.csv, `stem`.md and `stem`.tex atomically and return their paths.
 
     `caption` says what the numbers are (unit, interval); `note` names the profile's model and data.
-    In Markdown and LaTeX only: `headers` renames columns, `labels` rewrites a column's words
-    (method keys into the paper's names) and `digits` rounds.
+    In Markdown and LaTeX only: `headers` renames columns, `labels` and `LABELS` rewrite a column's
+    words and `digits` rounds.
     """
-    words = {name: frame[name].map(rewrite) for name, rewrite in (labels or {}).items()}
+    rewritten = {name: way for name, way in {**LABELS, **(labels or {})}.items() if name in frame}
+    words = {name: frame[name].map(rewrite) for name, rewrite in rewritten.items()}
     shown = display(frame.assign(**words), digits).rename(
         columns=lambda name: header(name, headers)
     )

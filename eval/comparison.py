@@ -13,7 +13,7 @@ import pandas as pd
 from eval import statistics
 from eval.benchmarks import benchmark_of
 from eval.protocol import Protocol, outcomes
-from eval.tables import average_note, markdown, percent, section_label
+from eval.tables import average_note, markdown, marked, percent
 from rm.errors import InputError
 
 
@@ -156,7 +156,7 @@ def render(
     partial = {**a[0].summary["partial"], **b[0].summary["partial"]}
     rows = [
         [
-            _label(row["level"], row["name"], partial),
+            marked(row["name"], partial, whole=row["level"] == "average"),
             *(_with_range(row, side) for side in ("a", "b")),
             f"{_points(row['difference'])} [{_points(row['low'])}, {_points(row['high'])}]",
             *_tests(row),
@@ -173,12 +173,6 @@ def render(
     header += ["p permutation (Holm)"] if len(a) > 1 else []
     header += ["effect h", "n", "seeds", "note"]
     return "\n".join([*_head(a, b, options), "", markdown(header, rows)]) + "\n"
-
-
-def _label(level: str, name: str, partial: dict[str, list[str]]) -> str:
-    if level == "average":
-        return f"{name} (partial)" if partial else name
-    return section_label(name, partial)
 
 
 def _note(level: str, name: str, partial: dict[str, list[str]]) -> str:

@@ -29,6 +29,7 @@ from rm.model.attention import shared_batch
 from rm.model.reward_model import RewardModel
 from rm.model.tree import batches_by_shared_tokens
 from rm.model.trunk import Row, TrunkCache, batches_by_tokens, open_cache
+from rm.objective.weights import representation_distance
 from rm.provenance import fingerprint_of
 
 SIDES = ("left", "right")
@@ -211,7 +212,7 @@ def score_pairs(scorer: Scorer, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
     encoded = _encode(scorer, rows)
     rewards, hidden = scorer.score(_flat(encoded))
     pairs = rewards.double().view(-1, 2)
-    distance = torch.linalg.vector_norm(hidden[0::2] - hidden[1::2], dim=-1)
+    distance = representation_distance(hidden[0::2], hidden[1::2])
     return pd.DataFrame(
         {
             "pair_id": [row.pair_id for row in rows],

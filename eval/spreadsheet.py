@@ -1,9 +1,10 @@
-"""CSV files that hold words of others: no cell is a formula, and every cell is read back as it was.
+"""Tables as files: CSV with words of others, of which no cell is a formula, and parquet.
 
 A spreadsheet computes a cell that begins with `=`, `+`, `-`, `@`, a tab or a line break, and what
 it computes may send the sheet's other cells away. Such a text is written with a `'` before it (a
 text that begins with `'` and so on gets one more), which is what spreadsheets take as "text".
-Numbers stay numbers, also where they stand as text. Every CSV file of the project is written here.
+Numbers stay numbers, also where they stand as text. `read_csv` gives every cell back as it was.
+Every CSV and parquet file of the project is written here.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ import csv
 import io
 import re
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
+
+from rm.files import atomic_write_bytes
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 _MARKED = re.compile(r"''*[=+\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NAMES = ("pair_id", "pair_a", "pair_b", "section", "subset", "cluster")
 """Columns of names: texts even where all of them look like numbers, or like an empty cell."""
+Compression = Literal["zstd", "snappy"]
 EMPTY = ("", "nan", "NaN")
 """Cells of other columns that hold no value."""
 
@@ -72,3 +77,15 @@ def read_csv(source: Path | str) -> pd.DataFrame:
             cells = [restored(value) if isinstance(value, str) else value for value in column]
             frame.isetitem(place, pd.Series(cells, dtype=column.dtype).array)
     return frame.rename(columns=restored)
+
+
+def parquet_bytes(frame: pd.DataFrame, compression: Compression = "zstd") -> bytes:
+    """Return the content of a parquet file of the frame, without its index."""
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False, compression=compression)
+    return buffer.getvalue()
+
+
+def write_parquet(frame: pd.DataFrame, path: Path, compression: Compression = "zstd") -> None:
+    """Write the frame as a parquet file, whole or not at all. Raises as `rm.files.writing`."""
+    atomic_write_bytes(path, parquet_bytes(frame, compression))

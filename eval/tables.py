@@ -52,9 +52,12 @@ def percent(value: float | None) -> str:
     return ABSENT if value is None else f"{100 * value:.1f}"
 
 
-def section_label(name: str, partial: dict[str, list[str]]) -> str:
-    """Return a section's name, marked if its rows are not the official ones."""
-    return name + (PARTIAL if name in partial else "")
+def marked(name: str, partial: dict[str, list[str]], *, whole: bool = False) -> str:
+    """Return a section's name, marked if its rows are not the official ones.
+
+    `whole`: the name of what rests on all sections, marked if any of them is partial.
+    """
+    return name + (PARTIAL if name in partial or (whole and partial) else "")
 
 
 def average_note(partial: dict[str, list[str]]) -> str:
@@ -99,7 +102,7 @@ def _section_table(summary: Summary, known: Intervals, protocol: Protocol) -> st
     partial, sections = summary["partial"], summary["sections"]
     rows = [
         [
-            section_label(name, partial),
+            marked(name, partial),
             percent(value),
             interval_text(known.get(("section", name)), value),
             sum(_rows(summary["subsets"].get(subset)) for subset in protocol.sections[name]),
@@ -111,11 +114,18 @@ def _section_table(summary: Summary, known: Intervals, protocol: Protocol) -> st
     label = f"average of {sum(value is not None for value in sections.values())} sections"
     extent = sum(map(_rows, summary["subsets"].values()))
     interval = interval_text(known.get(("average", "average")), average)
-    label += PARTIAL if partial else ""
-    rows.append([label, percent(average), interval, extent, average_note(partial)])
+    rows.append(
+        [
+            marked(label, partial, whole=True),
+            percent(average),
+            interval,
+            extent,
+            average_note(partial),
+        ]
+    )
     if "overall" in summary:
         interval = interval_text(known.get(("overall", "overall")), summary["overall"])
-        label = "overall: share of all pairs" + (PARTIAL if partial else "")
+        label = marked("overall: share of all pairs", partial, whole=True)
         rows.append([label, percent(summary["overall"]), interval, extent, ""])
     return markdown(["section", "accuracy %", "95 % interval", "n", "note"], rows)
 
@@ -140,7 +150,7 @@ def _subset_table(summary: Summary, known: Intervals, protocol: Protocol) -> str
             value = None if entry is None else entry["accuracy"]
             interval = interval_text(known.get(("subset", name)), value)
             ties = ABSENT if entry is None else entry["ties"]
-            label = section_label(section, summary["partial"])
+            label = marked(section, summary["partial"])
             rows.append([name, label, percent(value), interval, _rows(entry), f"{weight:g}", ties])
     return markdown(
         ["subset", "section", "accuracy %", "95 % interval", "n", "weight in section", "ties"], rows
@@ -149,9 +159,13 @@ def _subset_table(summary: Summary, known: Intervals, protocol: Protocol) -> str
 
 def _difficulty_table(summary: Summary, known: Intervals) -> str:
     extent = sum(map(_rows, summary["subsets"].values()))
-    mark = PARTIAL if summary["partial"] else ""
     rows = [
-        [name + mark, percent(value), interval_text(known.get(("difficulty", name)), value), extent]
+        [
+            marked(name, summary["partial"], whole=True),
+            percent(value),
+            interval_text(known.get(("difficulty", name)), value),
+            extent,
+        ]
         for name, value in summary["difficulties"].items()
     ]
     return markdown(["difficulty (mean of sections)", "accuracy %", "95 % interval", "n"], rows)

@@ -6,7 +6,6 @@ it is read and not computed again.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,12 +21,13 @@ from transformers import PreTrainedTokenizerBase
 
 from analysis.texts import prompt_text, text_features
 from eval.rows import EvaluationRow
+from eval.spreadsheet import parquet_bytes
 from pipeline.run.run_folder import NEUTRAL
 from pipeline.settings import configuration
 from pipeline.settings.checks import check
 from rm.data.tokens import ChatTemplate, TokenPair, encode_pair
 from rm.errors import InputError
-from rm.files import atomic_write_bytes, is_intact, write_checked
+from rm.files import is_intact, write_checked
 from rm.model.checkpoints import load_reward_model
 from rm.model.parts import train_part
 from rm.model.precision import DTYPES, best_device
@@ -75,18 +75,6 @@ def kept(stem: Path, depends_on: Any, make: Callable[[], pd.DataFrame]) -> pd.Da
     if not is_intact(path):
         write_checked(path, parquet_bytes(make()))
     return pd.read_parquet(path)
-
-
-def write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    """Write a compressed parquet file, whole or not at all."""
-    atomic_write_bytes(path, parquet_bytes(frame))
-
-
-def parquet_bytes(frame: pd.DataFrame) -> bytes:
-    """Return the content of a compressed parquet file."""
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False, compression="zstd")
-    return buffer.getvalue()
 
 
 def texts(folder: Path, rows: Sequence[EvaluationRow]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from analysis.gallery import draw_all, redraw
 from analysis.style import MODELS
 from eval.benchmarks import BENCHMARKS
 from eval.rows import sample_rows
-from eval.spreadsheet import csv_text
+from eval.spreadsheet import csv_text, write_parquet
 from pipeline.experiments import best_of_n, measure
 from pipeline.experiments.best_of_n_material import find_prompts
 from pipeline.experiments.matrix import (
@@ -160,11 +160,9 @@ def measure_all(cfg: DictConfig, runs: Sequence[Run], test: str, folder: Path) -
     found = [measure.gradients(cfg, run, sample) for run in shown]
     gradients, directions = (pd.concat(frames) for frames in zip(*found, strict=True))
     atomic_write_text(folder / "gradients.csv", csv_text(gradients))
-    measure.write_parquet(directions, folder / "directions.parquet")
-    measure.write_parquet(measure.layers(cfg, runs[0], sample), folder / "layers.parquet")
-    measure.write_parquet(
-        measure.texts(Path(cfg.runs_dir) / "data", rows), folder / "pairs.parquet"
-    )
+    write_parquet(directions, folder / "directions.parquet")
+    write_parquet(measure.layers(cfg, runs[0], sample), folder / "layers.parquet")
+    write_parquet(measure.texts(Path(cfg.runs_dir) / "data", rows), folder / "pairs.parquet")
 
 
 def collect(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> None:
@@ -178,8 +176,8 @@ def collect(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> None:
             lines = (run.folder / "metrics.jsonl").read_text().splitlines()
             steps = pd.DataFrame(map(json.loads, lines))
             metrics.append(steps.assign(method=run.method, seed=run.seed))
-    measure.write_parquet(pd.concat(scores), folder / "scores.parquet")
-    measure.write_parquet(pd.concat(metrics), folder / "metrics.parquet")
+    write_parquet(pd.concat(scores), folder / "scores.parquet")
+    write_parquet(pd.concat(metrics), folder / "metrics.parquet")
 
 
 def write_manifest(

@@ -15,7 +15,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from analysis.table5 import SWEPT
-from eval.spreadsheet import csv_text, read_csv
+from eval.spreadsheet import csv_text, read_csv, write_parquet
 from pipeline.experiments.matrix import (
     benchmark_data,
     benchmark_name,
@@ -26,7 +26,7 @@ from pipeline.experiments.matrix import (
     train_and_score,
     train_config,
 )
-from pipeline.experiments.measure import Run, write_parquet
+from pipeline.experiments.measure import Run
 from pipeline.launch.lock import only_one
 from pipeline.run.run_folder import comparable, differences, stale_because
 from rm.errors import InputError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from transformers.utils import cached_file
 from eval.benchmarks import Benchmark, benchmark_of, summarize
 from eval.resume import PartialScores
 from eval.scoring import Scorer, prepare_ranks
+from eval.spreadsheet import write_parquet
 from eval.tables import evaluation_tables
 from pipeline.launch.launchers import Local, start_ranks
 from pipeline.launch.lock import only_one
@@ -23,7 +23,7 @@ from pipeline.run.scorers import load_scorer, scoring_facts
 from pipeline.settings.data import bytes_of
 from rm.data.sources import local_path
 from rm.errors import InputError
-from rm.files import atomic_write_bytes, atomic_write_json, atomic_write_text, changed, read_json
+from rm.files import atomic_write_json, atomic_write_text, changed, read_json
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 
 OUTPUTS = ("scores.parquet", "summary.json", "table.md")
@@ -192,9 +192,7 @@ def write_outputs(
     benchmark: Benchmark, output: Path, scores: pd.DataFrame, summary: dict[str, Any]
 ) -> None:
     """Write scores.parquet, summary.json and table.md."""
-    buffer = io.BytesIO()
-    scores.to_parquet(buffer, index=False)
-    atomic_write_bytes(output / "scores.parquet", buffer.getvalue())
+    write_parquet(scores, output / "scores.parquet", compression="snappy")
     atomic_write_json(output / "summary.json", summary)
     table = evaluation_tables(
         summary,

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from rm.data.tokens import TokenPair
 from rm.model.reward_model import RewardModel, last_real_token, mean_of_real_tokens
+from rm.objective.weights import representation_distance
 from rm.training.batches import PairCollator, model_inputs
 
 POOLINGS = ("last", "mean")
@@ -40,7 +41,7 @@ def layer_distances(model: RewardModel, pairs: Sequence[TokenPair], pad_id: int)
                         "pair_id": pair.pair_id,
                         "layer": layer,
                         "pooling": pooling,
-                        "distance": torch.linalg.vector_norm(chosen - rejected).item(),
+                        "distance": representation_distance(chosen, rejected).item(),
                         "norm": (chosen.norm() + rejected.norm()).item() / 2,
                     }
                 )
