@@ -52,11 +52,11 @@ Sampler = Callable[[Sequence[Prompt]], list[Sampled]]
 
 
 def transformers_sampler(model: PreTrainedModel, policy: PolicyText, settings: Decoding) -> Sampler:
-    """Sample with our own decoding loop over a transformers model."""
+    """Sample with `generate` of a transformers model."""
 
     def sample(prompts: Sequence[Prompt]) -> list[Sampled]:
         ids, skipped = encode_all(policy, prompts, settings.max_new_tokens)
-        written = decode(model, policy.stops, ids, settings)
+        written = decode(model, policy.stops, ids, settings) if ids else {}
         return [answered(policy, one, written, skipped) for one in prompts]
 
     return sample

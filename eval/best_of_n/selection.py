@@ -60,10 +60,12 @@ def _ranked(pick_by: np.ndarray, value: np.ndarray) -> np.ndarray:
 def normaliser(scores: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation of all (prompts, N) scores: the policy's at n = 1.
 
-    A standard deviation of 0 (all scores alike) becomes 1.
+    A standard deviation of 0 (all scores alike) becomes 1. Equal scores are compared, because the
+    mean of equal numbers is rounded: np.std of ten times 0.1 is not 0.
     """
-    spread = float(np.std(scores))
-    return float(np.mean(scores)), spread if spread > 0 else 1.0
+    if np.min(scores) == np.max(scores):
+        return float(np.min(scores)), 1.0
+    return float(np.mean(scores)), float(np.std(scores))
 
 
 def normalised(scores: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The same samples file by vLLM, where it is installed (an optional extra).
 
 Not tested against vLLM itself here (it needs a GPU and is not in requirements.txt): the tests put a
-stand-in in its place and check what it is asked. Its random numbers are not those of our own loop,
+stand-in in its place and check what it is asked. Its random numbers are not those of transformers,
 so the two engines give different samples of the same distribution.
 """
 

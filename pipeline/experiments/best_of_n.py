@@ -31,9 +31,7 @@ from analysis import figure5, style
 from eval.best_of_n import curves as curves_
 from eval.best_of_n.decoding import PolicyText
 from eval.best_of_n.gold import Candidates, Gold, RewardGold, Verifier, require_all
-from eval.best_of_n.prompts import (
-    Prompt,
-)
+from eval.best_of_n.prompts import Prompt
 from eval.best_of_n.relabel import relabel
 from eval.best_of_n.sampling import (
     Sampled,
@@ -51,8 +49,8 @@ from generated import generate
 from pipeline.experiments.best_of_n_material import Material, find_material
 from pipeline.experiments.matrix import PER_RUN, refuse_words_of_one_run
 from pipeline.launch.lock import only_one, only_one_draws
-from pipeline.run.run_folder import comparable
-from pipeline.run.scorers import load_scorer
+from pipeline.run.run_folder import comparable, inputs_of
+from pipeline.run.scorers import load_scorer, scores_depend_on
 from pipeline.run.training import train
 from pipeline.settings import configuration
 from pipeline.settings.backbone import backbone_folder
@@ -61,11 +59,14 @@ from rm.data.preferences import fingerprint, write_pairs
 from rm.data.sources import is_hub_name
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text, is_intact, write_checked
+from rm.model.backbones import folder_fingerprint
 from rm.model.precision import DTYPES, best_device
 from rm.model.untrusted import load_weights
-from rm.provenance import environment, file_fingerprint, fingerprint_of
+from rm.provenance import environment, fingerprint_of
 
 OWN_KEYS = ("bon", "gold", "eval", "runs_dir", "results_dir")
+DECODER = "generate"
+"""What draws the samples; samples of another decoder are drawn again."""
 
 
 @dataclass(frozen=True)
@@ -197,10 +198,12 @@ def policy_folder(cfg: DictConfig, bon: BonSettings) -> Path:
 
 
 def samples_fingerprint(bon: BonSettings, folder: Path, engine: str) -> str:
-    """Fingerprint of all that a prompt's samples depend on, beside the prompt."""
-    weights = [file_fingerprint(path) for path in sorted(folder.glob("*.safetensors"))]
+    """Fingerprint of all that a prompt's samples depend on, beside the prompt.
+
+    That is the policy's weights, tokenizer and chat template, how it is sampled, and our decoder.
+    """
     own = {**asdict(bon.policy), "engine": engine, "model": None, "path": None}
-    return fingerprint_of([weights, own])
+    return fingerprint_of([DECODER, folder_fingerprint(folder), own])
 
 
 # --- Gold and proxies ----------------------------------------------------------------------------
@@ -241,11 +244,9 @@ def open_gold(
     checkpoint, name = bon.gold.checkpoint, bon.gold.checkpoint
     if checkpoint is None:
         run = train_gold(cfg, bon, kept)
-        checkpoint = str(run / "checkpoint")
-        name = json.loads((run / "manifest.json").read_text())["config_fingerprint"]
-    elif Path(checkpoint).is_dir():
-        files = sorted(Path(checkpoint).glob("*.safetensors"))
-        name = fingerprint_of([file_fingerprint(path) for path in files])
+        checkpoint, name = str(run / "checkpoint"), run.name
+    elif (Path(checkpoint) / "config.json").is_file():  # else load_scorer says what is wrong
+        name = folder_fingerprint(checkpoint)
     opened: list[Gold] = []
 
     def once() -> Gold:
@@ -253,7 +254,7 @@ def open_gold(
             opened.append(RewardGold(open_scorer(cfg, str(checkpoint), "gold")))
         return opened[0]
 
-    return once, name
+    return once, {"reward model": name, "eval": scores_depend_on(cfg.eval)}
 
 
 def train_gold(cfg: DictConfig, bon: BonSettings, kept: Sequence[str]) -> Path:
@@ -277,8 +278,8 @@ def train_gold(cfg: DictConfig, bon: BonSettings, kept: Sequence[str]) -> Path:
 
 def run_folder(cfg: DictConfig, kept: Sequence[str], own: Sequence[str], prefix: str) -> Path:
     """Return a run's folder, named by everything that its result depends on."""
-    settings = fingerprint_of(comparable(compose_run(kept, [*own, "run_dir=."])))
-    return Path(cfg.runs_dir) / f"{prefix}-{settings}"
+    one = compose_run(kept, [*own, "run_dir=."])
+    return Path(cfg.runs_dir) / f"{prefix}-{fingerprint_of([comparable(one), inputs_of(one)])}"
 
 
 def relabelled(
@@ -309,7 +310,7 @@ def proxy_scores(
 ) -> np.ndarray:
     """Train one proxy and score all samples with it, (prompts, N); kept in its run folder."""
     run = run_folder(cfg, kept, own, "proxy")
-    path = run / f"scores-{samples}.npy"
+    path = run / f"scores-{fingerprint_of([samples, scores_depend_on(cfg.eval)])}.npy"
 
     def make() -> np.ndarray:
         if not (run / "checkpoint").is_dir():

@@ -59,8 +59,8 @@ def notes_of(material: Material, bon: BonSettings | None, left_out: str | None) 
         "Operations count matrix products and attention; loading, saving, start-up and figures are "
         "not in the hours.",
         "Scoring and sampling use one device, as scripts.reproduce does them.",
-        f"Exact gradients of {cfg.gradient_pairs} pairs a section under {measured} models are "
-        "measured on the CPU in float32: not in the hours.",
+        f"Exact gradients of {cfg.gradient_pairs} pairs per section under {measured} models are "
+        "measured in float32 on one device, a GPU where there is one: not in the hours.",
     ]
     if not (material.lengths.counted and material.test.counted):
         notes.append(

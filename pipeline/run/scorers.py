@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,13 @@ def check_settings(section: DictConfig) -> EvalSettings:
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise InputError(f"eval.{name}={value}: must be 1 or more")
+    return settings
+
+
+def scores_depend_on(section: DictConfig) -> dict[str, Any]:
+    """Return what of the eval section can change a score: all but the bootstrap's size."""
+    settings = asdict(check_settings(section))
+    del settings["resamples"]
     return settings
 
 

@@ -1,4 +1,4 @@
-"""Decoding from a shared prompt cache and scoring on one: equal to the plain way."""
+"""Decoding from a repeated prompt cache and scoring on a shared one: equal to the plain way."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from transformers import AutoModelForCausalLM, PreTrainedModel, TopPLogitsWarper
 
 from eval.best_of_n import decoding
-from eval.best_of_n.decoding import Decoding, PolicyText, decode, encode_prompt, pick
+from eval.best_of_n.decoding import Decoding, PolicyText, decode, encode_prompt
 from eval.best_of_n.gold import Candidates, RewardGold
 from eval.best_of_n.prompts import Prompt
 from eval.best_of_n.sampling import sample_all, transformers_sampler
@@ -69,93 +69,97 @@ def scorer(folders: dict[str, Path]) -> Callable[..., Scorer]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_greedy_decoding_equals_generate(name: str, policies: dict) -> None:
-    model, text = policies[name]
-    for words in ("Name three things about the sea, please.", "Why?"):
-        ids = encode_prompt(text, ({"role": "user", "content": words},), 20)
-        ours = decode(model, text.stops, {"p": ids}, Decoding(3, 0.0, 1.0, 20, 0))["p"]
-        theirs = model.generate(
-            torch.tensor([ids]),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-            do_sample=False,
-            max_new_tokens=20,
-            eos_token_id=sorted(text.stops),
-        )[0, len(ids) :].tolist()
-        assert ours == [theirs] * 3
-        assert len(set(theirs)) > 5  # not one token over and over
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_samples_do_not_depend_on_chunks_or_order(name: str, policies: dict) -> None:
-    model, text = policies[name]
-    settings = Decoding(7, 1.0, 0.9, 12, 5, rows=64)
-
-    words = {"a": ASK[0]["content"], "b": "Why?", "c": "Say why the sky is blue. " * 3}
-    ids = {
-        name: encode_prompt(text, ({"role": "user", "content": said},), 12)
-        for name, said in words.items()
-    }
-
-    def run(*names: str, **change: Any) -> dict[str, list[list[int]]]:
-        chosen = {name: ids[name] for name in names}
-        return decode(model, text.stops, chosen, replace(settings, **change))
-
-    alone = {name: run(name)[name] for name in ids}
-    assert len({tuple(row) for row in alone["a"]}) > 1
-    assert run("a", "b", "c") == run("c", "b", "a") == alone
-    assert run("a", "b", "c", rows=5) == run("b", "a", "c", rows=1) == alone
-    assert run("a", samples=3)["a"] == alone["a"][:3]
-    assert run("a", seed=6)["a"] != alone["a"]
-    other = decode(model, text.stops, {"other": ids["a"]}, settings)["other"]
-    assert other != alone["a"]
-
-
-def test_prompts_whose_caches_cannot_be_padded_are_decoded_one_by_one(
-    policies: dict, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, text = policies["llama"]
-    settings = Decoding(3, 1.0, 0.9, 6, 5)
-    ids = {name: encode_prompt(text, ({"role": "user", "content": name},), 6) for name in "ab"}
-    joined = decode(model, text.stops, ids, settings)
-    monkeypatch.setattr(decoding.Started, "can_join", False)
-    assert decode(model, text.stops, ids, settings) == joined
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_rows_that_end_early_leave_the_batch_and_the_rest_is_unchanged(
+def test_greedy_decoding_takes_the_likeliest_token_of_the_whole_sequence(
     name: str, policies: dict
 ) -> None:
     model, text = policies[name]
+    for words in ("Name three things about the sea, please.", "Why?"):
+        prompt = encode_prompt(text, ({"role": "user", "content": words},), 20)
+        ids = list(prompt)
+        with torch.no_grad():
+            while len(ids) < len(prompt) + 20 and ids[-1] not in text.stops:
+                ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        greedy = decode(model, text.stops, {"p": prompt}, Decoding(3, 0.0, 1.0, 20, 0))["p"]
+        assert greedy == [ids[len(prompt) :]] * 3
+        assert len(set(greedy[0])) > 5  # not one token over and over
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_follow_from_prompt_and_seed_alone(name: str, policies: dict) -> None:
+    model, text = policies[name]
+    settings = Decoding(7, 1.0, 0.9, 12, 5)
+    prompts = [
+        Prompt(name, ({"role": "user", "content": said},))
+        for name, said in {"a": "Name a sea.", "b": "Why?", "c": "Say why. " * 9}.items()
+    ]
+
+    def run(asked: list[Prompt], **change: Any) -> dict[str, list[str]]:
+        sampler = transformers_sampler(model, text, replace(settings, **change))
+        return {one.prompt.prompt_id: one.texts for one in sampler(asked)}
+
+    alone = {name: texts for one in prompts for name, texts in run([one]).items()}
+    state = torch.get_rng_state()
+    assert run(prompts) == run(prompts[::-1]) == alone
+    assert torch.equal(torch.get_rng_state(), state)  # training's random numbers are left alone
+    assert all(len(set(texts)) > 1 for texts in alone.values())
+    assert run(prompts[:1], seed=6)["a"] != alone["a"]
+    assert run([replace(prompts[0], prompt_id="other")])["other"] != alone["a"]
+
+
+def test_samples_decoded_in_several_parts_are_as_many_and_none_is_repeated(policies: dict) -> None:
+    model, text = policies["llama"]
+    ids = encode_prompt(text, ASK, 12)
+    parts = decode(model, text.stops, {"a": ids}, Decoding(7, 1.0, 1.0, 12, 5, rows=3))["a"]
+    assert len({tuple(row) for row in parts}) == len(parts) == 7
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_ends_with_its_first_stop_token(name: str, policies: dict) -> None:
+    model, text = policies[name]
     settings, ids = Decoding(16, 1.0, 1.0, 24, 0), encode_prompt(text, ASK, 24)
-    free = decode(model, frozenset(), {"a": ids}, settings)["a"]
+
+    def run(stops: frozenset[int]) -> list[list[int]]:
+        return decode(model, stops, {"a": ids}, settings)["a"]
+
+    drawn = {token for row in run(text.stops) for token in row}
+    free = run(frozenset({min(set(range(model.config.vocab_size)) - drawn)}))
     common = {token for row in free for token in row[3:9]}
     stops = frozenset(sorted(common)[: len(common) // 2])
-    stopped = decode(model, stops, {"a": ids}, settings)["a"]
-    for row, unstopped in zip(stopped, free, strict=True):
+    for row, unstopped in zip(run(stops), free, strict=True):
         ends = [i for i, token in enumerate(unstopped) if token in stops]
         assert row == (unstopped[: ends[0] + 1] if ends else unstopped)
 
 
-def test_top_p_and_temperature_as_in_transformers() -> None:
-    torch.manual_seed(0)
-    logits = torch.randn(1, 60) * 3
-    settings = Decoding(1, 0.7, 0.8, 1, 0)
-    warped = TopPLogitsWarper(0.8)(None, logits / 0.7).softmax(-1)[0]
-    uniform = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
-    chosen = pick(logits.expand(20_000, -1), uniform, settings)
-    share = torch.bincount(chosen, minlength=60) / 20_000
-    assert torch.allclose(share, warped, atol=1e-3)
-    assert pick(logits, torch.tensor([0.3]), replace(settings, temperature=0.0)) == logits.argmax()
+def test_tokens_are_drawn_by_temperature_and_top_p_alone(policies: dict) -> None:
+    """Neither by top-k, which is transformers' default, nor by a penalty of the folder's own."""
+    model, text = policies["llama"]
+    ids = encode_prompt(text, ASK, 1)
+    model.generation_config.repetition_penalty = 3.0
+    settings = Decoding(20_000, 1.3, 0.8, 1, 0, rows=20_000)
+    drawn = decode(model, text.stops, {"a": ids}, settings)["a"]
+    share = torch.bincount(torch.tensor(drawn)[:, 0], minlength=model.config.vocab_size) / 20_000
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[:, -1]
+    expected = TopPLogitsWarper(0.8)(None, logits / 1.3).softmax(-1)[0]
+    assert (expected > 0).sum() > 50  # more than the default top-k leaves
+    assert torch.allclose(share, expected, atol=0.015)
 
 
-def test_the_short_cut_over_the_likeliest_tokens_changes_nothing() -> None:
+@pytest.mark.parametrize(("scale", "top_p"), [(6.0, 0.9), (0.1, 0.95), (4.0, 1.0)])
+def test_only_tokens_within_top_p_are_drawn_and_all_of_them(scale: float, top_p: float) -> None:
+    """By transformers' rule, where the 256 likeliest hold them, where they do not, and never."""
     torch.manual_seed(0)
-    uniform = torch.rand(50, dtype=torch.float64)
-    for scale, top_p in ((6.0, 0.9), (0.1, 0.95), (4.0, 1.0)):  # sure, unsure, never sure
-        logits = (torch.randn(50, 400) * scale).round(decimals=1)  # rounded: ties
-        settings = Decoding(1, 1.0, top_p, 1, 0)
-        short = pick(logits, uniform, settings, head=32)
-        assert short.tolist() == pick(logits, uniform, settings, head=400).tolist()
+    logits = torch.randn(2, 400) * scale
+    kept = TopPLogitsWarper(top_p)(None, logits).isfinite()
+    rows = logits.repeat_interleave(8000, dim=0)
+    drawn = decoding.DrawnTokens(Decoding(8000, 1.0, top_p, 1, 0), [1, 2], torch.device("cpu"))(
+        None, rows
+    ).isfinite()
+    assert (drawn.sum(-1) == 1).all()
+    share = drawn.view(2, 8000, 400).float().mean(1)
+    expected = logits.masked_fill(~kept, -torch.inf).softmax(-1)
+    assert torch.allclose(share, expected, atol=0.02)
+    assert not (share[~kept] > 0).any()
 
 
 def test_gemma_stops_at_the_end_of_its_turn(policies: dict) -> None:
@@ -263,11 +267,7 @@ def test_a_prompt_longer_than_the_gold_model_is_cut_and_counted(
     assert scores[0] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def test_the_uniform_stream_is_fixed() -> None:
-    """Pinned: a change of the stream would silently change every sample."""
-    values = decoding.uniforms(Decoding(1, 1.0, 1.0, 3, 0), "a", 0)
-    assert values.dtype == torch.float64 and ((values >= 0) & (values < 1)).all()
-    longer = decoding.uniforms(Decoding(1, 1.0, 1.0, 9, 0), "a", 0)
-    assert torch.equal(longer[:3], values)
+def test_the_seed_of_a_prompt_is_fixed() -> None:
+    """Pinned: another seed would silently change every sample."""
     assert decoding.stream_seed(0, "a", 0) == 58603324993478470
-    assert values[0].item() == pytest.approx(0.8683747229830008, abs=1e-15)
+    assert len({decoding.stream_seed(*of) for of in ((0, "a", 0), (1, "a", 0), (0, "a", 1))}) == 3

@@ -84,7 +84,13 @@ def test_normalisation_takes_the_policys_mean_and_spread() -> None:
     scores = np.array([[1.0, 3.0], [5.0, 7.0]])
     assert normaliser(scores) == (4.0, pytest.approx(math.sqrt(5)))
     assert normalised(scores).std() == pytest.approx(1)
-    assert normalised(np.full((2, 2), 3.0)).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("value", [3.0, 0.1, -0.7, 1e-300, 1e300])
+def test_equal_scores_are_normalised_to_0_however_their_mean_is_rounded(value: float) -> None:
+    for shape in ((2, 2), (3, 7), (24, 16)):
+        assert not normalised(np.full(shape, value)).any()
+    assert np.std(np.full((3, 7), 0.1)) > 0  # what made it -1 or +1
 
 
 # --- curves ---------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,33 @@ def test_one_gold_from_a_checkpoint_of_ones_own(
         for folder in (finished, tmp_path)
     )
     assert ours["gold"].to_numpy() == pytest.approx(theirs["gold"].to_numpy(), abs=1e-4)
+
+
+def test_a_changed_template_or_eval_setting_gives_new_samples_and_scores(
+    finished: Path, cache: Path, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy"
+    shutil.copytree(cache / "backbones" / "tiny-llama", policy)
+    words = [f"model.path='{policy}'", "bon.proxy.methods=[bt]", "bon.proxy.keep=true"]
+
+    def made(*own: str) -> dict[str, set[str]]:
+        script.run(*compose(tmp_path, cache, *words, *own))
+        kinds = ("samples-*.jsonl", "gold-reward_model-*.npy", "proxy-*/scores-*.npy")
+        return {kind: {str(path) for path in (tmp_path / "runs").glob(kind)} for kind in kinds}
+
+    first = made()
+    other_eval = made("eval.max_length=40")
+    number = {kind: len(other_eval[kind] - names) for kind, names in first.items()}
+    assert list(number.values()) == [0, 1, 2]  # a proxy by each gold
+    assert len(list((tmp_path / "runs").glob("proxy-*/checkpoint"))) == 3  # and new labels by one
+    assert made("eval.resamples=7") == other_eval
+    template = policy / "chat_template.jinja"
+    template.write_text(
+        template.read_text().replace("message['role'] +", "message['role'] + 's' +")
+    )
+    other_template = made()
+    number = {kind: len(other_template[kind] - names) for kind, names in other_eval.items()}
+    assert list(number.values()) == [1, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
+import torch
 
 from eval.rows import EvaluationRow, sample_rows
 from pipeline.experiments import measure
 from pipeline.settings.configuration import compose_config
+from rm.model.reward_model import RewardModel
 
 
 def rows(counts: dict[str, int]) -> list[EvaluationRow]:
@@ -55,6 +59,25 @@ def test_the_weight_is_normbts_as_the_configuration_sets_it() -> None:
     assert weights() == list(2 / (distance + 1e-6))
     assert weights("loss.weight.epsilon=1", "loss.weight.cap=0.75") == [0.75, 0.5]
     assert weights("loss=bt") == weights("loss=normbt_shuffled") == weights()
+
+
+def test_gradients_are_measured_in_float32_on_the_best_device(
+    train_smoke: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The "meta" device stands for a GPU: there is none on every machine that runs the tests."""
+    folder = train_smoke("training.compute_dtype=bfloat16")
+    seen = []
+
+    def stop(model: RewardModel, *_: object) -> None:
+        seen.extend({(value.device.type, value.dtype) for value in model.parameters()})
+        raise InterruptedError
+
+    monkeypatch.setattr(measure, "best_device", lambda: "meta")
+    monkeypatch.setattr(measure, "pair_gradients", stop)
+    cfg = compose_config("reproduce", ["profile=smoke", "training.reuse_trunk=false"])
+    with pytest.raises(InterruptedError):
+        measure.measure_gradients(cfg, measure.Run("bt", 0, folder), rows({"Chat": 1}))
+    assert seen == [("meta", torch.float32)]
 
 
 def test_the_pipelines_files_hold_the_same_pairs(smoke_results: Path) -> None:
