@@ -181,7 +181,7 @@ def rows_of(data: str, pairs: int, shared: Path) -> list[EvaluationRow]:
         every = rewardbench.load(str(shared / "rewardbench_mini.jsonl.gz"))
         return list(every[:: max(1, len(every) // pairs)])[:pairs]
     return [
-        EvaluationRow(p.pair_id, p.prompt, p.chosen, p.rejected, "all", "all")
+        EvaluationRow(p.pair_id, p.prompt, p.chosen, p.rejected, subset="all", section="all")
         for p in (made.pair for made in generate("test", pairs, 0))
     ]
 

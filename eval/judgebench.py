@@ -11,7 +11,15 @@ import pandas as pd
 
 from eval.protocol import Protocol, Summary
 from eval.protocol import summarize as summarize_pairs
-from eval.rows import EvaluationRow, Record, check_unique, parse_rows, read_records, text_field
+from eval.rows import (
+    EvaluationRow,
+    check_unique,
+    evaluation_row,
+    parse_rows,
+    read_records,
+    text_field,
+)
+from rm.data.sources import Row
 from rm.errors import InputError
 
 HUB = "ScalerLab/JudgeBench"
@@ -44,18 +52,18 @@ def load(source: str = "hub") -> list[EvaluationRow]:
     return rows
 
 
-def parse_row(record: Record, number: int) -> EvaluationRow:
-    """Turn one JudgeBench record into a row; InputError says what is wrong with it."""
-    first, second = text_field(record, "response_A"), text_field(record, "response_B")
+def parse_row(record: Row, number: int) -> EvaluationRow:
+    """Turn one JudgeBench record into a row. Raises InputError or DropRow: what is wrong."""
+    sides = [text_field(record, "response_A"), text_field(record, "response_B")]
     label = record.get("label")
     if label not in ("A>B", "B>A"):
         raise InputError(f"column 'label' must be 'A>B' or 'B>A', not {label!r}")
+    chosen, rejected = sides if label == "A>B" else reversed(sides)
     category = category_of(text_field(record, "source"))
-    return EvaluationRow(
+    return evaluation_row(
+        {"prompt": text_field(record, "question"), "chosen": chosen, "rejected": rejected},
+        "explicit_prompt",
         pair_id=text_field(record, "pair_id"),
-        prompt=({"role": "user", "content": text_field(record, "question")},),
-        chosen=first if label == "A>B" else second,
-        rejected=second if label == "A>B" else first,
         subset=category,
         section=category,
     )

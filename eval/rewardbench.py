@@ -15,13 +15,14 @@ from eval.protocol import Protocol, Summary
 from eval.protocol import summarize as summarize_pairs
 from eval.rows import (
     EvaluationRow,
-    Record,
     check_unique,
-    parse_prompt,
+    evaluation_row,
+    identifier_of,
     parse_rows,
     read_records,
     text_field,
 )
+from rm.data.sources import Row
 from rm.errors import InputError
 
 HUB = "allenai/reward-bench"
@@ -86,16 +87,14 @@ def load(source: str = "hub") -> list[EvaluationRow]:
     return with_problems(rows)
 
 
-def _parse(record: Record, number: int) -> EvaluationRow:
+def _parse(record: Row, number: int) -> EvaluationRow:
     subset = text_field(record, "subset")
-    identifier = number if record.get("id") is None else record["id"]
-    return EvaluationRow(
-        pair_id=f"{subset}/{identifier}",
-        section=_section(subset, record),
-        prompt=parse_prompt(record.get("prompt")),
-        chosen=text_field(record, "chosen"),
-        rejected=text_field(record, "rejected"),
+    return evaluation_row(
+        record,
+        "explicit_prompt",
+        pair_id=f"{subset}/{identifier_of(record, number)}",
         subset=subset,
+        section=_section(subset, record),
     )
 
 
@@ -123,7 +122,7 @@ def places_are_problems(subsets: Iterable[str]) -> bool:
     return len(set(counts.values())) <= 1
 
 
-def _section(subset: str, record: Record) -> str:
+def _section(subset: str, record: Row) -> str:
     try:
         return PROTOCOL.section_of(subset)
     except InputError as error:

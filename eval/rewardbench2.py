@@ -18,14 +18,15 @@ import pandas as pd
 from eval.protocol import Protocol, Summary, check_columns, check_finite, partial
 from eval.rows import (
     EvaluationItem,
-    Record,
     check_unique,
-    parse_prompt,
+    identifier_of,
     parse_rows,
+    prompt_of,
     read_records,
     text_field,
     text_list,
 )
+from rm.data.sources import Row
 from rm.errors import InputError
 
 HUB = "allenai/reward-bench-2"
@@ -56,19 +57,18 @@ def load(source: str = "hub") -> list[EvaluationItem]:
     return items
 
 
-def parse_item(record: Record, number: int) -> EvaluationItem:
-    """Turn one RewardBench 2 record into an item; InputError says what is wrong with it."""
+def parse_item(record: Row, number: int) -> EvaluationItem:
+    """Turn one RewardBench 2 record into an item. Raises InputError or DropRow: what is wrong."""
     subset = _subset(text_field(record, "subset"))
     chosen, rejected = text_list(record, "chosen"), text_list(record, "rejected")
     if record.get("num_correct") not in (None, len(chosen)):
         raise InputError(f"num_correct is {record['num_correct']}, chosen has {len(chosen)} texts")
-    identifier = number if record.get("id") is None else record["id"]
-    item_id = f"{subset}/{identifier}"
+    item_id = f"{subset}/{identifier_of(record, number)}"
     if subset == TIES:
         ties_key(item_id)
     return EvaluationItem(
         item_id=item_id,
-        prompt=parse_prompt(record.get("prompt")),
+        prompt=prompt_of(record),
         responses=chosen + rejected,
         correct=(True,) * len(chosen) + (False,) * len(rejected),
         subset=subset,

@@ -14,14 +14,15 @@ import pandas as pd
 from eval.protocol import TIE_IS_LOSS, Protocol, Summary, check_columns, check_finite, partial
 from eval.rows import (
     EvaluationItem,
-    Record,
     check_unique,
-    parse_prompt,
+    identifier_of,
     parse_rows,
+    prompt_of,
     read_records,
     text_field,
     text_list,
 )
+from rm.data.sources import Row
 from rm.errors import InputError
 
 HUB = "THU-KEG/RM-Bench"
@@ -58,15 +59,14 @@ def load(source: str = "hub") -> list[EvaluationItem]:
     return items
 
 
-def parse_item(record: Record, number: int) -> EvaluationItem:
-    """Turn one RM-Bench record into an item; InputError says what is wrong with it."""
+def parse_item(record: Row, number: int) -> EvaluationItem:
+    """Turn one RM-Bench record into an item. Raises InputError or DropRow: what is wrong."""
     domain = text_field(record, "domain")
     size = len(STYLES)
-    identifier = number if record.get("id") is None else record["id"]
     return EvaluationItem(
-        item_id=f"{domain}/{identifier}",
+        item_id=f"{domain}/{identifier_of(record, number)}",
         section=PROTOCOL.section_of(domain),
-        prompt=parse_prompt(record.get("prompt")),
+        prompt=prompt_of(record),
         responses=text_list(record, "chosen", size) + text_list(record, "rejected", size),
         correct=(True,) * size + (False,) * size,
         subset=domain,

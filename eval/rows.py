@@ -1,37 +1,38 @@
-"""Rows of a benchmark, read strictly: an evaluation row is scored or is an error, never dropped."""
+"""Rows of a benchmark, read strictly: an evaluation row is scored or is an error, never dropped.
+
+Conversations are read as training reads them, through `rm.data.schemas`.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from rm.data.preferences import Message
-from rm.data.sources import DropRow, Row, one_line, read_rows
+from rm.data.preferences import PreferencePair, parse_row
+from rm.data.schemas import Answer, Turns, check_prompt, optional_text, plain_text, prompt_turns
+from rm.data.sources import DropRow, Row, read_rows
 from rm.errors import InputError
 
-Record = dict[str, Any]
 Parsed = TypeVar("Parsed")
-
-ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
-class EvaluationRow:
-    """One labelled comparison of a benchmark.
+class EvaluationRow(PreferencePair):
+    """One labelled comparison of a benchmark: a pair with its place in the benchmark.
 
     `pair_id` is unique in its benchmark. `cluster` names what rows share when they are not
     independent (a hep-* problem occurs in six languages); "" means that the row stands alone.
     """
 
-    pair_id: str
-    prompt: tuple[Message, ...]
-    chosen: str
-    rejected: str
-    subset: str
-    section: str
-    cluster: str = ""
+    subset: str = field(kw_only=True)
+    section: str = field(kw_only=True)
+    cluster: str = field(default="", kw_only=True)
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """What is scored: the chosen and the rejected side."""
+        return self.sides
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,16 @@ class EvaluationItem:
     """
 
     item_id: str
-    prompt: tuple[Message, ...]
+    prompt: Turns
     responses: tuple[str, ...]
     correct: tuple[bool, ...]
     subset: str
     section: str
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """What is scored: the responses."""
+        return self.responses
 
 
 def sample_rows(rows: Sequence[EvaluationRow], pairs_a_section: int) -> list[EvaluationRow]:
@@ -60,7 +66,7 @@ def sample_rows(rows: Sequence[EvaluationRow], pairs_a_section: int) -> list[Eva
     return chosen
 
 
-def read_records(source: str, *, split: str) -> list[Record]:
+def read_records(source: str, *, split: str) -> list[Row]:
     """Read every record of a local json, jsonl, gz or parquet file, or of a data set's `split`.
 
     InputError when the source cannot be read, a row of it cannot (it is named), or nothing is in
@@ -70,25 +76,14 @@ def read_records(source: str, *, split: str) -> list[Record]:
     for number, row in read_rows(source, split=split):
         if isinstance(row, DropRow):
             raise InputError(f"{source}: row {number} cannot be used: {row}")
-        _check_unicode(row, f"{source}: row {number}")
-        records.append(dict(row))
+        records.append(row)
     if not records:
         raise InputError(f"{source}: holds no rows")
     return records
 
 
-def _check_unicode(row: Row, what: str) -> None:
-    r"""InputError where a text holds a lone surrogate (JSON's "\ud800"), which no UTF-8 can."""
-    try:
-        json.dumps(row, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{what} holds text that is not valid Unicode") from error
-    except (RecursionError, ValueError, TypeError) as error:
-        raise InputError(f"{what} holds a value that is no JSON ({one_line(error)})") from error
-
-
 def parse_rows(
-    records: Sequence[Record], parse: Callable[[Record, int], Parsed], source: str
+    records: Sequence[Row], parse: Callable[[Row, int], Parsed], source: str
 ) -> list[Parsed]:
     """Apply `parse(record, row number from 1)` to all records.
 
@@ -98,9 +93,36 @@ def parse_rows(
     for number, record in enumerate(records, start=1):
         try:
             rows.append(parse(record, number))
-        except InputError as error:
+        except (InputError, DropRow) as error:
             raise InputError(f"{source}: row {number}: {error}") from error
     return rows
+
+
+def evaluation_row(
+    record: Row,
+    schema: str,
+    *,
+    pair_id: str,
+    subset: str,
+    section: str,
+    cluster: str = "",
+) -> EvaluationRow:
+    """Return a record as a row, its texts read as in training. Raises DropRow: what is wrong."""
+    pair = parse_row(record, schema)
+    named = {"pair_id": pair_id, "subset": subset, "section": section, "cluster": cluster}
+    return EvaluationRow(**{**vars(pair), **named})
+
+
+def prompt_of(record: Row) -> Turns:
+    """Return the column prompt of a row with several responses. Raises DropRow."""
+    prompt = prompt_turns(record)
+    check_prompt(prompt)
+    return prompt
+
+
+def identifier_of(record: Row, number: int) -> str:
+    """Return a record's id as text, the row's number where it has none."""
+    return str(number if record.get("id") is None else record["id"])
 
 
 def check_unique(identifiers: Iterable[str], source: str) -> None:
@@ -112,57 +134,28 @@ def check_unique(identifiers: Iterable[str], source: str) -> None:
         seen.add(identifier)
 
 
-def text_field(record: Record, key: str) -> str:
-    """Return `record[key]`, a text that holds more than white space; else InputError."""
-    value = record.get(key)
+def text_field(record: Row, key: str) -> str:
+    """Return `record[key]`, a text that holds more than white space.
+
+    Raises InputError where there is none, DropRow for another type.
+    """
+    value = optional_text(record, key)
     if value is None:
         raise InputError(f"column {key!r} is missing or null")
-    return check_text(value, f"column {key!r}")
-
-
-def check_text(value: object, what: str) -> str:
-    """Return `value` if it is a non-blank text; InputError names `what` otherwise."""
-    if not isinstance(value, str):
-        raise InputError(f"{what} must be a text, not {type(value).__name__}")
     if not value.strip():
-        raise InputError(f"{what} is empty")
+        raise InputError(f"column {key!r} is empty")
     return value
 
 
-def text_list(record: Record, key: str, length: int | None = None) -> tuple[str, ...]:
-    """Return `record[key]`, a list of texts (of the given length); else InputError.
+def text_list(record: Row, key: str, length: int | None = None) -> tuple[str, ...]:
+    """Return `record[key]`, a list of texts (of the given length).
 
-    A text may be empty here: among many sampled responses a model may have said nothing.
+    A text may be empty here: among many sampled responses a model may have said nothing. Raises
+    InputError for another number of texts, DropRow for one that is none.
     """
     values = record.get(key)
     if not isinstance(values, list) or not values:
         raise InputError(f"column {key!r} must be a list of texts")
     if length is not None and len(values) != length:
         raise InputError(f"column {key!r} has {len(values)} texts, must have {length}")
-    for index, value in enumerate(values):
-        if not isinstance(value, str):
-            raise InputError(f"{key}[{index}] must be a text, not {type(value).__name__}")
-    return tuple(values)
-
-
-def parse_prompt(value: object) -> tuple[Message, ...]:
-    """Turn a text, or a list of {role, content} messages ending with the user, into a prompt."""
-    if isinstance(value, list):
-        messages = parse_messages(value, "column 'prompt'")
-        if messages[-1]["role"] != "user":
-            raise InputError("column 'prompt' must end with a user message")
-        return messages
-    return ({"role": "user", "content": check_text(value, "column 'prompt'")},)
-
-
-def parse_messages(values: Sequence[object], what: str) -> tuple[Message, ...]:
-    """Check a non-empty list of {role, content} messages; InputError says what is wrong."""
-    if not values:
-        raise InputError(f"{what} holds no messages")
-    return tuple(_parse_message(value, f"{what}[{i}]") for i, value in enumerate(values))
-
-
-def _parse_message(value: object, what: str) -> Message:
-    if not isinstance(value, dict) or value.get("role") not in ROLES:
-        raise InputError(f"{what} must be {{role, content}} with a role of {', '.join(ROLES)}")
-    return {"role": value["role"], "content": check_text(value.get("content"), f"{what}.content")}
+    return tuple(plain_text(value, f"{key}[{index}]") for index, value in enumerate(values))

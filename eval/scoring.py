@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from eval.resume import Found, PartialScores, row_fingerprint
 from eval.rows import EvaluationItem, EvaluationRow
-from rm.data.preferences import Message
+from rm.data.schemas import Answer, Message, answer_turns
 from rm.data.tokens import ChatTemplate, encode_pair, pad, settled
 from rm.errors import InputError
 from rm.model.attention import shared_batch
@@ -72,9 +72,9 @@ class Scorer:
         """The tokenizer's chat template; InputError if it has none."""
         return ChatTemplate(self.tokenizer, parse_special_text=self.parse_special_text)
 
-    def encode(self, prompt: Sequence[Message], responses: Sequence[str]) -> tuple[Batch, bool]:
-        """Token rows of a prompt's responses by the training truncation policy; whether cut."""
-        encoded, cut, _ = encode_pair(self.template, prompt, responses, self.max_length)
+    def encode(self, prompt: Sequence[Message], answers: Sequence[Answer]) -> tuple[Batch, bool]:
+        """Token rows of a prompt's answers by the training truncation policy; whether cut."""
+        encoded, cut, _ = encode_pair(self.template, prompt, answers, self.max_length)
         return [tuple(ids) for ids in encoded], cut is not None
 
     def score(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
@@ -270,20 +270,19 @@ def prepare_ranks(scorer: Scorer, rows: Sequence[EvaluationRow | EvaluationItem]
 def _encode(
     scorer: Scorer, rows: Sequence[EvaluationRow | EvaluationItem]
 ) -> list[tuple[Batch, bool]]:
-    return [scorer.encode(row.prompt, _responses(row)) for row in rows]
+    return [scorer.encode(row.prompt, row.answers) for row in rows]
 
 
 def _flat(encoded: Sequence[tuple[Batch, bool]]) -> list[Row]:
     return [ids for sides, _ in encoded for ids in sides]
 
 
-def _responses(row: EvaluationRow | EvaluationItem) -> tuple[str, ...]:
-    return (row.chosen, row.rejected) if isinstance(row, EvaluationRow) else row.responses
-
-
 def _names_special(scorer: Scorer, row: EvaluationRow | EvaluationItem) -> bool:
-    return scorer.template.names_special(row.prompt, _responses(row))
+    return scorer.template.names_special(row.prompt, row.answers)
 
 
 def _content(row: EvaluationRow | EvaluationItem) -> str:
-    return fingerprint_of([list(row.prompt), *_responses(row)])
+    """Fingerprint of a row's texts; an answer of one turn counts as its text."""
+    turns = [answer_turns(answer) for answer in row.answers]
+    answers = [list(one) if len(one) > 1 else one[0]["content"] for one in turns]
+    return fingerprint_of([list(row.prompt), *answers])

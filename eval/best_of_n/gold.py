@@ -9,17 +9,17 @@ from typing import Protocol
 
 from eval.scoring import Scorer, grouped_rewards
 from generated import verify
-from rm.data.preferences import Message
+from rm.data.schemas import Answer, Message, answer_turns
 from rm.errors import InputError
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Responses to one prompt that are to be scored; `subset` is read by the verifier alone."""
+    """Answers to one prompt that are to be scored; `subset` is read by the verifier alone."""
 
     prompt: tuple[Message, ...]
     subset: str
-    texts: tuple[str, ...]
+    texts: tuple[Answer, ...]
 
 
 class Gold(Protocol):
@@ -40,8 +40,9 @@ class Verifier:
         return [[self._one(item, text) for text in item.texts] for item in items]
 
     @staticmethod
-    def _one(item: Candidates, text: str) -> float | None:
-        right = verify(item.subset, item.prompt[-1]["content"], text)
+    def _one(item: Candidates, answer: Answer) -> float | None:
+        said = answer_turns(answer)[-1]["content"]
+        right = verify(item.subset, item.prompt[-1]["content"], said)
         return None if right is None else float(right)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from rm.data.preferences import PreferencePair
+from rm.data.preferences import PreferencePair, swapped
 from rm.errors import InputError
 
 
@@ -73,5 +73,4 @@ def relabel(
 
 
 def _relabelled(pair: PreferencePair, difference: float) -> PreferencePair:
-    sides = (pair.chosen, pair.rejected) if difference > 0 else (pair.rejected, pair.chosen)
-    return replace(pair, chosen=sides[0], rejected=sides[1], margin=abs(difference))
+    return replace(pair if difference > 0 else swapped(pair), margin=abs(difference))

@@ -290,7 +290,7 @@ def relabelled(
     path, noted = (folder / "data" / f"relabelled-{stage}{end}" for end in (".jsonl", ".json"))
     if not noted.is_file():
         items = [
-            Candidates(pair.prompt, subset, (pair.chosen, pair.rejected))
+            Candidates(pair.prompt, subset, pair.sides)
             for pair, subset in zip(material.pairs, material.subsets, strict=True)
         ]
         pairs, report = relabel(material.pairs, gold().score(items))

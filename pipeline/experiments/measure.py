@@ -87,8 +87,8 @@ def texts(folder: Path, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
         {
             **names_of(row),
             "prompt": prompt_text(row.prompt),
-            "chosen": row.chosen,
-            "rejected": row.rejected,
+            "chosen": prompt_text(row.sides[0]),
+            "rejected": prompt_text(row.sides[1]),
         }
         for row in rows
     ]
@@ -236,7 +236,6 @@ def token_pairs(
     template = ChatTemplate(tokenizer, parse_special_text=settings.parse_special_text)
     pairs = []
     for row in rows:
-        sides = (row.chosen, row.rejected)
-        (one, other), _, _ = encode_pair(template, row.prompt, sides, settings.max_length)
+        (one, other), _, _ = encode_pair(template, row.prompt, row.sides, settings.max_length)
         pairs.append(TokenPair(row.pair_id, tuple(one), tuple(other)))
     return pairs

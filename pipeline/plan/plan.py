@@ -29,7 +29,6 @@ from pipeline.plan.stages import bon_stages, matrix_stages
 from pipeline.plan.text import facts_of, notes_of, title
 from pipeline.settings import configuration
 from pipeline.settings.checks import check
-from rm.data.preferences import PreferencePair
 from rm.errors import InputError
 from rm.model.precision import DTYPES
 from rm.training.cost import (
@@ -95,10 +94,7 @@ def find_benchmark(
     if cfg.benchmark == "generated" and cfg.benchmark_data is None:
         pairs = [made.pair for made in generate("test", cfg.data.test_pairs, cfg.data.seed)]
     elif cfg.benchmark_data is not None and Path(cfg.benchmark_data).exists():
-        pairs = [
-            PreferencePair(row.pair_id, row.prompt, row.chosen, row.rejected)
-            for row in benchmark.load(str(cfg.benchmark_data))
-        ]
+        pairs = benchmark.load(str(cfg.benchmark_data))
     else:
         rows = sum(benchmark.protocol(pd.DataFrame()).rows.values())
         return rows, upper_bound(settings.max_length, "no benchmark file on this machine")

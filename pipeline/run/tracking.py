@@ -293,7 +293,7 @@ def evaluation_media(
 
 def pair_table(rows: Sequence[EvaluationRow], scores: pd.DataFrame) -> pd.DataFrame:
     """Return the texts of `rows` beside their scores (correct: chosen scores strictly higher)."""
-    texts = [(row.pair_id, prompt_text(row.prompt), row.chosen, row.rejected) for row in rows]
+    texts = [(row.pair_id, *map(prompt_text, (row.prompt, *row.sides))) for row in rows]
     table = pd.DataFrame(texts, columns=["pair_id", "prompt", "chosen", "rejected"])
     shown = ["pair_id", "section", "subset", "reward_chosen", "reward_rejected", "distance"]
     merged = table.merge(scores[[*shown, "margin"]], on="pair_id", validate="one_to_one")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig
@@ -16,6 +16,7 @@ from rm.data.preferences import (
     fingerprint,
     load_preferences,
     split_pairs,
+    swapped,
     unseen,
 )
 from rm.data.sources import folder_files, local_path, splits_of
@@ -162,8 +163,7 @@ def swap_labels(
     wrong = random.Random(f"{seed}/label noise").sample(places, round(share * len(places)))
     made = list(pairs)
     for place in wrong:
-        pair = pairs[place]
-        made[place] = replace(pair, chosen=pair.rejected, rejected=pair.chosen)
+        made[place] = swapped(pairs[place])
     return made, len(wrong)
 
 

@@ -17,8 +17,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from rm.data.schemas import Message, detect_schema, identifier, optional_text, read_parts
-from rm.data.sources import DropRow, Row, Rows, local_path, read_rows, short_name
+from rm.data.schemas import (
+    Message,
+    Turns,
+    answer_turns,
+    detect_schema,
+    identifier,
+    optional_text,
+    read_parts,
+)
+from rm.data.sources import DropRow, Reason, Row, Rows, local_path, read_rows, short_name
 from rm.errors import InputError, visible
 from rm.files import atomic_write_bytes
 
@@ -37,15 +45,38 @@ class PreferencePair:
 
     `margin` is the rating difference of the pair (> 0, the source's own scale) or None where the
     source has none; `category` is a RewardBench section name or None; `source` names the data set.
+    `chosen_history` and `rejected_history` are the turns between the prompt and the response of a
+    side whose conversation parts from the other's before its last response; mostly empty.
     """
 
     pair_id: str
-    prompt: tuple[Message, ...]
+    prompt: Turns
     chosen: str
     rejected: str
     margin: float | None = None
     category: str | None = None
     source: str = ""
+    chosen_history: Turns = ()
+    rejected_history: Turns = ()
+
+    @property
+    def sides(self) -> tuple[Turns, Turns]:
+        """What follows the prompt on the chosen and on the rejected side, the response last."""
+        return (
+            (*self.chosen_history, *answer_turns(self.chosen)),
+            (*self.rejected_history, *answer_turns(self.rejected)),
+        )
+
+
+def swapped(pair: PreferencePair) -> PreferencePair:
+    """Return the pair with chosen and rejected side exchanged."""
+    return replace(
+        pair,
+        chosen=pair.rejected,
+        rejected=pair.chosen,
+        chosen_history=pair.rejected_history,
+        rejected_history=pair.chosen_history,
+    )
 
 
 @dataclass
@@ -131,6 +162,7 @@ def load_preferences(
             if isinstance(row, DropRow):
                 raise row
             pair = parse_row(row, schema, default_id=f"row-{number}", default_source=default_source)
+            _check_different(pair)
         except DropRow as problem:
             report.drop(number, problem)
         else:
@@ -141,23 +173,26 @@ def load_preferences(
 def _with_schema(rows: Rows, source: str) -> tuple[str, Rows]:
     """Return the schema that the first readable rows show, and all rows again.
 
-    A source without one readable row has schema "unknown": there is nothing to parse.
+    A source without one readable row has schema "unknown": there is nothing to parse. Raises
+    InputError as `schema_of`.
     """
     head: list[tuple[int, Row | DropRow]] = []
-    columns: set[str] = set()
-    readable = 0
+    readable: list[Row] = []
     for number, row in rows:
         head.append((number, row))
         if not isinstance(row, DropRow):
-            columns.update(row)
-            readable += 1
-        if readable == SCHEMA_ROWS:
+            readable.append(row)
+        if len(readable) == SCHEMA_ROWS:
             break
+    return schema_of(readable, source) if readable else "unknown", chain(head, rows)
+
+
+def schema_of(rows: Sequence[Row], source: str) -> str:
+    """Return the schema that the columns of the first rows show. Raises InputError: none."""
     try:
-        schema = detect_schema(columns) if readable else "unknown"
+        return detect_schema(chain.from_iterable(rows[:SCHEMA_ROWS]))
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    return schema, chain(head, rows)
 
 
 def _finish(sample: _Sample, report: LoadReport) -> list[PreferencePair]:
@@ -239,12 +274,23 @@ def parse_row(
     return PreferencePair(
         pair_id=identifier(row) or default_id,
         prompt=parts.prompt,
-        chosen=parts.chosen,
-        rejected=parts.rejected,
+        chosen=parts.chosen[-1]["content"],
+        rejected=parts.rejected[-1]["content"],
         margin=parts.margin,
         category=optional_text(row, "category"),
         source=default_source if source is None else source,
+        chosen_history=parts.chosen[:-1],
+        rejected_history=parts.rejected[:-1],
     )
+
+
+def _check_different(pair: PreferencePair) -> None:
+    """DropRow where the sides differ in outer white space only: there is nothing to learn."""
+    if (pair.chosen.strip(), pair.chosen_history) == (
+        pair.rejected.strip(),
+        pair.rejected_history,
+    ):
+        raise DropRow(Reason.IDENTICAL, "chosen and rejected are the same text")
 
 
 # --- Splitting and writing -----------------------------------------------------------------------
@@ -318,10 +364,10 @@ def _prompt_key(pair: Prompted, seed: int) -> str:
 
 
 def fingerprint(pairs: Iterable[PreferencePair]) -> str:
-    """Return the hex SHA-256 of all fields of the pairs in order, as canonical JSON, one a line."""
+    """Return the hex SHA-256 of all fields of the pairs in order, as canonical JSON lines."""
     digest = hashlib.sha256()
     for pair in pairs:
-        line = json.dumps(asdict(pair), sort_keys=True, separators=(",", ":"))
+        line = json.dumps(_fields(pair), sort_keys=True, separators=(",", ":"))
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
 
@@ -343,8 +389,14 @@ def write_pairs(pairs: Iterable[PreferencePair], path: str | Path) -> None:
     atomic_write_bytes(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
+def _fields(pair: PreferencePair) -> dict[str, Any]:
+    """Return the fields by name, without histories that are empty (pairs once had none)."""
+    histories = ("chosen_history", "rejected_history")
+    return {key: value for key, value in asdict(pair).items() if value or key not in histories}
+
+
 def _as_json(pair: PreferencePair) -> dict[str, Any]:
-    row = asdict(pair)
-    for side in ("chosen", "rejected"):
-        row[side] = [{"role": "assistant", "content": row[side]}]
-    return row
+    histories = ("chosen_history", "rejected_history")
+    row = {key: value for key, value in asdict(pair).items() if key not in histories}
+    chosen, rejected = pair.sides
+    return row | {"chosen": list(chosen), "rejected": list(rejected)}

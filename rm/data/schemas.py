@@ -1,4 +1,7 @@
-"""The schemas of preference data: from one row's columns to prompt, responses and margin."""
+"""The schemas of preference data: from one row's columns to prompt, sides and margin.
+
+Training and evaluation read every row through `read_parts`, so that they accept the same forms.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,9 @@ from rm.errors import InputError
 
 Message = dict[str, str]
 """One turn of a conversation: ``{"role": "system" | "user" | "assistant", "content": text}``."""
+Turns = tuple[Message, ...]
+Answer = str | Turns
+"""What follows a prompt: a response's text, or several turns, the response last."""
 
 SCHEMAS: dict[str, tuple[str, ...]] = {
     "unified_feedback": ("conv_A", "conv_B", "conv_A_rating", "conv_B_rating"),
@@ -23,8 +29,9 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
 """Schema -> the columns it needs; the first schema whose columns are all there is taken.
 
 unified_feedback: llm-blender/Unified-Feedback. explicit_prompt: TRL's explicit form, each column a
-message list or a string (UltraFeedback's whole conversations in chosen and rejected too).
-implicit_prompt: TRL's implicit form, so Skywork's too, and hh-rlhf's Human/Assistant transcripts.
+message list or a text; chosen and rejected may also be whole conversations that begin with the
+prompt (UltraFeedback). implicit_prompt: TRL's implicit form, so Skywork's too, and hh-rlhf's
+Human/Assistant transcripts.
 """
 
 _ROLES = {
@@ -39,12 +46,21 @@ _TRANSCRIPT = "\n\nHuman:"
 _TRANSCRIPT_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 
 
-class PairParts(NamedTuple):
-    """What a row says of its pair, whatever its schema."""
+def answer_turns(answer: Answer) -> Turns:
+    """Return what follows a prompt as turns."""
+    return ({"role": "assistant", "content": answer},) if isinstance(answer, str) else answer
 
-    prompt: tuple[Message, ...]
-    chosen: str
-    rejected: str
+
+class PairParts(NamedTuple):
+    """What a row says of its pair, whatever its schema.
+
+    `chosen` and `rejected` hold what follows the shared prompt, an assistant's response last:
+    that response alone, or several turns where the two conversations part earlier.
+    """
+
+    prompt: Turns
+    chosen: Turns
+    rejected: Turns
     margin: float | None
 
 
@@ -63,68 +79,60 @@ def detect_schema(columns: Iterable[str]) -> str:
 
 
 def read_parts(row: Row, schema: str) -> PairParts:
-    """Return prompt, responses and margin of a row, checked.
+    """Return prompt, sides and margin of a row, checked.
 
-    Texts are kept to the character. Message keys other than role and content (or ShareGPT's from
-    and value) are ignored. Responses that differ in outer white space only are identical.
+    The turns that both conversations share, up to a user's, are the prompt. Texts are kept to the
+    character. Message keys other than role and content (or ShareGPT's from and value) are ignored.
 
     Raises DropRow (the row is unusable, and why), InputError for a schema that does not exist.
     """
     if schema not in _PARSERS:
         raise InputError(f"unknown schema {schema!r}; choose from {', '.join(SCHEMAS)}")
-    parts = _PARSERS[schema](row)
-    _check_prompt(parts.prompt)
-    for where, response in (("chosen", parts.chosen), ("rejected", parts.rejected)):
-        if not response.strip():
-            raise DropRow(Reason.EMPTY_RESPONSE, f"the {where} response is empty")
-    if parts.chosen.strip() == parts.rejected.strip():
-        raise DropRow(Reason.IDENTICAL, "chosen and rejected are the same text")
-    return parts
+    first, second, margin = _PARSERS[schema](row)
+    pairs = zip(first[:-1], second[:-1], strict=False)
+    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    while shared and first[shared - 1]["role"] != "user":
+        shared -= 1
+    prompt, chosen, rejected = first[:shared], first[shared:], second[shared:]
+    check_prompt(prompt)
+    _check_side(chosen, "chosen")
+    _check_side(rejected, "rejected")
+    return PairParts(prompt, chosen, rejected, margin)
 
 
-def _parse_unified(row: Row) -> PairParts:
+def _parse_unified(row: Row) -> tuple[Turns, Turns, float | None]:
     """The higher-rated conversation is chosen; margin = |rating difference|; equal is a tie."""
     ratings = _number(row, "conv_A_rating"), _number(row, "conv_B_rating")
     if ratings[0] is None or ratings[1] is None:
         raise DropRow(Reason.MISSING, "conv_A_rating or conv_B_rating is missing")
     if ratings[0] == ratings[1]:
         raise DropRow(Reason.TIE, f"both conversations are rated {ratings[0]:g}")
-    prompt, first, second = _shared_prompt(row, "conv_A", "conv_B")
-    chosen, rejected = (first, second) if ratings[0] > ratings[1] else (second, first)
     margin = _finite(abs(ratings[0] - ratings[1]), "the rating difference")
-    return PairParts(prompt, chosen, rejected, margin)
+    first, second = _conversation(row, "conv_A"), _conversation(row, "conv_B")
+    return (first, second, margin) if ratings[0] > ratings[1] else (second, first, margin)
 
 
-def _parse_explicit(row: Row) -> PairParts:
-    prompt = tuple(prompt_messages(_required(row, "prompt")))
-    chosen, rejected = _response(row, "chosen", prompt), _response(row, "rejected", prompt)
-    return PairParts(prompt, chosen, rejected, _margin(row))
+def _parse_explicit(row: Row) -> tuple[Turns, Turns, float | None]:
+    """Of rows without a prompt of their own those are read that hold whole conversations."""
+    if row.get("prompt") is None and isinstance(row.get("chosen"), list | tuple):
+        return _parse_implicit(row)
+    prompt = prompt_turns(row)
+    return _answered(row, "chosen", prompt), _answered(row, "rejected", prompt), _margin(row)
 
 
-def _parse_implicit(row: Row) -> PairParts:
-    return PairParts(*_shared_prompt(row, "chosen", "rejected"), _margin(row))
+def _parse_implicit(row: Row) -> tuple[Turns, Turns, float | None]:
+    return _conversation(row, "chosen"), _conversation(row, "rejected"), _margin(row)
 
 
-_PARSERS: dict[str, Callable[[Row], PairParts]] = {
+_PARSERS: dict[str, Callable[[Row], tuple[Turns, Turns, float | None]]] = {
     "unified_feedback": _parse_unified,
     "explicit_prompt": _parse_explicit,
     "implicit_prompt": _parse_implicit,
 }
+"""Schema -> the chosen and the rejected conversation of a row, both whole, and the margin."""
 
 
-def _shared_prompt(row: Row, left: str, right: str) -> tuple[tuple[Message, ...], str, str]:
-    """Return the longest common prompt of two conversations, and the one response after it each.
-
-    At least the last message of each side is left as its response.
-    """
-    first, second = _conversation(row, left), _conversation(row, right)
-    pairs = zip(first[:-1], second[:-1], strict=False)
-    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
-    answer = _single_response(first[shared:], left)
-    return tuple(first[:shared]), answer, _single_response(second[shared:], right)
-
-
-def _conversation(row: Row, key: str) -> list[Message]:
+def _conversation(row: Row, key: str) -> Turns:
     """Return a column's message list, or the turns of its Human/Assistant transcript."""
     value = _required(row, key)
     if not isinstance(value, str):
@@ -135,61 +143,74 @@ def _conversation(row: Row, key: str) -> list[Message]:
     return _transcript(_text(value, key))
 
 
-def _transcript(text: str) -> list[Message]:
+def _transcript(text: str) -> Turns:
     r"""Return the turns of hh-rlhf's form, "\n\nHuman: ...\n\nAssistant: ...", stripped."""
     _, *parts = _TRANSCRIPT_TURN.split(text)
     turns = zip(parts[::2], parts[1::2], strict=True)
-    return [{"role": _ROLES[who.lower()], "content": said.strip()} for who, said in turns]
+    return tuple({"role": _ROLES[who.lower()], "content": said.strip()} for who, said in turns)
 
 
-def prompt_messages(value: object) -> list[Message]:
-    r"""Return a prompt column as messages: a list, one user's text, or an hh-rlhf transcript.
+def prompt_turns(row: Row) -> Turns:
+    r"""Return the column prompt as messages: a list, one user's text, or an hh-rlhf transcript.
 
     A transcript starts with "\n\nHuman:" and may end with an open "\n\nAssistant:". Raises DropRow.
     """
+    value = _required(row, "prompt")
     if not isinstance(value, str):
         return _messages(value, "prompt")
     text = _text(value, "prompt")
     if not text.startswith(_TRANSCRIPT):
-        return [{"role": "user", "content": text}]
+        return ({"role": "user", "content": text},)
     turns = _transcript(text)
     return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
 
 
-def _response(row: Row, key: str, prompt: tuple[Message, ...]) -> str:
-    """Return a response column's text; a message list may repeat the prompt before it."""
+def _answered(row: Row, key: str, prompt: Turns) -> Turns:
+    """Return the prompt and the answer of a response column, which may repeat the prompt."""
     value = _required(row, key)
-    if isinstance(value, str):
-        return reply_of(_text(value, key), key, prompt)
-    messages = _messages(value, key)
-    if tuple(messages[: len(prompt)]) == prompt:
-        messages = messages[len(prompt) :]
-    return _single_response(messages, key)
+    if not isinstance(value, str):
+        turns = _messages(value, key)
+    elif value.startswith(_TRANSCRIPT):
+        turns = _transcript(_text(value, key))
+    else:
+        turns = answer_turns(_text(value, key))
+    if turns[0]["role"] != "assistant":
+        return _repeated(prompt, turns, key)
+    if prompt[-1]["role"] != "user":
+        raise DropRow(Reason.MALFORMED, f"the prompt ends with a {prompt[-1]['role']} message")
+    return prompt + turns
 
 
-def reply_of(text: str, key: str, prompt: tuple[Message, ...]) -> str:
-    r"""Return a response's text; of an hh-rlhf transcript that repeats the prompt, its last turn.
+def _repeated(prompt: Turns, turns: Turns, key: str) -> Turns:
+    """Return a whole conversation that begins with the prompt, outer white space aside.
 
-    Raises DropRow: the transcript is of another prompt, or does not end with one reply to it.
+    The prompt's own wording is kept; either of the two may lack the system message.
     """
-    if not text.startswith(_TRANSCRIPT):
-        return text
-    turns = _transcript(text)
-    if tuple(turns[: len(prompt)]) != tuple(prompt):
-        raise DropRow(Reason.MALFORMED, f"{key} is a transcript that does not begin as the prompt")
-    return _single_response(turns[len(prompt) :], key)
-
-
-def _single_response(messages: Sequence[Message], where: str) -> str:
-    if len(messages) != 1:
-        detail = f"{where} has {len(messages)} messages after the prompt of the pair, not one"
+    system, asked = _split_system(prompt)
+    own_system, said = _split_system(turns)
+    opening, rest = said[: len(asked)], said[len(asked) :]
+    if not _alike(asked, opening) or (system and own_system and not _alike(system, own_system)):
+        detail = f"{key} is a conversation that does not begin as the prompt"
         raise DropRow(Reason.MALFORMED, detail)
-    if messages[0]["role"] != "assistant":
-        raise DropRow(Reason.MALFORMED, f"{where} ends with a {messages[0]['role']} message")
-    return messages[0]["content"]
+    if not rest:
+        raise DropRow(Reason.MALFORMED, f"{key} is the prompt without a response")
+    return (system or own_system) + asked + rest
 
 
-def _check_prompt(prompt: tuple[Message, ...]) -> None:
+def _split_system(turns: Turns) -> tuple[Turns, Turns]:
+    """Return the system message that a conversation opens with (or nothing), and the rest."""
+    size = int(turns[0]["role"] == "system")
+    return turns[:size], turns[size:]
+
+
+def _alike(first: Turns, second: Turns) -> bool:
+    """Return whether two conversations differ in outer white space at most."""
+    return [(turn["role"], turn["content"].strip()) for turn in first] == [
+        (turn["role"], turn["content"].strip()) for turn in second
+    ]
+
+
+def check_prompt(prompt: Sequence[Message]) -> None:
     """DropRow unless the prompt ends with a user's text and has a system message first only."""
     if not prompt:
         raise DropRow(Reason.MALFORMED, "the two sides share no prompt message")
@@ -201,13 +222,25 @@ def _check_prompt(prompt: tuple[Message, ...]) -> None:
         raise DropRow(Reason.EMPTY_PROMPT, "the prompt's last user message is empty")
 
 
-def _messages(value: object, where: str) -> list[Message]:
+def _check_side(side: Turns, where: str) -> None:
+    """DropRow unless the side begins and ends with an assistant's message, the last not empty."""
+    for place, role in (("begins", side[0]["role"]), ("ends", side[-1]["role"])):
+        if role != "assistant":
+            detail = f"after the shared prompt {where} {place} with a {role} message"
+            raise DropRow(Reason.MALFORMED, detail)
+    if any(message["role"] == "system" for message in side):
+        raise DropRow(Reason.MALFORMED, f"{where} has a system message after the prompt")
+    if not side[-1]["content"].strip():
+        raise DropRow(Reason.EMPTY_RESPONSE, f"the {where} response is empty")
+
+
+def _messages(value: object, where: str) -> Turns:
     if not isinstance(value, list | tuple):
         detail = f"{where} is a {type(value).__name__}, not a text or a list of messages"
         raise DropRow(Reason.WRONG_TYPE, detail)
     if not value:
         raise DropRow(Reason.MALFORMED, f"{where} has no messages")
-    return [_message(item, where) for item in value]
+    return tuple(_message(item, where) for item in value)
 
 
 def _message(item: object, where: str) -> Message:
@@ -245,14 +278,17 @@ def _text(text: str, where: str) -> str:
     return text
 
 
+def plain_text(value: object, where: str) -> str:
+    """Return the value if it is a text that UTF-8 can hold. Raises DropRow."""
+    if not isinstance(value, str):
+        raise DropRow(Reason.WRONG_TYPE, f"{where} is a {type(value).__name__}, not a text")
+    return _text(value, where)
+
+
 def optional_text(row: Row, key: str) -> str | None:
     """Return a column's text, None where it has none; DropRow for another type."""
     value = row.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise DropRow(Reason.WRONG_TYPE, f"{key} is a {type(value).__name__}, not a text")
-    return _text(value, key)
+    return None if value is None else plain_text(value, key)
 
 
 def identifier(row: Row) -> str:

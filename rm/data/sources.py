@@ -5,7 +5,9 @@ files; a row that cannot be read at all arrives as a `DropRow` in its place, so 
 counts it and goes on. What spoils the whole source is an `InputError`.
 
 The source may be anybody's: memory is bounded (`LONGEST_ROW`, `UNPACKED_BYTES`), nothing outside a
-folder is read, and no code of a data set is run.
+folder is read, and no code of a data set is run. pyarrow reads parquet files, and `datasets` says
+which files of a folder belong to a split and reads the Hub. JSON is read here: both libraries stop
+at the first bad row, keep the last of two equal keys without a word, and set no bound.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ import stat
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
-from pathlib import Path, PurePath
-from typing import IO, Any, cast
+from pathlib import Path
+from typing import IO, Any
 
 import yaml
 
@@ -48,6 +51,8 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _BOM = b"\xef\xbb\xbf"
 _SPACE = " \t\n\r"
 _SPACES = re.compile(f"[{_SPACE}]*")
+_OUTSIDE = re.compile(r'"(/[^"]*|(?:[^"]*/)?\.\.(?:/[^"]*)?|[^"]*(?:::|://)[^"]*)"')
+"""A text in JSON that is an absolute path, a path with `..` in it, or an address."""
 
 
 class Reason(StrEnum):
@@ -94,10 +99,8 @@ def read_rows(source: str | Path, *, split: str = "train", name: str | None = No
     if not str(source).strip():
         raise InputError("the source is empty; give a file, a folder or a Hub name")
     path = local_path(source)
-    if path is not None and path.is_dir():
-        return _read_folder(path, split, name)
     if path is not None:
-        return _reader(path)(path)
+        return _read_folder(path, split, name) if path.is_dir() else _read_file(path)
     if isinstance(source, Path) or not is_hub_name(source) or _extension(Path(source)):
         raise InputError(f"{source}: no such file or folder; check the path")
     return _read_hub(source, split, name)
@@ -120,57 +123,11 @@ def local_path(source: str | Path) -> Path | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{source}: cannot be opened ({_reason(error)}); check the path"
-        ) from error
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise InputError(f"{source}: cannot be opened ({reason}); check the path") from error
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return path
     raise InputError(f"{source}: is a pipe, socket or device; write its content to a file first")
-
-
-def folder_files(folder: Path) -> list[Path]:
-    """Return the files of a data folder and the folders in it, sorted; hidden files are no data.
-
-    A link in the folder may lead to another file of it; in the Hub's own cache (snapshots/…), to a
-    file of the same repository. Raises InputError for every other link, for a link to a folder (it
-    may lead in a circle) and for a pipe or device.
-    """
-    root = folder.resolve()
-    cached = root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir()
-    files = []
-    for place, folders, names in os.walk(root, onerror=_unreadable):
-        links = [name for name in folders if Path(place, name).is_symlink()]
-        if links:
-            raise InputError(
-                f"{Path(place, links[0])}: is a link to a folder; copy the folder there"
-            )
-        files += [Path(place, name) for name in names if not name.startswith(".")]
-    for path in files:
-        _check_inside(path, root.parents[1] if cached else root)
-    return sorted(files)
-
-
-def _unreadable(error: OSError) -> None:
-    raise InputError(f"{error.filename}: cannot be opened ({_reason(error)})") from error
-
-
-def _check_inside(path: Path, root: Path) -> None:
-    """Raise InputError unless the path is, or leads to, a regular file below `root`."""
-    try:
-        target = path.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: is a link that leads nowhere; remove it") from error
-    if not target.is_relative_to(root):
-        raise InputError(
-            f"{path}: is a link out of the folder, to {target}; copy the file there, or give the "
-            "file itself"
-        )
-    local_path(path)
-
-
-def _reason(error: BaseException) -> str:
-    """Return the system's word for an error (no path: the message has it), else its own line."""
-    return getattr(error, "strerror", None) or one_line(error)
 
 
 def short_name(source: str | Path) -> str:
@@ -193,71 +150,95 @@ def _extension(path: Path) -> str:
     return path.name[-len(known[0]) :] if known else ""
 
 
-def _reader(path: Path) -> Callable[[Path], Rows]:
-    """Return the reader for the path's extension; InputError names the known ones."""
+def _read_file(path: Path) -> Rows:
+    """Yield a file's rows by the reader of its extension; InputError names the known ones."""
     extension = _extension(path).lower()
     if not extension:
-        known = ", ".join(_READERS)
-        raise InputError(f"{path}: unknown extension; use one of {known}")
-    return _READERS[extension]
+        raise InputError(f"{path}: unknown extension; use one of {', '.join(_READERS)}")
+    return _READERS[extension](path)
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Bounded:
+    """A file of which at most `left` bytes are read: InputError where more would come."""
+
+    path: Path
+    file: IO[bytes]
+    left: int
+
+    def read(self, size: int, *, line: bool = False) -> bytes:
+        """Read so many bytes, or less: to the end of the file or, with `line`, of the line."""
+        piece = self.file.readline(size) if line else self.file.read(size)
+        self.left -= len(piece)
+        if self.left < 0:
+            raise InputError(
+                f"{self.path}: unpacks to more than {_unpacked(self.path):,} bytes, "
+                f"{UNPACKED_RATIO} times its size; unpack it yourself if you trust it"
+            )
+        return piece
+
+
+def _unpacked(path: Path) -> int:
+    """Return how many bytes a file may hold, gzip unpacked."""
+    packed = path.suffix.lower() == ".gz"
+    return max(UNPACKED_BYTES, UNPACKED_RATIO * path.stat().st_size) if packed else sys.maxsize
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[tuple[IO[bytes], int]]:
-    """Open for reading, unpacking gzip by the file's suffix; yield also how many bytes may come.
-
-    Raises InputError where the file is damaged or cannot be read.
-    """
+def _open(path: Path) -> Iterator[_Bounded]:
+    """Open for reading, gzip unpacked. Raises InputError where the file is damaged or too large."""
+    opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        size = path.stat().st_size
-        if path.suffix.lower() == ".gz":
-            with gzip.open(path, "rb") as unpacked:
-                yield cast(IO[bytes], unpacked), max(UNPACKED_BYTES, UNPACKED_RATIO * size)
-        else:
-            with path.open("rb") as file:
-                yield file, sys.maxsize
+        with opened(path, "rb") as file:
+            yield _Bounded(path, file, _unpacked(path))
     except (EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)}); fetch it again") from error
 
 
-def _too_large(path: Path, limit: int) -> InputError:
-    return InputError(
-        f"{path}: unpacks to more than {limit:,} bytes, {UNPACKED_RATIO} times its size; unpack it "
-        "yourself if you trust it"
-    )
-
-
 def _read_jsonl(path: Path) -> Rows:
-    """Yield one row a line; blank lines are no rows. InputError where the file is damaged."""
+    """Yield one row per line; blank lines are no rows. InputError where the file is damaged."""
     parser = _Parser()
-    with _open(path) as (file, limit):
-        for number, line in enumerate(_lines(file, limit, path), start=1):
-            if number == 1 and line is not None:
-                line = line.removeprefix(_BOM)
+    with _open(path) as file:
+        for number, line in enumerate(_lines(file), start=1):
             if line is None:
                 yield number, DropRow(Reason.TOO_LONG, f"more than {LONGEST_ROW:,} bytes")
-            elif line.strip():
-                yield number, parser.line(line)
+                continue
+            text = line.removeprefix(_BOM) if number == 1 else line
+            if text.strip():
+                yield number, parser.line(text)
 
 
-def _lines(file: IO[bytes], limit: int, path: Path) -> Iterator[bytes | None]:
-    """Yield the file's lines; None in place of one longer than LONGEST_ROW, which is not kept.
-
-    Raises InputError if more than `limit` bytes come.
-    """
-    total = 0
-    while piece := file.readline(LONGEST_ROW + 1):
-        total += len(piece)
-        cut = len(piece) > LONGEST_ROW and not piece.endswith(b"\n")
-        line = None if cut else piece
-        while cut and (piece := file.readline(PIECE)):
-            total += len(piece)
-            if total > limit:
-                raise _too_large(path, limit)
+def _lines(file: _Bounded) -> Iterator[bytes | None]:
+    """Yield the file's lines; None in place of one longer than LONGEST_ROW, which is not kept."""
+    while line := file.read(LONGEST_ROW + 1, line=True):
+        cut = too_long = len(line) > LONGEST_ROW and not line.endswith(b"\n")
+        while cut and (piece := file.read(PIECE, line=True)):
             cut = not piece.endswith(b"\n")
-        if total > limit:
-            raise _too_large(path, limit)
-        yield line
+        yield None if too_long else line
+
+
+def _read_json(path: Path) -> Rows:
+    """Yield the objects of a JSON list; a file that does not open with `[` is read as JSON lines.
+
+    Bytes that are not UTF-8 become lone surrogates here, for which the row alone is dropped later.
+    """
+    with _open(path) as file:
+        content = bytearray(file.read(PIECE).removeprefix(_BOM).lstrip())
+        if not content.startswith(b"["):
+            yield from _read_jsonl(path)
+            return
+        while len(content) <= LARGEST_LIST and (piece := file.read(PIECE)):
+            content += piece
+    if len(content) > LARGEST_LIST:
+        raise InputError(f"{path}: a list of more than {LARGEST_LIST:,} bytes; give JSON lines")
+    try:
+        items = _Parser().items(content.decode("utf-8", errors="surrogateescape"))
+        yield from enumerate(items, start=1)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a JSON list ({one_line(error)}); correct it") from error
 
 
 class _Parser:
@@ -282,7 +263,7 @@ class _Parser:
         """Return the row that one line holds."""
         try:
             text = line.decode("utf-8").strip(_SPACE)
-            row, end = self.next(text, 0)
+            row, end = self._next(text, 0)
             if end < len(text):
                 raise json.JSONDecodeError("Extra data", text, end)
             return row
@@ -291,84 +272,45 @@ class _Parser:
         except (ValueError, RecursionError) as error:
             return DropRow(Reason.INVALID_JSON, one_line(error))
 
-    def next(self, text: str, start: int) -> tuple[Row | DropRow, int]:
-        """Return the row that begins at `start` and where it ends.
-
-        Raises ValueError or RecursionError where no JSON value begins there.
-        """
-        self._repeated.clear()
-        value, end = self._decoder.raw_decode(text, start)
-        if end - start > LONGEST_ROW:
-            return DropRow(Reason.TOO_LONG, f"more than {LONGEST_ROW:,} characters"), end
-        if self._repeated:
-            return DropRow(Reason.REPEATED_KEY, f"{self._repeated[0][:40]!r} is there twice"), end
-        return _as_row(value), end
-
-
-def _whole_number(digits: str) -> int | float:
-    return int(digits) if len(digits) < sys.int_info.default_max_str_digits else float(digits)
-
-
-def _as_row(value: object) -> Row | DropRow:
-    """Return the value if it is a JSON object, else the DropRow that says what it is."""
-    if isinstance(value, Mapping):
-        return value
-    return DropRow(Reason.WRONG_TYPE, f"the row is a {type(value).__name__}, not an object")
-
-
-def _read_json(path: Path) -> Rows:
-    """Yield the objects of a JSON list; a file that does not open with `[` is read as JSON lines.
-
-    Bytes that are not UTF-8 become lone surrogates here, for which the row alone is dropped later.
-    """
-    with _open(path) as (file, limit):
-        content = file.read(PIECE).removeprefix(_BOM).lstrip()
-        if content.startswith(b"["):
-            content += _read_up_to(file, min(limit, LARGEST_LIST) + 1)
-    if not content.startswith(b"["):
-        yield from _read_jsonl(path)
-        return
-    if len(content) > limit:
-        raise _too_large(path, limit)
-    if len(content) > LARGEST_LIST:
-        raise InputError(f"{path}: a list of more than {LARGEST_LIST:,} bytes; give JSON lines")
-    try:
-        items = _list_items(content.decode("utf-8", errors="surrogateescape"))
-        yield from enumerate(items, start=1)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a JSON list ({one_line(error)}); correct it") from error
-
-
-def _read_up_to(file: IO[bytes], limit: int) -> bytes:
-    """Read the rest of the file, or at least `limit` bytes of it, in pieces."""
-    pieces, total = [], 0
-    while total < limit and (piece := file.read(PIECE)):
-        pieces.append(piece)
-        total += len(piece)
-    return b"".join(pieces)
-
-
-def _list_items(text: str) -> Iterator[Row | DropRow]:
-    """Yield the items of a JSON list; ValueError or RecursionError if `text` is none."""
-    parser, place = _Parser(), _after_space(text, 1)
-    if text[place : place + 1] == "]":
-        place += 1
-    else:
-        separator = ","
+    def items(self, text: str) -> Iterator[Row | DropRow]:
+        """Yield the items of a JSON list; ValueError or RecursionError if `text` is none."""
+        place, separator = _after_space(text, 1), ","
+        if text[place : place + 1] == "]":
+            separator, place = "]", place + 1
         while separator == ",":
-            item, place = parser.next(text, place)
+            item, place = self._next(text, place)
             yield item
             place = _after_space(text, place)
             separator = text[place : place + 1]
             place = _after_space(text, place + 1)
         if separator != "]":
             raise json.JSONDecodeError("Expecting ',' or ']'", text, place)
-    if _after_space(text, place) < len(text):
-        raise json.JSONDecodeError("Extra data", text, place)
+        if _after_space(text, place) < len(text):
+            raise json.JSONDecodeError("Extra data", text, place)
+
+    def _next(self, text: str, start: int) -> tuple[Row | DropRow, int]:
+        """Return the row that begins at `start` and where it ends; ValueError, RecursionError."""
+        self._repeated.clear()
+        value, end = self._decoder.raw_decode(text, start)
+        if end - start > LONGEST_ROW:
+            return DropRow(Reason.TOO_LONG, f"more than {LONGEST_ROW:,} characters"), end
+        if self._repeated:
+            return DropRow(Reason.REPEATED_KEY, f"{self._repeated[0][:40]!r} is there twice"), end
+        if not isinstance(value, Mapping):
+            detail = f"the row is a {type(value).__name__}, not an object"
+            return DropRow(Reason.WRONG_TYPE, detail), end
+        return value, end
+
+
+def _whole_number(digits: str) -> int | float:
+    return int(digits) if len(digits) < sys.int_info.default_max_str_digits else float(digits)
 
 
 def _after_space(text: str, place: int) -> int:
     return _SPACES.match(text, place).end()  # type: ignore[union-attr]
+
+
+# --- Parquet and other Arrow tables --------------------------------------------------------------
 
 
 def _read_parquet(path: Path) -> Rows:
@@ -377,10 +319,10 @@ def _read_parquet(path: Path) -> Rows:
 
     try:
         with pq.ParquetFile(path) as file:
-            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
             # A short file may repeat one huge text: no text is larger than its whole row group.
-            largest = max([1, *(group.total_byte_size for group in groups)])
-            at_once = min(max(BATCH_BYTES // largest, 1), BATCH_ROWS)
+            largest = max((group.total_byte_size for group in groups), default=1)
+            at_once = min(max(BATCH_BYTES // max(largest, 1), 1), BATCH_ROWS)
             yield from _arrow_rows(file.iter_batches(at_once))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # column names, too
         raise InputError(f"{path}: not a readable parquet file ({one_line(error)})") from error
@@ -388,8 +330,7 @@ def _read_parquet(path: Path) -> Rows:
 
 def _arrow_rows(batches: Iterator[Any]) -> Rows:
     """Yield the rows of arrow tables or record batches, numbered through."""
-    rows = chain.from_iterable(map(_batch_rows, batches))
-    yield from enumerate(rows, start=1)
+    return enumerate(chain.from_iterable(map(_batch_rows, batches)), start=1)
 
 
 def _batch_rows(batch: Any) -> Iterator[Row | DropRow]:
@@ -398,8 +339,7 @@ def _batch_rows(batch: Any) -> Iterator[Row | DropRow]:
         with contextlib.suppress(ValueError, OverflowError):
             yield from batch.to_pylist()
             return
-    for index in range(batch.num_rows):
-        yield _single_row(batch.slice(index, 1))
+    yield from (_single_row(batch.slice(index, 1)) for index in range(batch.num_rows))
 
 
 def _single_row(batch: Any) -> Row | DropRow:
@@ -416,19 +356,54 @@ def _single_row(batch: Any) -> Row | DropRow:
 
 def _characters(value: object) -> int:
     """Return the number of characters of all texts in a row, at any depth."""
-    count, rest = 0, [value]
-    while rest:
-        item = rest.pop()
-        if isinstance(item, str | bytes):
-            count += len(item)
-        elif isinstance(item, Mapping):
-            rest += item.values()
-        elif isinstance(item, list | tuple):
-            rest += item
-    return count
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, list | tuple) else 0
 
 
 # --- Folders and the Hub -------------------------------------------------------------------------
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """Return the files of a data folder and the folders in it, sorted; hidden files are no data.
+
+    A link in the folder may lead to another file of it; in the Hub's own cache (snapshots/…), to a
+    file of the same repository. Raises InputError for every other link, for a link to a folder (it
+    may lead in a circle) and for a pipe or device.
+    """
+    root = folder.resolve()
+    cached = root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir()
+    files = []
+    for place, folders, names in os.walk(root, onerror=_unreadable):
+        for name in folders:
+            if Path(place, name).is_symlink():
+                raise InputError(
+                    f"{Path(place, name)}: is a link to a folder; copy the folder there"
+                )
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    for path in files:
+        _check_inside(path, root.parents[1] if cached else root)
+    return sorted(files)
+
+
+def _unreadable(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be opened ({error.strerror})") from error
+
+
+def _check_inside(path: Path, root: Path) -> None:
+    """Raise InputError unless the path is, or leads to, a regular file below `root`."""
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: is a link that leads nowhere; remove it") from error
+    if not target.is_relative_to(root):
+        raise InputError(
+            f"{path}: is a link out of the folder, to {target}; copy the file there, or give the "
+            "file itself"
+        )
+    local_path(path)
 
 
 def _read_folder(folder: Path, split: str, name: str | None) -> Rows:
@@ -442,10 +417,11 @@ def _read_folder(folder: Path, split: str, name: str | None) -> Rows:
     found = _splits(folder, split, name)
     taken = {path for paths in found.values() for path in paths}
     data = [path for path in files if _extension(path) and path.name not in ABOUT_DATA]
-    left = [path for path in data if path not in taken]
-    if left and not _check_card(folder):  # a card may choose, and may have several choices
+    left = [path.name for path in data if path not in taken]
+    if left and not _card_chooses(folder):  # a card may choose, and may have several choices
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         raise InputError(
-            f"{folder}: {_named(left)} would not be read: a data folder has files of one kind, "
+            f"{folder}: {left[0]}{more} would not be read: a data folder has files of one kind, "
             "either all named by their split (train…, validation…, test…) or none; give the file, "
             "or move what does not belong"
         )
@@ -454,7 +430,7 @@ def _read_folder(folder: Path, split: str, name: str | None) -> Rows:
         if path not in files:
             raise InputError(f"{folder}: {path} is no file of the folder; give the file itself")
         number = 0
-        for number, row in _reader(path)(path):
+        for number, row in _read_file(path):
             yield before + number, row
         before += number
 
@@ -467,7 +443,7 @@ def splits_of(source: str | Path) -> list[str]:
 
 def _splits(folder: Path, split: str | None, name: str | None) -> dict[str, list[Path]]:
     """Return the files of every split. Raises InputError if `split` is none of them."""
-    _check_card(folder)
+    _card_chooses(folder)  # raises for a card that leads outside: `datasets` would follow it
     with _explained(str(folder), split or "train", name) as datasets:
         found = datasets.load_dataset_builder(str(folder), name).config.data_files or {}
         if split not in (None, *found):
@@ -475,29 +451,22 @@ def _splits(folder: Path, split: str | None, name: str | None) -> dict[str, list
     return {str(key): [*map(Path, paths)] for key, paths in found.items()}
 
 
-def _named(paths: Sequence[Path]) -> str:
-    """Return the first of the files' names, and how many more there are."""
-    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return f"{paths[0].name}{more}"
-
-
-def _check_card(folder: Path) -> bool:
+def _card_chooses(folder: Path) -> bool:
     """Return whether the folder's card says which files are data.
 
-    Raises InputError if it names such that are not below the folder.
+    Raises InputError if it cannot be read, or names such that are not below the folder.
     """
     chosen = False
-    for name in ("README.md", ".huggingface.yaml"):
-        path = folder / name
+    for path in filter(Path.is_file, (folder / "README.md", folder / ".huggingface.yaml")):
         try:
-            card = _card(path) if path.is_file() else None
-        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+            card = _card(path)
+            configs = json.dumps(card.get("configs") if isinstance(card, Mapping) else None)
+        except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError) as error:
             raise InputError(f"{path}: cannot be read ({one_line(error)}); correct it") from error
-        patterns = _strings(card.get("configs")) if isinstance(card, Mapping) else []
-        outside = [text for text in patterns if _leads_outside(text)]
+        outside = _OUTSIDE.search(configs)
         if outside:
-            raise InputError(f"{path}: names data outside the folder ({outside[0]}); remove that")
-        chosen |= bool(patterns)
+            raise InputError(f"{path}: names data outside the folder ({outside[1]}); remove that")
+        chosen |= '"' in configs
     return chosen
 
 
@@ -514,23 +483,6 @@ def _card(path: Path) -> object:
     return yaml.safe_load(text)
 
 
-def _strings(value: object) -> list[str]:
-    """Return all strings in nested lists and mappings."""
-    found, rest = [], [value]
-    while rest:
-        item = rest.pop()
-        if isinstance(item, str):
-            found.append(item)
-        elif isinstance(item, Mapping | list):
-            rest += item.values() if isinstance(item, Mapping) else item
-    return found
-
-
-def _leads_outside(pattern: str) -> bool:
-    path = PurePath(pattern)
-    return path.is_absolute() or ".." in path.parts or "::" in pattern or "://" in pattern
-
-
 def _read_hub(source: str, split: str, name: str | None) -> Rows:
     """Yield the rows of a split of a data set on the Hub."""
     with _explained(source, split, name) as datasets:
@@ -545,10 +497,9 @@ def _explained(source: str, split: str, name: str | None) -> Iterator[Any]:
     import httpx2  # the Hub client's transport: its errors pass through
 
     known = (datasets.exceptions.DatasetsError, httpx2.HTTPError)
-    errors = (OSError, ValueError, RuntimeError, *known)
     try:
         yield datasets
-    except errors as error:
+    except (OSError, ValueError, RuntimeError, *known) as error:
         raise InputError(_dataset_problem(source, split, name, error)) from error
 
 

@@ -18,7 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 import torch
@@ -26,7 +26,8 @@ from jinja2.exceptions import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rm.data.preferences import Message, PreferencePair
+from rm.data.preferences import PreferencePair
+from rm.data.schemas import Answer, Message, answer_turns
 from rm.errors import InputError
 
 Row = tuple[int, ...]
@@ -106,13 +107,13 @@ class ChatTemplate:
         self._added = set(tokenizer.added_tokens_decoder)
         self.takes_system = self._takes_system()
 
-    def encode(self, prompt: Sequence[Message], response: str) -> list[int]:
-        """Token ids of the conversation `prompt` + assistant `response`, ending the turn.
+    def encode(self, prompt: Sequence[Message], answer: Answer) -> list[int]:
+        """Token ids of the conversation `prompt` + `answer`, ending the assistant's turn.
 
         The ids end as the template ends them; if the template leaves the assistant's turn open,
         the end-of-sequence token is appended. Raises InputError if the template refuses the roles.
         """
-        ids = self.render([*prompt, {"role": "assistant", "content": response}])
+        ids = self.render([*prompt, *answer_turns(answer)])
         if not self._ends_turn(ids):
             eos = self.tokenizer.eos_token_id
             if eos is None:
@@ -127,10 +128,10 @@ class ChatTemplate:
         """Return the number of tokens of the prompt with an empty response."""
         return len(self.encode(prompt, ""))
 
-    def names_special(self, turns: Sequence[Message], responses: Sequence[str] = ()) -> bool:
-        """Whether a turn's text or a response holds the name of a special token."""
-        texts = [*(turn["content"] for turn in turns), *responses]
-        return any(self.special.search(text) for text in texts)
+    def names_special(self, turns: Sequence[Message], answers: Sequence[Answer] = ()) -> bool:
+        """Whether a turn's text holds the name of a special token."""
+        every = chain(turns, *map(answer_turns, answers))
+        return any(self.special.search(turn["content"]) for turn in every)
 
     def render(self, turns: Sequence[Message], **options: Any) -> list[int]:
         """Token ids of the conversation as the template leaves it.
@@ -246,25 +247,26 @@ def shorter_prompts(prompt: Sequence[Message]) -> Iterator[list[Message]]:
 
 
 def encode_pair(
-    template: ChatTemplate, prompt: Sequence[Message], responses: Sequence[str], max_length: int
+    template: ChatTemplate, prompt: Sequence[Message], answers: Sequence[Answer], max_length: int
 ) -> tuple[list[list[int]], str | None, list[Message]]:
-    """Encode one prompt with each response within `max_length` tokens.
+    """Encode one prompt with each answer within `max_length` tokens.
 
     Returns the id lists, what was cut (None, "oldest turns" or "tokens") and the prompt as used.
     """
     for used in shorter_prompts(prompt):
-        encoded = [template.encode(used, response) for response in responses]
+        encoded = [template.encode(used, answer) for answer in answers]
         if all(len(ids) <= max_length for ids in encoded):
             return encoded, None if len(used) == len(prompt) else "oldest turns", used
     return [ids[-max_length:] for ids in encoded], "tokens", used
 
 
 def response_start(
-    template: ChatTemplate, prompt: Sequence[Message], response: str, kept: int
+    template: ChatTemplate, prompt: Sequence[Message], answer: Answer, kept: int
 ) -> int:
-    """Place of the response's first token among the last `kept` tokens of the conversation."""
-    whole = template.encode(prompt, response)
-    opening = template.render(prompt, add_generation_prompt=True)
+    """Place of the last response's first token among the last `kept` tokens of the conversation."""
+    whole = template.encode(prompt, answer)
+    asked = [*prompt, *answer_turns(answer)[:-1]]
+    opening = template.render(asked, add_generation_prompt=True)
     same = takewhile(lambda pair: pair[0] == pair[1], zip(opening, whole, strict=False))
     return max(sum(1 for _ in same) - (len(whole) - kept), 0)
 
@@ -285,7 +287,7 @@ def tokenize_pairs(
     """
     report, kept = TokenReport(), []
     for pair in pairs:
-        sides = (pair.chosen, pair.rejected)
+        sides = pair.sides
         try:
             (chosen, rejected), cut, used = encode_pair(template, pair.prompt, sides, max_length)
         except InputError:
@@ -305,7 +307,7 @@ def tokenize_pairs(
         report.special_text += template.names_special(pair.prompt, sides)
         report.pairs += 1
         report.tokens += len(chosen) + len(rejected)
-        marked = response_start(template, used, pair.chosen, len(chosen)) if mark_response else None
+        marked = response_start(template, used, sides[0], len(chosen)) if mark_response else None
         kept.append(
             TokenPair(
                 pair.pair_id,

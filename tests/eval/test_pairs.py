@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from eval import judgebench, pairs
 from eval.rows import EvaluationRow
@@ -44,7 +46,98 @@ def score(rows: list[EvaluationRow], rewards: list[float]) -> pd.DataFrame:
     )
 
 
-# --- Transcripts -------------------------------------------------------------------------------
+# --- The same forms as in training -------------------------------------------------------------
+
+TALK = [
+    {"role": "system", "content": ""},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "2+2?"},
+]
+
+
+def said(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def sharegpt(turns: list[dict[str, str]]) -> list[dict[str, str]]:
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    return [{"from": names[turn["role"]], "value": turn["content"]} for turn in turns]
+
+
+START = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: 2+2?\n\nAssistant:"
+FORMS = {
+    "texts": {"prompt": "2+2?", "chosen": "4", "rejected": "5"},
+    "messages": {"prompt": TALK, "chosen": [said("4")], "rejected": [said("5")]},
+    "whole": {"chosen": [*TALK, said("4")], "rejected": [*TALK, said("5")]},
+    "sharegpt": {"chosen": sharegpt([*TALK, said("4")]), "rejected": sharegpt([*TALK, said("5")])},
+    "transcripts": {"chosen": START + " 4", "rejected": START + " 5"},
+    "first turn": {
+        "prompt": "Hi ",
+        "chosen": [*TALK[1:], said("4")],
+        "rejected": [*TALK[1:], said("5")],
+    },
+    "parted": {"prompt": "Hi", "chosen": [*TALK[1:], said("4")], "rejected": [said("5")]},
+    "rated": {
+        "conv_A": [*TALK, said("5")],
+        "conv_B": [*TALK, said("4")],
+        "conv_A_rating": 1,
+        "conv_B_rating": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("row", FORMS.values(), ids=FORMS)
+def test_every_form_is_read_as_in_training(row: dict, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", row | {"category": "Chat", "id": 7})
+    (trained,), _ = load_preferences(path, seed=0)
+    (made,) = pairs.load(path)
+    assert (made.pair_id, made.category) == (trained.pair_id, trained.category) == ("7", "Chat")
+    assert (made.prompt, made.sides) == (trained.prompt, trained.sides)
+    assert (made.chosen, made.rejected) == ("4", "5")
+    expected = {"texts": TALK[3:], "transcripts": TALK[1:], "first turn": TALK[1:]}
+    name = next(name for name, form in FORMS.items() if form is row)
+    if name == "parted":
+        assert made.prompt == (TALK[1],) and made.sides == ((*TALK[2:], said("4")), (said("5"),))
+    else:
+        asked = [turn | {"content": turn["content"].strip()} for turn in made.prompt]
+        assert asked == expected.get(name, TALK)
+
+
+ODD = st.none() | st.integers(-2, 2) | st.text(max_size=3) | st.lists(st.text(max_size=2))
+TURN = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system", "x"]), "content": st.just("a") | ODD}
+)
+COLUMN = ODD | st.lists(TURN, max_size=3)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    base=st.sampled_from(list(FORMS.values())),
+    changes=st.dictionaries(
+        st.sampled_from(["prompt", "chosen", "rejected", "conv_A", "margin", "id", "source"]),
+        COLUMN,
+        max_size=2,
+    ),
+)
+def test_evaluation_refuses_what_training_drops_and_nothing_else(
+    base: dict, changes: dict, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """But for pairs of identical texts, which an evaluation scores as the tie that they are."""
+    row = {**base, **changes, "category": "Chat"}
+    path = write_lines(tmp_path_factory.mktemp("rows") / "rows.jsonl", row)
+    try:
+        kept, problem = load_preferences(path)[0], ""
+    except InputError as error:
+        kept, problem = [], str(error)
+    if problem and "identical pair" not in problem:
+        with pytest.raises(InputError, match=r"rows\.jsonl: "):
+            pairs.load(path)
+        return
+    (made,) = pairs.load(path)
+    for pair in kept:
+        assert (made.prompt, made.sides) == (pair.prompt, pair.sides)
+    assert bool(kept) == (made.chosen.strip() != made.rejected.strip())
 
 
 def test_a_transcript_is_read_as_in_training(tmp_path: Path) -> None:
@@ -56,7 +149,7 @@ def test_a_transcript_is_read_as_in_training(tmp_path: Path) -> None:
     assert made.prompt == trained.prompt and len(made.prompt) == 3
     assert (made.chosen, made.rejected) == (trained.chosen, trained.rejected) == ("yes", "no")
     (tmp_path / "rows.jsonl").write_text(json.dumps(row | {"prompt": "else"}) + "\n")
-    with pytest.raises(InputError, match="rejected is a transcript that does not begin as"):
+    with pytest.raises(InputError, match="rejected is a conversation that does not begin as"):
         pairs.load(str(tmp_path / "rows.jsonl"))
 
 
@@ -137,17 +230,13 @@ def test_weights_are_the_row_counts(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"category": None}, "row 1: column 'category' is missing"),
-        ({"chosen": None}, "row 1: column 'chosen' is missing"),
-        ({"prompt": [{"role": "assistant", "content": "x"}]}, "must end with a user message"),
-        ({"chosen": [{"role": "user", "content": "x"}]}, "'rejected' must be a list of messages"),
-        (
-            {"chosen": [{"role": "user", "content": "x"}], "rejected": [{"role": "user"}]},
-            r"rejected'\[0\].content must be a text",
-        ),
-        (
-            {"chosen": [{"role": "user", "content": "x"}] * 2, "rejected": [PAIR["prompt"]]},
-            "must be {role, content}",
-        ),
+        ({"chosen": None}, "row 1: missing field: chosen is missing"),
+        ({"chosen": " "}, "row 1: empty response: the chosen response is empty"),
+        ({"margin": 0}, "row 1: tie: margin is 0"),
+        ({"prompt": [{"role": "assistant", "content": "x"}]}, "the prompt ends with a assistant"),
+        ({"chosen": [{"role": "user", "content": "x"}]}, "chosen is a conversation that does not"),
+        ({"rejected": [{"role": "user"}]}, "rejected has a message whose content is a NoneType"),
+        ({"rejected": ["No."]}, "malformed messages: rejected holds a str, not a message"),
     ],
 )
 def test_malformed_pair_is_named(tmp_path: Path, change: dict, message: str) -> None:
@@ -160,11 +249,14 @@ def test_conversations_must_share_their_prompt(tmp_path: Path) -> None:
         return [{"role": "user", "content": prompt}, {"role": role, "content": "x"}]
 
     for change, message in (
-        ({"chosen": talk("a"), "rejected": talk("b")}, "must differ in the last message alone"),
-        ({"chosen": talk("a", "user"), "rejected": talk("a", "user")}, "end with an assistant"),
+        ({"chosen": talk("a"), "rejected": talk("b")}, "the two sides share no prompt message"),
+        (
+            {"chosen": talk("a", "user"), "rejected": talk("a", "user")},
+            "begins with a user message",
+        ),
     ):
         with pytest.raises(InputError, match=message):
-            pairs.load(write_lines(tmp_path / "a.jsonl", {**PAIR, **change}))
+            pairs.load(write_lines(tmp_path / "a.jsonl", {"category": "greeting", **change}))
 
 
 def test_repeated_ids_are_errors(tmp_path: Path) -> None:

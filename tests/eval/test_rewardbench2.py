@@ -197,11 +197,11 @@ def test_load_a_file(tmp_path: Path) -> None:
     [
         ({"chosen": "Hi."}, "row 1: column 'chosen' must be a list of texts"),
         ({"rejected": []}, "row 1: column 'rejected' must be a list of texts"),
-        ({"rejected": ["a", None]}, r"row 1: rejected\[1\] must be a text, not NoneType"),
+        ({"rejected": ["a", None]}, r"row 1: wrong type: rejected\[1\] is a NoneType, not a text"),
         ({"num_correct": 2}, "row 1: num_correct is 2, chosen has 1 texts"),
         ({"subset": "Chat"}, "row 1: unknown subset 'Chat'"),
         ({"subset": "Ties"}, "row 1: an id of Ties must be 'ref:N' or 'tied:N'"),
-        ({"prompt": None}, "row 1: column 'prompt' must be a text"),
+        ({"prompt": None}, "row 1: missing field: prompt is missing"),
     ],
 )
 def test_malformed_row_is_named(tmp_path: Path, change: dict, message: str) -> None:

@@ -145,7 +145,7 @@ def test_bad_scores_are_errors() -> None:
         ({"chosen": ["a", "b"]}, "row 1: column 'chosen' has 2 texts, must have 3"),
         ({"rejected": None}, "row 1: column 'rejected' must be a list of texts"),
         ({"domain": "poetry"}, "row 1: unknown subset 'poetry'.*valid: chat, code, math"),
-        ({"prompt": ""}, "row 1: column 'prompt' is empty"),
+        ({"prompt": ""}, "row 1: empty prompt: the prompt's last user message is empty"),
     ],
 )
 def test_malformed_row_is_named(tmp_path: Path, change: dict, message: str) -> None:

@@ -233,7 +233,9 @@ def test_rewards_that_are_not_finite_are_not_kept(scorer: MakeScorer, tmp_path: 
 
 def comparison(number: int, response: str = "No.") -> EvaluationRow:
     prompt = ({"role": "user", "content": f"What is {number} plus one?"},)
-    return EvaluationRow(str(number), prompt, f"It is {number + 1}.", response, "sums", "sums")
+    return EvaluationRow(
+        str(number), prompt, f"It is {number + 1}.", response, subset="sums", section="sums"
+    )
 
 
 def test_a_pair_row_holds_the_rewards_and_the_distance_of_its_two_sides(

@@ -361,8 +361,8 @@ def test_a_missing_subset_marks_its_section_in_every_table(score: Evaluate, tmp_
     ("change", "message"),
     [
         ({"subset": "hep-basic"}, "row 2: unknown subset 'hep-basic' for rewardbench; valid: alp"),
-        ({"chosen": None}, "row 2: column 'chosen' is missing or null"),
-        ({"prompt": "  "}, "row 2: column 'prompt' is empty"),
+        ({"chosen": None}, "row 2: missing field: chosen is missing"),
+        ({"prompt": "  "}, "row 2: empty prompt: the prompt's last user message is empty"),
     ],
 )
 def test_a_corrupted_row_is_named(

@@ -19,7 +19,12 @@ from rm.model.reward_model import RewardModel
 def rows(counts: dict[str, int]) -> list[EvaluationRow]:
     return [
         EvaluationRow(
-            f"{section}{i}", ({"role": "user", "content": "q"},), "a b", "a c", "s", section
+            f"{section}{i}",
+            ({"role": "user", "content": "q"},),
+            "a b",
+            "a c",
+            subset="s",
+            section=section,
         )
         for section, count in counts.items()
         for i in range(count)

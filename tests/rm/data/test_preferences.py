@@ -25,6 +25,7 @@ from rm.data.preferences import (
     load_preferences,
     parse_row,
     split_pairs,
+    swapped,
     write_pairs,
 )
 from rm.data.schemas import SCHEMAS, detect_schema
@@ -139,8 +140,58 @@ def test_hh_rlhf_transcripts_become_messages() -> None:
     repeated = {"prompt": start, "chosen": start + " 4", "rejected": start + " 5"}
     assert parse_row(repeated, "explicit_prompt") == implicit
     other = repeated | {"chosen": "\n\nHuman: Bye\n\nAssistant: 4"}
-    with pytest.raises(DropRow, match="chosen is a transcript that does not begin as the prompt"):
+    with pytest.raises(DropRow, match="chosen is a conversation that does not begin as the prompt"):
         parse_row(other, "explicit_prompt")
+
+
+FIRST, SECOND = [user("Hi"), bot("Hello")], [user("2+2?")]
+
+
+@pytest.mark.parametrize("opening", ["Hi", " Hi \n", [user("Hi ")], [SYSTEM, user("Hi")]])
+@pytest.mark.parametrize("system", [[], [SYSTEM]])
+def test_the_prompt_is_the_first_turn_of_whole_conversations(
+    opening: Any, system: list[dict[str, str]]
+) -> None:
+    """The shared turns are the prompt; outer white space of the prompt column is no difference."""
+    talk = [*system, *FIRST, *SECOND]
+    row = {"prompt": opening, "chosen": [*talk, bot("4")], "rejected": [*talk, bot("5")]}
+    got = parse_row(row, "explicit_prompt")
+    asked = opening[-1]["content"] if isinstance(opening, list) else opening
+    lead = [SYSTEM] if system or opening == [SYSTEM, user("Hi")] else []
+    assert got.prompt == (*lead, user(asked), bot("Hello"), *SECOND)
+    assert (got.chosen, got.rejected, got.chosen_history) == ("4", "5", ())
+
+
+def test_conversations_that_part_earlier_are_both_kept_to_their_end() -> None:
+    other = [user("Hi"), bot("What?"), user("I said hi"), bot("Oh"), user("Bye"), bot("Bye.")]
+    whole = {"chosen": [*FIRST, *SECOND, bot("4")], "rejected": other}
+    got = parse_row(whole, "implicit_prompt")
+    assert got.prompt == (user("Hi"),) and (got.chosen, got.rejected) == ("4", "Bye.")
+    assert got.sides == (tuple(whole["chosen"][1:]), tuple(other[1:]))
+    after = {"prompt": "Hi", "chosen": whole["chosen"][1:], "rejected": other[1:]}
+    assert parse_row(after, "explicit_prompt") == got
+    assert swapped(swapped(got)) == got and swapped(got).sides == got.sides[::-1]
+
+
+def test_sides_that_part_at_a_users_turn_have_the_last_common_question_as_prompt() -> None:
+    row = {
+        "chosen": [*FIRST, user("2+2?"), bot("4")],
+        "rejected": [*FIRST, user("3+3?"), bot("5")],
+    }
+    got = parse_row(row, "implicit_prompt")
+    assert got.prompt == (user("Hi"),)
+    assert got.chosen_history == (bot("Hello"), user("2+2?"))
+    assert got.rejected_history == (bot("Hello"), user("3+3?"))
+
+
+def test_equal_responses_after_other_turns_are_no_identical_pair(
+    write: Callable[..., Path],
+) -> None:
+    row = {"chosen": [*FIRST, *SECOND, bot("4")], "rejected": [user("Hi"), bot("?"), *SECOND]}
+    row["rejected"].append(bot("4"))
+    same = {"chosen": row["chosen"], "rejected": [*FIRST, *SECOND, bot("4 ")]}
+    _, report = load_preferences(write([row, same]))
+    assert (report.kept, report.dropped) == (1, {"identical pair": 1})
 
 
 def test_texts_are_kept_to_the_character() -> None:
@@ -185,7 +236,9 @@ EXPLICIT_DROPS: list[tuple[Reason, Any]] = [
     (Reason.MALFORMED, PLAIN | {"prompt": [{"role": 1, "content": "a"}]}),
     (Reason.MALFORMED, PLAIN | {"prompt": [{"role": "user", "content": [{"text": "a"}]}]}),
     (Reason.MALFORMED, PLAIN | {"chosen": [user("4")]}),
-    (Reason.MALFORMED, PLAIN | {"chosen": [bot("4"), user("ok"), bot("5")]}),
+    (Reason.MALFORMED, PLAIN | {"chosen": [bot("4"), user("ok")]}),
+    (Reason.MALFORMED, PLAIN | {"chosen": [bot("4"), SYSTEM, user("ok"), bot("5")]}),
+    (Reason.MALFORMED, PLAIN | {"chosen": [user("2+2?")]}),
     (Reason.MALFORMED, PLAIN | {"chosen": [user("other"), bot("4")]}),
     (Reason.UNDECODABLE, LONE_SURROGATE),
     (Reason.UNDECODABLE, b'{"prompt": "caf\xe9", "chosen": "4", "rejected": "5"}'),
@@ -206,10 +259,11 @@ IMPLICIT_DROPS: list[tuple[Reason, Any]] = [
     (Reason.MALFORMED, {"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: a"}),
     (
         Reason.MALFORMED,
-        {
-            "chosen": [user("a"), bot("b"), user("c"), bot("d")],
-            "rejected": [user("a"), bot("B"), user("c"), bot("e")],
-        },
+        {"chosen": [user("a"), user("b"), bot("d")], "rejected": [user("a"), user("c"), bot("d")]},
+    ),
+    (
+        Reason.EMPTY_RESPONSE,
+        {"chosen": [user("a"), bot("b"), user("c"), bot(" ")], "rejected": [user("a"), bot("e")]},
     ),
     (Reason.IDENTICAL, {"chosen": [user("a"), bot("4")], "rejected": [user("a"), bot("4")]}),
 ]
@@ -564,8 +618,18 @@ def test_a_row_is_a_valid_pair_or_dropped(
         assert problem.reason in Reason and problem.detail
         return
     assert got.prompt[-1]["role"] == "user" and got.prompt[-1]["content"].strip()
-    assert got.chosen.strip() and got.rejected.strip() and got.chosen != got.rejected
+    assert got.chosen.strip() and got.rejected.strip()
+    assert all(side[0]["role"] == side[-1]["role"] == "assistant" for side in got.sides)
     assert got.margin is None or 0 < got.margin < float("inf")
+
+
+HISTORIES = st.sampled_from(
+    [
+        ((), ()),
+        ((), (bot("one"), user("more"))),
+        ((bot("one"), user("more")), (bot("two"), bot(""), user("more"))),
+    ]
+)
 
 
 @st.composite
@@ -573,6 +637,7 @@ def any_pair(draw: st.DrawFn) -> PreferencePair:
     history = draw(st.lists(st.builds(user, TEXT) | st.builds(bot, TEXT), max_size=3))
     first = draw(st.sampled_from([[], [SYSTEM]]))
     chosen = draw(WORDS)
+    histories = draw(HISTORIES)
     return PreferencePair(
         pair_id=draw(TEXT.filter(bool)),
         prompt=(*first, *history, user(draw(WORDS))),
@@ -581,6 +646,8 @@ def any_pair(draw: st.DrawFn) -> PreferencePair:
         margin=draw(st.none() | st.floats(0, exclude_min=True, allow_infinity=False)),
         category=draw(st.none() | TEXT),
         source=draw(TEXT),
+        chosen_history=histories[0],
+        rejected_history=histories[1],
     )
 
 
@@ -650,8 +717,10 @@ def test_fingerprint_sees_every_field_and_the_order() -> None:
         replace(base, margin=1.0),
         replace(base, category="Chat"),
         replace(base, source="s"),
+        replace(base, chosen_history=(bot("x"), user("y"))),
+        replace(base, rejected_history=(bot("x"), user("y"))),
     ]
-    assert len({fingerprint([p]) for p in [base, *changed]}) == 8
+    assert len({fingerprint([p]) for p in [base, *changed]}) == 10
     assert fingerprint([base, pair(2)]) != fingerprint([pair(2), base])
     line = (
         b'{"category":null,"chosen":"good","margin":null,"pair_id":"p1",'
