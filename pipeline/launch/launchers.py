@@ -14,10 +14,10 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
 
 import torch
 from filelock import FileLock, Timeout
@@ -35,63 +35,46 @@ CLUSTER_SECONDS = 120
 """How long Slurm may take from stopping a job's processes to ending or requeueing the job."""
 
 
-class Launch(Protocol):
+class Launcher(ABC):
     """How the ranks of a run are started. `devices` is their number over all machines."""
 
-    @property
-    def name(self) -> str:
-        """Of the file in conf/launch."""
-
-    @property
-    def node(self) -> int | None:
-        """Number of this machine; machine 0 prepares the run and writes its files."""
-
+    @abstractmethod
     def check(self, devices: int) -> None:
         """Raise InputError if so many ranks cannot be started."""
 
-    def in_process(self, devices: int) -> bool:
-        """Whether the calling process is the only rank."""
-
+    @abstractmethod
     def command(self, devices: int) -> list[str]:
         """The launcher's module and its options, up to the one that takes the ranks' module."""
 
-    def covers(self, node: int) -> bool:
-        """Whether the launcher's end is the end of all ranks on machine `node`."""
-
-    def hold(self, devices: int) -> contextlib.AbstractContextManager[dict[str, str]]:
-        """Hold what the ranks need while they run; environment variables for them."""
-
-
-class Launcher:
-    """What most launchers do: start all ranks, with nothing to hold for them."""
+    def is_first(self) -> bool:
+        """Whether this machine prepares the run and writes its files."""
+        return True
 
     def in_process(self, devices: int) -> bool:
-        """Never: even a single rank may be on another machine, or need devices of its own."""
+        """Whether the calling process is the only rank."""
         return False
 
     def covers(self, node: int) -> bool:
-        """It ends after all ranks, wherever they are."""
+        """Whether the launcher's end is the end of all ranks on machine `node`."""
         return True
 
     @contextlib.contextmanager
     def hold(self, devices: int) -> Iterator[dict[str, str]]:
-        """Nothing to hold."""
+        """Hold what the ranks need while they run; environment variables for them."""
         yield {}
 
 
 class OneMachine(Launcher):
     """What the launchers of a single machine share: torchrun on the loopback address."""
 
-    node: ClassVar[int] = 0
-
     def check(self, devices: int) -> None:
         """Raise InputError if this machine has GPUs, but fewer than `devices`."""
         check_gpus(devices, devices)
 
     def command(self, devices: int) -> list[str]:
-        """Torchrun with a free port."""
-        address = ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
-        return ["torch.distributed.run", "--nproc_per_node", str(devices), *address, "-m"]
+        """Torchrun, which finds a free port."""
+        own = ["--standalone", "--local_addr", "127.0.0.1", "--nproc_per_node", str(devices)]
+        return ["torch.distributed.run", *own, "-m"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +92,7 @@ class Local(OneMachine):
 class GpuGroup(OneMachine):
     """`devices` GPUs of this machine that no other run of this kind holds; waits until there are.
 
-    `locks`: folder of the lock files, one a machine and GPU. A lock ends with its process.
+    `locks`: folder of the lock files, one per machine and GPU. A lock ends with its process.
     """
 
     name: str
@@ -152,7 +135,6 @@ class Hostfile(Launcher):
     hostfile: str
     master_address: str | None
     master_port: int
-    node: ClassVar[int] = 0
 
     def check(self, devices: int) -> None:
         """Raise InputError for a bad hostfile, slots that are not `devices`, or without pdsh."""
@@ -225,6 +207,10 @@ class Torchrun(Launcher):
         words += ["--master_addr", str(self.master_address), "--master_port", str(self.master_port)]
         return [*words, "--rdzv_conf", f"timeout={round(60 * self.wait_minutes)}", "-m"]
 
+    def is_first(self) -> bool:
+        """Machine 0 is."""
+        return self.node == 0
+
     def covers(self, node: int) -> bool:
         """The torchrun of this machine knows this machine's ranks alone."""
         return node == self.node
@@ -262,14 +248,14 @@ def _take_free(folder: Path, wanted: int, stack: contextlib.ExitStack) -> list[s
     return []
 
 
-def start_ranks(launch: Launch, module: str, folder: Path, devices: int, *arguments: str) -> None:
+def start_ranks(launch: Launcher, module: str, folder: Path, devices: int, *arguments: str) -> None:
     """Run `python -m <module> <folder> <arguments>` on all ranks and wait for them.
 
     If a rank fails, the others are ended; then raises InputError if it failed by one,
     InterruptedRunError otherwise, with the rank's name, host, error and log.
     """
     with launch.hold(devices) as own, ranks.lifeline() as line:
-        if launch.node == 0:
+        if launch.is_first():
             ranks.clear(folder)
         words = [*launch.command(devices), module, str(folder.resolve()), *arguments]
         process = subprocess.Popen(
@@ -286,18 +272,18 @@ def start_ranks(launch: Launch, module: str, folder: Path, devices: int, *argume
             # it, the job would count as done and would not be queued again.
             time.sleep(CLUSTER_SECONDS)
         raise ranks.failure(folder, status)
-    if launch.node == 0:
+    if launch.is_first():
         ranks.clear(folder)
 
 
 def _wait(process: subprocess.Popen[bytes], folder: Path) -> int:
-    """Wait for a launcher; end it if it still runs GRACE_SECONDS after a rank has failed."""
+    """Wait for a launcher, GRACE_SECONDS at most once a rank has failed; return its status."""
     while process.poll() is None and not ranks.any_failed(folder):
         time.sleep(POLL_SECONDS)
-    with contextlib.suppress(subprocess.TimeoutExpired):
+    try:
         return process.wait(GRACE_SECONDS)
-    _end(process)
-    return process.returncode or 1
+    except subprocess.TimeoutExpired:
+        return 1
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -320,9 +306,3 @@ def _variables(devices: int) -> dict[str, str]:
         # Ranks that each take all cores wait for one another: divide the cores among them.
         variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
     return variables
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

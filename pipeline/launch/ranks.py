@@ -1,9 +1,12 @@
-"""What a rank tells the other ranks and its launcher: how it ended, and that all see one folder.
+"""What a rank tells the other ranks and its command: how it ended, and that all see one folder.
 
 Records lie in <run>/ranks while the ranks run: rank<k>.json (rank, node, host, state, error) and,
-for all but rank 0, rank<k>.log with what it printed. The ranks of a machine wait on a named pipe
-that their command holds open: when the command is gone, however it ended, they end too, and no
-orphan goes on writing into a folder that a new command has taken.
+for all but rank 0, rank<k>.log with its output. All machines share that folder: torchrun's own
+error files cover one machine and order failures to the second, and DeepSpeed's launcher has none.
+
+Ranks outlive either launcher if it is killed. So the ranks of a machine wait on a named pipe that
+their command holds open: they end with it, however it ends, and no orphan writes into a folder
+that a new command has taken.
 """
 
 from __future__ import annotations
@@ -228,7 +231,7 @@ def failure(folder: Path, status: int) -> Exception:
     what = first["error"] or "was killed (out of memory, or a signal from outside)"
     log = _log(folder, first["rank"])
     where = f"see {log}" if log.is_file() else "see above"
-    after = "; the same command goes on from what is finished" if killed else ""
+    after = "; the same command resumes from what is finished" if killed else ""
     return InterruptedRunError(
         f"{folder}: rank {first['rank']} on {first['host']}: {what}; {where}{after}"
     )

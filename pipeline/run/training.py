@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from pipeline.launch.launchers import Launch, start_ranks
+from pipeline.launch.launchers import Launcher, start_ranks
 from pipeline.launch.lock import only_one
 from pipeline.run import tracking
 from pipeline.run.run_folder import (
@@ -35,20 +35,11 @@ from pipeline.settings.checks import (
     distance_of,
     require_sharing,
 )
-from pipeline.settings.data import (
-    TrainingData,
-    load_data,
-    require_facts,
-)
+from pipeline.settings.data import TrainingData, load_data, require_facts
 from rm.data.tokens import ChatTemplate, TokenPair, settled, tokenize_pairs
 from rm.errors import InterruptedRunError
-from rm.files import (
-    atomic_write_json,
-    read_json,
-)
-from rm.model.backbones import (
-    SOURCE_FILE,
-)
+from rm.files import atomic_write_json, read_json
+from rm.model.backbones import SOURCE_FILE
 from rm.model.checkpoints import new_reward_model, save_reward_model
 from rm.model.likelihood import head_of
 from rm.model.parts import train_part
@@ -91,7 +82,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     check(cfg)
     tracking.check(cfg)
     launcher, run_dir = launch_of(cfg), Path(cfg.run_dir)
-    if launcher.node != 0:
+    if not launcher.is_first():
         return help_along(cfg, launcher)
     with only_one(run_dir):
         finished = claim_run_dir(cfg, run_dir)
@@ -110,14 +101,14 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     return read_json(run_dir / "manifest.json")
 
 
-def launch_of(cfg: DictConfig) -> Launch:
+def launch_of(cfg: DictConfig) -> Launcher:
     """Return how the ranks are started. Raises InputError if `cfg.devices` of them cannot be."""
-    launcher: Launch = instantiate(cfg.launch)
+    launcher: Launcher = instantiate(cfg.launch)
     launcher.check(cfg.devices)
     return launcher
 
 
-def help_along(cfg: DictConfig, launcher: Launch) -> dict[str, Any]:
+def help_along(cfg: DictConfig, launcher: Launcher) -> dict[str, Any]:
     """Lend this machine's devices to the run that machine 0 writes; {} unless it is finished."""
     run_dir = Path(cfg.run_dir)
     finished = finished_manifest(cfg, run_dir)
@@ -163,11 +154,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     trunk = None
     if settings.reuse_trunk:
         trunk = open_cache(
-            model,
-            settings.top_layers,
-            rows_of(pairs),
-            cache / "trunk",
-            share=settings.share_prefix,
+            model, settings.top_layers, rows_of(pairs), cache / "trunk", share=settings.share_prefix
         )
     # After the trunk, which is computed where the model is now: on the CPU.
     choose_attention(model, settings.attention, "training")
@@ -354,9 +341,9 @@ def write_manifest(
     )
 
 
-def launch(cfg: DictConfig, launcher: Launch) -> None:
+def launch(cfg: DictConfig, launcher: Launcher) -> None:
     """Train on the ranks that `launcher` starts. Raises what `start_ranks` does if one fails."""
     run_dir, settings = Path(cfg.run_dir), fingerprint_of(comparable(cfg))
     start_ranks(launcher, "pipeline.run.training_rank", run_dir, cfg.devices, settings)
-    if launcher.node == 0 and not (run_dir / "manifest.json").is_file():
+    if launcher.is_first() and not (run_dir / "manifest.json").is_file():
         raise InterruptedRunError(f"the ranks of {run_dir} ended without a manifest: see above")

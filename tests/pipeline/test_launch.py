@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -44,6 +45,12 @@ def outside_slurm_with_small_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     for name in ("JOB_ID", "JOB_NUM_NODES", "NODEID", "LAUNCH_NODE_IPADDR"):
         monkeypatch.delenv(f"SLURM_{name}", raising=False)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def steps_of(run_dir: Path) -> list[dict[str, Any]]:
@@ -301,7 +308,7 @@ def test_a_hostfile_starts_ranks_on_each_of_its_hosts(
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     hosts = tmp_path / "hostfile"
     hosts.write_text("127.0.0.1 slots=1\n127.0.0.2 slots=1\n")
-    started = Hostfile("hostfile", str(hosts), "127.0.0.1", launch._free_port())
+    started = Hostfile("hostfile", str(hosts), "127.0.0.1", free_port())
     started.check(2)
     start_ranks(started, "small_rank", tmp_path, 2, "end")
     seen = [json.loads((tmp_path / f"seen{rank}.json").read_text()) for rank in (0, 1)]
@@ -318,7 +325,7 @@ def test_two_machines_are_the_same_run_as_one(
     one = train_smoke(*FIVE)
     folder = tmp_path / "run"
     words = [*FIVE, "devices=2", "launch=torchrun", "launch.nodes=2", "launch.wait_minutes=5"]
-    words += ["launch.master_address=127.0.0.1", f"launch.master_port={launch._free_port()}"]
+    words += ["launch.master_address=127.0.0.1", f"launch.master_port={free_port()}"]
     own = ["profile=smoke", f"run_dir='{folder}'", f"cache_dir='{cache}'"]
     second = subprocess.Popen(
         [sys.executable, "-m", "scripts.train", *own, *words, "launch.node=1"],
