@@ -22,9 +22,8 @@ from rm.files import atomic_write_json
 @configuration.main("plan")
 def main(cfg: DictConfig) -> None:
     """Print the plan."""
-    from pipeline.plan.plan import make_plan
+    from pipeline.plan.plan import as_json, make_plan, report
     from pipeline.plan.room import name_accelerator
-    from pipeline.plan.text import as_json, report
 
     name_accelerator()
     with tempfile.TemporaryDirectory() as scratch:

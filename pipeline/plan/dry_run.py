@@ -7,9 +7,9 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import torch
@@ -39,12 +39,10 @@ from pipeline.plan.architecture import (
     meta_model,
     scoring_model,
 )
-from pipeline.plan.lengths import find_pairs, tokenized
-from pipeline.plan.parts import GIGA, Plan
-from pipeline.plan.plan import PLAN_KEYS, make_plan
-from pipeline.plan.stages import bon_config
-from pipeline.plan.stages import trained_pairs as pairs_of_steps
-from pipeline.plan.text import shown
+from pipeline.plan.material import PLAN_KEYS, find_pairs, tokenized
+from pipeline.plan.plan import Plan, make_plan
+from pipeline.plan.room import GIGA, shown
+from pipeline.plan.stages import bon_config, trained_pairs
 from pipeline.run.run_folder import stale_because
 from pipeline.settings import configuration
 from pipeline.settings.checks import check
@@ -74,24 +72,10 @@ class Check:
         return f"{self.state:11}  {self.name:13}  {self.detail}"
 
 
-@dataclass(frozen=True)
-class DryRun:
-    """What the checks look at; scratch: an empty folder for a tiny model."""
-
-    cfg: DictConfig
-    words: list[str]
-    scratch: Path
-
-    @property
-    def cache(self) -> Path:
-        """Where backbones are kept."""
-        return Path(self.cfg.cache_dir)
-
-
-def attempt(name: str, function: Callable[[], str]) -> Check:
+def attempt(name: str, function: Callable[..., str], *given: Any) -> Check:
     """Check by a function that returns what it found; its InputError is the failure's remedy."""
     try:
-        return Check(name, OK, function())
+        return Check(name, OK, function(*given))
     except NotChecked as reason:
         return Check(name, SKIPPED, str(reason))
     except InputError as error:
@@ -99,92 +83,260 @@ def attempt(name: str, function: Callable[[], str]) -> Check:
 
 
 def checks(cfg: DictConfig, overrides: Sequence[str], scratch: Path) -> Iterator[Check]:
-    """Make all checks, in the order in which a reproduction would come to them."""
-    run = DryRun(cfg, configuration.without_keys(overrides, PLAN_KEYS), scratch)
-    composed: list[DictConfig] = []
-    yield attempt("runs", lambda: compose_matrix(run, composed))
-    yield attempt("stale runs", lambda: stale_runs(composed))
-    proxies: list[DictConfig] = []
-    bon, line = best_of_n(run, proxies)
-    yield line
-    yield attempt("benchmark", lambda: benchmark(cfg))
-    yield from models(run, [*composed, *proxies], bon)
-    yield attempt("data", lambda: data(run, composed))
-    yield attempt("prompts", lambda: prompts(run))
-    for key in ("runs_dir", "results_dir", "cache_dir"):
-        yield attempt(key, partial(writable, Path(cfg[key])))
-    plans: list[Plan] = []
-    yield attempt("plan", lambda: planned(run, overrides, plans))
-    yield from room(cfg, plans)
-    yield from machine(cfg, plans)
-    yield from hub(run, bon)
+    """Make all checks, in the order in which a reproduction would meet the problems.
 
-
-# --- What would be run ---------------------------------------------------------------------------
-
-
-def compose_matrix(run: DryRun, composed: list[DictConfig]) -> str:
-    """Compose and check every run of the matrix and of its learning rates, into `composed`."""
-    cfg, wrong = run.cfg, []
-    wanted: list[tuple[str, int, str, list[str]]]
-    wanted = [(method, seed, "train", []) for method in cfg.methods for seed in cfg.seeds]
-    wanted += [
-        (method, GRID_SEED, f"grid/{rate:g}", [f"training.learning_rate={rate}"])
-        for method in cfg.methods
-        for rate in cfg.grid
-    ]
-    for method, seed, part, own in wanted:
-        try:
-            one = train_config(cfg, [*run.words, *own], method, seed, part)
-            check(one)
-            composed.append(one)
-        except InputError as error:
-            wrong.append(f"{method}, seed {seed}: {error}")
-    if wrong:
-        more = f" (and {len(wrong) - 1} more of {len(wanted)} runs)" if len(wrong) > 1 else ""
-        raise InputError(f"{wrong[0]}{more}")
-    rates = f" and {len(cfg.methods) * len(cfg.grid)} of learning rates" if cfg.grid else ""
-    return f"{len(cfg.methods)} methods × {len(cfg.seeds)} seeds{rates}: composed and checked"
-
-
-def stale_runs(composed: Sequence[DictConfig]) -> str:
-    """Raise InputError for runs of other settings or data in the runs' folders: they would go."""
-    found = [(one.run_dir, stale_because(one, Path(one.run_dir))) for one in composed]
-    stale = [(folder, why) for folder, why in found if why]
-    if stale:
-        folder, why = stale[0]
-        raise InputError(
-            f"{plural(len(stale), 'run')} would be deleted and made anew, first {folder} "
-            f"({why[0]}): give another runs_dir and results_dir to keep what is there"
-        )
-    return "none that would be deleted"
-
-
-def best_of_n(run: DryRun, composed: list[DictConfig]) -> tuple[BonSettings | None, Check]:
-    """Compose and check every proxy, count prompts; None where it is left out or cannot work.
-
-    With too few prompts it is not None: its models are checked all the same.
+    scratch: an empty folder for a tiny model.
     """
-    found: list[BonSettings] = []
+    run = DryRun(cfg, overrides, scratch)
+    yield attempt("runs", run.compose)
+    yield attempt("stale runs", run.out_of_date)
+    yield attempt("Best-of-N", run.best_of_n)
+    yield attempt("benchmark", run.benchmark)
+    yield from run.models()
+    yield attempt("data", run.data)
+    yield attempt("prompts", run.prompts)
+    for key in ("runs_dir", "results_dir", "cache_dir"):
+        yield attempt(key, writable, Path(cfg[key]))
+    yield attempt("plan", run.make_plan)
+    yield from run.disk()
+    yield attempt("devices", run.devices)
+    yield attempt("memory", run.memory)
+    if cfg.deepspeed.settings is not None or cfg.devices > 1:
+        yield attempt("deepspeed", deepspeed)
+    yield from run.hub()
 
-    def compose() -> str:
-        left_out = best_of_n_left_out(run.cfg)
+
+class DryRun:
+    """The checks of one configuration; the first ones leave what the later ones look at."""
+
+    def __init__(self, cfg: DictConfig, overrides: Sequence[str], scratch: Path) -> None:
+        self.cfg, self.overrides, self.scratch = cfg, overrides, scratch
+        self.words = configuration.without_keys(overrides, PLAN_KEYS)
+        self.composed: list[DictConfig] = []
+        """The runs that compose and pass their checks."""
+        self.proxies: list[DictConfig] = []
+        self.bon: BonSettings | None = None
+        """None where Best-of-N is left out or cannot work."""
+        self.plan: Plan | None = None
+
+    # --- What would be run ---
+
+    def compose(self) -> str:
+        """Compose and check every run of the matrix and of its learning rates."""
+        cfg, wrong = self.cfg, []
+        wanted: list[tuple[str, int, str, list[str]]]
+        wanted = [(method, seed, "train", []) for method in cfg.methods for seed in cfg.seeds]
+        wanted += [
+            (method, GRID_SEED, f"grid/{rate:g}", [f"training.learning_rate={rate}"])
+            for method in cfg.methods
+            for rate in cfg.grid
+        ]
+        for method, seed, part, own in wanted:
+            try:
+                one = train_config(cfg, [*self.words, *own], method, seed, part)
+                check(one)
+                self.composed.append(one)
+            except InputError as error:
+                wrong.append(f"{method}, seed {seed}: {error}")
+        if wrong:
+            more = f" (and {len(wrong) - 1} more of {len(wanted)} runs)" if len(wrong) > 1 else ""
+            raise InputError(f"{wrong[0]}{more}")
+        rates = f" and {len(cfg.methods) * len(cfg.grid)} of learning rates" if cfg.grid else ""
+        return f"{len(cfg.methods)} methods × {len(cfg.seeds)} seeds{rates}: composed and checked"
+
+    def out_of_date(self) -> str:
+        """Raise InputError for runs of other settings or data, which would be deleted."""
+        found = [(one.run_dir, stale_because(one, Path(one.run_dir))) for one in self.composed]
+        stale = [(folder, why) for folder, why in found if why]
+        if stale:
+            folder, why = stale[0]
+            raise InputError(
+                f"{plural(len(stale), 'run')} would be deleted and retrained, first {folder} "
+                f"({why[0]}): give another runs_dir and results_dir to keep what is there"
+            )
+        return "none that would be deleted"
+
+    def best_of_n(self) -> str:
+        """Compose and check every proxy, count prompts.
+
+        With too few prompts its models are checked all the same.
+        """
+        left_out = best_of_n_left_out(self.cfg)
         if left_out is not None:
             raise NotChecked(f"left out: {left_out}")
-        bon = settings_of(run.cfg)
+        bon = settings_of(self.cfg)
         for method in bon.proxy.methods:
-            one = bon_config(run.words, [*bon.proxy.overrides, f"loss={method}"])
+            one = bon_config(self.words, [*bon.proxy.overrides, f"loss={method}"])
             check(one)
-            composed.append(one)
-        found.append(bon)
-        enough_prompts(run.cfg, bon)
+            self.proxies.append(one)
+        self.bon = bon
+        enough_prompts(self.cfg, bon)
         engine = "vLLM" if is_installed() else "transformers, as vLLM is not installed: slower"
         proxies = f"{len(bon.proxy.methods)} methods × {len(bon.proxy.seeds)} seeds as proxies"
         sampled = f"{bon.prompts.number:,} prompts × {bon.policy.samples} samples by {engine}"
         return f"{proxies}: composed and checked; {sampled}"
 
-    line = attempt("Best-of-N", compose)
-    return (found[0] if found else None), line
+    def benchmark(self) -> str:
+        """Check that the benchmark fits, and read it where it is a local file."""
+        name, source = self.cfg.benchmark, self.cfg.benchmark_data
+        check_benchmark(self.cfg)
+        if source is None:
+            return f"{name}, {'written here' if name == 'generated' else 'from the Hub'}"
+        rows = BENCHMARKS[name].load(str(source))
+        return f"{name}: {len(rows):,} pairs in {Path(source).name}"
+
+    def architecture(self, model: DictConfig) -> Architecture:
+        """Find the architecture of a file of conf/model."""
+        return architecture_of(model, Path(self.cfg.cache_dir), self.scratch)
+
+    def models(self) -> Iterator[Check]:
+        """Build every distinct model on the meta device: the runs', the policy and the gold."""
+
+        def trained(one: DictConfig) -> str:
+            architecture = self.architecture(one.model)
+            decoder = decoder_of(meta_model(architecture, one))
+            head = one.loss.get("head", "linear")
+            numbers = f"{decoder.parameters:,} parameters, {decoder.trained:,} trained"
+            kind = f"{one.model.name}, {one.training.part}, {head} head"
+            return f"{kind}: {numbers} ({architecture.origin})"
+
+        def scoring(find: Callable[[Any], Architecture], model: Any) -> str:
+            architecture = find(model)
+            decoder = decoder_of(scoring_model(architecture, "bfloat16"))
+            return f"{architecture.name}: {decoder.parameters:,} parameters ({architecture.origin})"
+
+        runs = [*self.composed, *self.proxies]
+        distinct = {str((one.loss.get("head"), one.training)): one for one in runs}
+        built = [attempt("model", trained, one) for one in distinct.values()]
+        yield from dict.fromkeys(built)
+        if self.bon is not None:
+            policy, gold = policy_model(self.cfg, self.bon), self.bon.gold.checkpoint
+            yield attempt("policy", scoring, self.architecture, policy)
+            if gold is not None and "reward_model" in self.bon.golds:
+                yield attempt("gold", scoring, architecture_of_checkpoint, gold)
+
+    def data(self) -> str:
+        """Read the data and tokenise a sample of it, where both are on this machine."""
+        cfg = self.cfg
+        if not self.composed:
+            raise NotChecked("no run could be composed")
+        found = find_pairs(cfg.data, cfg.plan)
+        if not found.taken:
+            missing = f"{cfg.data.hub} is not on this machine: give data.hub=FOLDER, a local copy"
+            if constants.HF_HUB_OFFLINE:
+                raise InputError(f"{missing}, or unset HF_HUB_OFFLINE to fetch it")
+            raise NotChecked(f"{missing}, to have a sample tokenised")
+        for one in self.composed:
+            require_facts(found.taken, one.loss)
+        settings = check(self.composed[0])
+        if trained_pairs(settings, found.train) == 0:
+            raise InputError(
+                f"{found.train} pairs do not fill one global batch of {settings.global_batch}: "
+                "lower training.global_batch or give more pairs"
+            )
+        folder = self.architecture(cfg.model).folder
+        if folder is None:
+            raise NotChecked(
+                f"{found.origin}; the tokenizer of {cfg.model.name} is not on this machine: give "
+                "model.path=FOLDER to have a sample tokenised"
+            )
+        _, report, _ = tokenized(found.taken, folder, settings, drop=True)
+        return f"{found.origin}; of a sample {'; '.join(report.lines())}"
+
+    def prompts(self) -> str:
+        """Look for the benchmark's prompts in the data, where both are on this machine."""
+        cfg = self.cfg
+        check_benchmark(cfg)
+        sources = [cfg.data.get(key) for key in ("hub", "train", "validation")]
+        for source in filter(None, sources):
+            if local_path(source) is None:
+                raise NotChecked(f"{source} is not on this machine")
+        test = benchmark_data(cfg, self.scratch)
+        if test == "hub":
+            raise NotChecked(f"{cfg.benchmark} is read from the Hub: give benchmark_data=FILE")
+        seen = prompts_trained_on(cfg, test)
+        return f"{plural(seen, 'test pair')} with a prompt that is trained on"
+
+    def make_plan(self) -> str:
+        """Make the plan, which disk and memory are compared with."""
+        self.plan = make_plan(self.cfg, self.overrides, self.scratch)
+        return "made; `make plan` prints it"
+
+    # --- Where it would be run ---
+
+    def disk(self) -> Iterator[Check]:
+        """Compare free disk with the plan, one line per file system."""
+        if self.plan is None:
+            yield Check("disk", SKIPPED, "there is no plan to compare with")
+            return
+        needs: Counter[int] = Counter()
+        places: dict[int, Path] = {}
+        for folder, items in (
+            (Path(self.cfg.runs_dir), self.plan.disk),
+            (Path(constants.HF_HUB_CACHE), self.plan.downloads),
+        ):
+            place = existing(folder)
+            device = place.stat().st_dev
+            needs[device] += int(sum(item.bytes or 0 for item in items))
+            places.setdefault(device, place)
+        for device, place in places.items():
+            yield attempt("disk", free, place, needs[device])
+
+    def devices(self) -> str:
+        """Check that there are as many devices as ranks."""
+        wanted, gpus, cores = self.cfg.devices, torch.cuda.device_count(), os.cpu_count() or 1
+        if self.cfg.profile.name in self.cfg.plan.gpu_for or gpus:
+            if gpus < wanted:
+                raise InputError(
+                    f"devices={wanted} and this machine has {gpus} CUDA GPUs: run on one that has "
+                    "them, or set devices=…"
+                )
+            return f"{gpus} GPUs ({torch.cuda.get_device_name()}) for devices={wanted}"
+        if cores < wanted:
+            raise InputError(f"devices={wanted} and this machine has {cores} CPU cores")
+        return f"{cores} CPU cores for devices={wanted}"
+
+    def memory(self) -> str:
+        """Compare a device's memory with the plan's peak under the chosen DeepSpeed file."""
+        chosen = [one for one in self.plan.memory if one.chosen] if self.plan else []
+        if self.plan is None or not chosen:
+            raise NotChecked("there is no plan to compare with")
+        limit = self.plan.device_bytes - self.plan.reserve
+        peak = f"{chosen[0].peak / GIGA:.1f} GB planned of {limit / GIGA:.1f} GB per device"
+        if chosen[0].peak > limit:
+            raise InputError(
+                f"{peak}: more devices, deepspeed=zero3 or zero3_offload, a smaller "
+                "training.micro_batch or training.max_length"
+            )
+        if self.cfg.profile.name in self.cfg.plan.gpu_for and not torch.cuda.is_available():
+            given = f"plan.gpu_gb={self.cfg.plan.gpu_gb}"
+            raise NotChecked(f"{peak}, if a GPU has {given}: there is none here")
+        return peak
+
+    # --- The Hub ---
+
+    def hub(self) -> Iterator[Check]:
+        """Check access to all that would be fetched: gated models need an accepted licence."""
+        cfg, bon = self.cfg, self.bon
+        models = [cfg.model, *([policy_model(cfg, bon)] if bon else [])]
+        missing = {model.hub: model for model in models if model.hub and not self.has(model)}
+        for model in missing.values():
+            yield attempt("Hub", model_access, model)
+        gold = bon.gold.checkpoint if bon and "reward_model" in bon.golds else None
+        if gold and architecture_of_checkpoint(gold).folder is None:
+            yield attempt("Hub", access, gold, "model", "bon.gold.checkpoint=FOLDER")
+        if cfg.data.kind == "hub" and not Path(cfg.data.hub).exists():
+            yield attempt("Hub", access, cfg.data.hub, "dataset", "data.hub=FOLDER")
+        if cfg.benchmark in BENCHMARK_HUBS and cfg.benchmark_data in (None, "hub"):
+            repo = BENCHMARK_HUBS[cfg.benchmark]
+            yield attempt("Hub", access, repo, "dataset", "benchmark_data=FILE")
+
+    def has(self, model: DictConfig) -> bool:
+        """Whether a model need not be fetched; what is wrong with it is another check's."""
+        try:
+            return self.architecture(model).folder is not None
+        except InputError:
+            return model.path is not None
 
 
 def enough_prompts(cfg: DictConfig, bon: BonSettings) -> None:
@@ -202,93 +354,6 @@ def enough_prompts(cfg: DictConfig, bon: BonSettings) -> None:
             f"bon.prompts.number={bon.prompts.number} and data={cfg.data.name} holds {pairs} pairs "
             "out: lower it, or raise data.validation_share"
         )
-
-
-def benchmark(cfg: DictConfig) -> str:
-    """Check that the benchmark fits, and read it where it is a local file."""
-    check_benchmark(cfg)
-    if cfg.benchmark_data is None:
-        return f"{cfg.benchmark}, {'made here' if cfg.benchmark == 'generated' else 'from the Hub'}"
-    rows = BENCHMARKS[cfg.benchmark].load(str(cfg.benchmark_data))
-    return f"{cfg.benchmark}: {len(rows):,} pairs in {Path(cfg.benchmark_data).name}"
-
-
-def models(run: DryRun, composed: Sequence[DictConfig], bon: BonSettings | None) -> Iterator[Check]:
-    """Build every distinct model on the meta device: the runs', the policy and the gold."""
-
-    def trained(one: DictConfig) -> str:
-        architecture = architecture_of(one.model, run.cache, run.scratch)
-        decoder = decoder_of(meta_model(architecture, one))
-        head = one.loss.get("head", "linear")
-        numbers = f"{decoder.parameters:,} parameters, {decoder.trained:,} trained"
-        kind = f"{one.model.name}, {one.training.part}, {head} head"
-        return f"{kind}: {numbers} ({architecture.origin})"
-
-    def scoring(architecture: Architecture) -> str:
-        decoder = decoder_of(scoring_model(architecture, "bfloat16"))
-        return f"{architecture.name}: {decoder.parameters:,} parameters ({architecture.origin})"
-
-    distinct = {str((one.loss.get("head"), one.training)): one for one in composed}
-    built = [attempt("model", partial(trained, one)) for one in distinct.values()]
-    yield from dict.fromkeys(built)
-    if bon is not None:
-        policy = policy_model(run.cfg, bon)
-        yield attempt("policy", lambda: scoring(architecture_of(policy, run.cache, run.scratch)))
-        gold = bon.gold.checkpoint
-        if gold is not None and "reward_model" in bon.golds:
-            yield attempt("gold", lambda: scoring(architecture_of_checkpoint(gold)))
-
-
-def data(run: DryRun, composed: Sequence[DictConfig]) -> str:
-    """Read the data and tokenise a sample of it, where both are on this machine."""
-    cfg = run.cfg
-    if not composed:
-        raise NotChecked("no run could be composed")
-    found = find_pairs(cfg.data, cfg.plan)
-    if not found.taken:
-        message = f"{cfg.data.hub} is not on this machine: give data.hub=FOLDER with a local copy"
-        if constants.HF_HUB_OFFLINE:
-            raise InputError(f"{message}, or unset HF_HUB_OFFLINE to fetch it")
-        raise NotChecked(f"{message} to have a sample tokenised")
-    for one in composed:
-        require_facts(found.taken, one.loss)
-    settings = check(composed[0])
-    if pairs_of_steps(settings, found.train) == 0:
-        raise InputError(
-            f"{found.train} pairs do not fill one global batch of {settings.global_batch}: lower "
-            "training.global_batch or give more pairs"
-        )
-    folder = architecture_of(cfg.model, run.cache, run.scratch).folder
-    if folder is None:
-        raise NotChecked(
-            f"{found.origin}; the tokenizer of {cfg.model.name} is not on this machine: give "
-            "model.path=FOLDER to have a sample tokenised"
-        )
-    _, report, _ = tokenized(found.taken, folder, settings, drop=True)
-    return f"{found.origin}; of a sample {'; '.join(report.lines())}"
-
-
-def prompts(run: DryRun) -> str:
-    """Look for the benchmark's prompts in the data, where both are on this machine."""
-    cfg = run.cfg
-    check_benchmark(cfg)
-    sources = [cfg.data.get(key) for key in ("hub", "train", "validation")]
-    for source in filter(None, sources):
-        if local_path(source) is None:
-            raise NotChecked(f"{source} is not on this machine")
-    test = benchmark_data(cfg, run.scratch)
-    if test == "hub":
-        raise NotChecked(f"{cfg.benchmark} is read from the Hub: give benchmark_data=FILE")
-    return f"{plural(prompts_trained_on(cfg, test), 'test pair')} with a prompt that is trained on"
-
-
-def planned(run: DryRun, overrides: Sequence[str], plans: list[Plan]) -> str:
-    """Make the plan, into `plans`."""
-    plans.append(make_plan(run.cfg, overrides, run.scratch))
-    return "made; `make plan` prints it"
-
-
-# --- Where it would be run -----------------------------------------------------------------------
 
 
 def writable(folder: Path) -> str:
@@ -309,25 +374,6 @@ def existing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if place.exists())
 
 
-def room(cfg: DictConfig, plans: Sequence[Plan]) -> Iterator[Check]:
-    """Compare free disk with the plan, one line a file system."""
-    if not plans:
-        yield Check("disk", SKIPPED, "there is no plan to compare with")
-        return
-    needs: Counter[int] = Counter()
-    places: dict[int, Path] = {}
-    for folder, items in (
-        (Path(cfg.runs_dir), plans[0].disk),
-        (Path(constants.HF_HUB_CACHE), plans[0].downloads),
-    ):
-        place = existing(folder)
-        device = place.stat().st_dev
-        needs[device] += int(sum(item.bytes or 0 for item in items))
-        places.setdefault(device, place)
-    for device, place in places.items():
-        yield attempt("disk", partial(free, place, needs[device]))
-
-
 def free(place: Path, needed: int) -> str:
     """Check that a file system has `needed` bytes free."""
     left = shutil.disk_usage(place).free
@@ -339,46 +385,6 @@ def free(place: Path, needed: int) -> str:
     return said
 
 
-def machine(cfg: DictConfig, plans: Sequence[Plan]) -> Iterator[Check]:
-    """Check devices, their memory, and DeepSpeed."""
-    yield attempt("devices", lambda: devices(cfg))
-    yield attempt("memory", lambda: memory(cfg, plans))
-    if cfg.deepspeed.settings is not None or cfg.devices > 1:
-        yield attempt("deepspeed", deepspeed)
-
-
-def devices(cfg: DictConfig) -> str:
-    """Check that there are as many devices as ranks."""
-    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
-    if cfg.profile.name in cfg.plan.gpu_for or gpus:
-        if gpus < cfg.devices:
-            raise InputError(
-                f"devices={cfg.devices} and this machine has {gpus} CUDA GPUs: run on one that has "
-                "them, or set devices=…"
-            )
-        return f"{gpus} GPUs ({torch.cuda.get_device_name()}) for devices={cfg.devices}"
-    if cores < cfg.devices:
-        raise InputError(f"devices={cfg.devices} and this machine has {cores} CPU cores")
-    return f"{cores} CPU cores for devices={cfg.devices}"
-
-
-def memory(cfg: DictConfig, plans: Sequence[Plan]) -> str:
-    """Compare a device's memory with the plan's peak under the chosen DeepSpeed file."""
-    chosen = [one for plan in plans for one in plan.memory if one.chosen]
-    if not chosen:
-        raise NotChecked("there is no plan to compare with")
-    limit = plans[0].device_bytes - plans[0].reserve
-    peak = f"{chosen[0].peak / GIGA:.1f} GB planned of {limit / GIGA:.1f} GB a device"
-    if chosen[0].peak > limit:
-        raise InputError(
-            f"{peak}: more devices, deepspeed=zero3 or zero3_offload, a smaller "
-            "training.micro_batch or training.max_length"
-        )
-    if cfg.profile.name in cfg.plan.gpu_for and not torch.cuda.is_available():
-        raise NotChecked(f"{peak}, if a GPU has plan.gpu_gb={cfg.plan.gpu_gb}: there is none here")
-    return peak
-
-
 def deepspeed() -> str:
     """Import DeepSpeed."""
     try:
@@ -388,35 +394,6 @@ def deepspeed() -> str:
             f"cannot be imported ({type(error).__name__}: {error}): `make setup`, or "
             "deepspeed=off devices=1"
         ) from error
-
-
-# --- The Hub -------------------------------------------------------------------------------------
-
-
-def hub(run: DryRun, bon: BonSettings | None) -> Iterator[Check]:
-    """Check access to everything that would be fetched: gated models need an accepted licence."""
-    cfg, seen = run.cfg, set()
-    wanted = [cfg.model, *([policy_model(cfg, bon)] if bon else [])]
-    for model in wanted:
-        if model.hub and model.hub not in seen and not on_this_machine(run, model):
-            seen.add(model.hub)
-            yield attempt("Hub", partial(model_access, model))
-    gold = bon.gold.checkpoint if bon and "reward_model" in bon.golds else None
-    if gold and architecture_of_checkpoint(gold).folder is None:
-        yield attempt("Hub", lambda: access(gold, "model", "bon.gold.checkpoint=FOLDER"))
-    if cfg.data.kind == "hub" and not Path(cfg.data.hub).exists():
-        yield attempt("Hub", lambda: access(cfg.data.hub, "dataset", "data.hub=FOLDER"))
-    if cfg.benchmark in BENCHMARK_HUBS and cfg.benchmark_data in (None, "hub"):
-        repo = BENCHMARK_HUBS[cfg.benchmark]
-        yield attempt("Hub", lambda: access(repo, "dataset", "benchmark_data=FILE"))
-
-
-def on_this_machine(run: DryRun, model: DictConfig) -> bool:
-    """Whether a model need not be fetched; what is wrong with it is another check's."""
-    try:
-        return architecture_of(model, run.cache, run.scratch).folder is not None
-    except InputError:
-        return model.path is not None
 
 
 def model_access(model: DictConfig) -> str:

@@ -1,42 +1,64 @@
-"""What a reproduction takes: runs, tokens, operations, memory, disk and downloads.
+"""What a reproduction takes: runs, tokens, operations, memory, disk and downloads, and the text.
 
 Whatever is assumed and not counted says so.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-import torch
 from omegaconf import DictConfig
 
-from eval.benchmarks import BENCHMARKS
-from generated import generate
+from analysis.style import MODELS
+from eval.best_of_n.settings import BonSettings
 from pipeline.experiments.best_of_n import settings_of
-from pipeline.experiments.matrix import check_benchmark, run_configs
 from pipeline.experiments.reproduce import best_of_n_left_out
-from pipeline.plan.architecture import (
-    architecture_of,
-    meta_model,
+from pipeline.plan.material import Material, gather
+from pipeline.plan.room import (
+    GIGA,
+    Item,
+    Memory,
+    device_bytes,
+    disk_of,
+    downloads_of,
+    memory_of,
+    shown,
 )
-from pipeline.plan.lengths import Lengths, find_lengths, find_pairs, upper_bound
-from pipeline.plan.parts import GIGA, TERA, Material, Plan, Speed
-from pipeline.plan.room import device_bytes, disk_of, downloads_of, memory_of
-from pipeline.plan.stages import bon_stages, matrix_stages
-from pipeline.plan.text import facts_of, notes_of, title
-from pipeline.settings import configuration
-from pipeline.settings.checks import check
-from rm.errors import InputError
-from rm.model.precision import DTYPES
-from rm.training.cost import (
-    decoder_of,
+from pipeline.plan.stages import (
+    Speed,
+    Stage,
+    bon_stages,
+    matrix_stages,
+    proxy_pairs,
+    speed_of,
+    trained_pairs,
 )
-from rm.training.settings import TrainingSettings
+from pipeline.settings.checks import distance_of
 
-PLAN_KEYS = ("plan", "throughput", "output")
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is printed."""
+
+    title: str
+    facts: dict[str, str]
+    speed: Speed
+    stages: list[Stage]
+    memory: list[Memory]
+    device_bytes: float
+    reserve: float
+    disk: list[Item]
+    downloads: list[Item]
+    notes: list[str]
+
+    @property
+    def disk_bytes(self) -> float:
+        """Largest room on disk that is known of, downloads included."""
+        return sum(item.bytes or 0 for item in [*self.disk, *self.downloads])
 
 
 def make_plan(cfg: DictConfig, overrides: Sequence[str], scratch: Path) -> Plan:
@@ -62,82 +84,153 @@ def make_plan(cfg: DictConfig, overrides: Sequence[str], scratch: Path) -> Plan:
     )
 
 
-def gather(cfg: DictConfig, overrides: Sequence[str], scratch: Path) -> Material:
-    """Compose the runs, find the model, the data and their lengths."""
-    check_benchmark(cfg)
-    words = configuration.without_keys(overrides, PLAN_KEYS)
-    runs = run_configs(cfg, words, {})
-    settings = next(iter([check(one) for one in runs]))
-    architecture = architecture_of(cfg.model, Path(cfg.cache_dir), scratch)
-    pairs = find_pairs(cfg.data, cfg.plan)
-    test_pairs, test = find_benchmark(cfg, architecture.folder, settings)
-    return Material(
-        cfg,
-        words,
-        runs,
-        settings,
-        architecture,
-        decoder_of(meta_model(architecture, runs[0])),
-        pairs,
-        find_lengths(pairs.taken, architecture.folder, settings),
-        test_pairs,
-        test,
-        scratch,
+def title(cfg: DictConfig) -> str:
+    """One line: profile, backbone, data, part, ZeRO stage, devices."""
+    devices = f"{cfg.devices} device" + ("s" if cfg.devices > 1 else "")
+    part = f"{cfg.training.part}, deepspeed={cfg.deepspeed.name}, {devices}"
+    return f"profile {cfg.profile.name} · {cfg.model.name} · {cfg.data.name} · {part}"
+
+
+def facts_of(material: Material, bon: BonSettings | None) -> dict[str, str]:
+    """What the numbers rest on, a line each."""
+    cfg, decoder, runs = material.cfg, material.decoder, material.runs
+    steps = trained_pairs(material.settings, material.pairs.train) // material.settings.global_batch
+    matrix = f"{len(cfg.methods)} methods × {len(cfg.seeds)} seeds = {len(runs)} runs"
+    if cfg.grid:
+        matrix += f", after {len(cfg.methods)} × {len(cfg.grid)} learning rates"
+    facts = {
+        "Runs": f"{matrix}; {steps:,} steps each of {material.settings.global_batch} pairs",
+        "Model": f"{decoder.parameters:,} parameters, {decoder.trained:,} of them trained; "
+        f"{material.architecture.origin}",
+        "Pairs": f"{material.pairs.train:,} to train on ({material.pairs.origin}); "
+        f"{material.test_pairs:,} of benchmark={cfg.benchmark}",
+        "Tokens": f"training: {material.lengths.origin}",
+        "": f"benchmark: {material.test.origin}",
+    }
+    if bon is not None:
+        proxies = f"{len(bon.proxy.methods)} methods × {len(bon.proxy.seeds)} seeds"
+        pairs = f"{proxy_pairs(material, bon):,} pairs each"
+        facts["Best-of-N"] = (
+            f"{bon.prompts.number:,} prompts × N = {bon.policy.samples}; golds: "
+            f"{', '.join(bon.golds)}; {proxies} as proxies on {pairs}"
+        )
+    return facts
+
+
+def notes_of(material: Material, bon: BonSettings | None, left_out: str | None) -> list[str]:
+    """What the table does not hold."""
+    cfg = material.cfg
+    measured = 1 + len({method for method in cfg.methods if method in MODELS})
+    notes = [
+        "Operations count matrix products and attention; loading, saving, start-up and figures are "
+        "not in the hours.",
+        "Scoring and sampling use one device, as scripts.reproduce does them.",
+        f"Exact gradients of {cfg.gradient_pairs} pairs per section under {measured} models are "
+        "measured in float32 on one device, a GPU where there is one: not in the hours.",
+    ]
+    if not (material.lengths.counted and material.test.counted):
+        notes.append(
+            "Tokens are upper bounds. To have them counted: "
+            "model.path=FOLDER data.hub=FOLDER benchmark_data=FILE (local copies)."
+        )
+    if left_out is not None:
+        notes.append(f"Best-of-N is left out: {left_out}.")
+    if bon is not None and bon.gold.checkpoint and cfg.eval.compute_dtype is None:
+        notes.append(
+            f"{bon.gold.checkpoint} does not say how it was trained, so it scores in float32: its "
+            "time holds for eval.compute_dtype=bfloat16."
+        )
+    dear = [one.loss.name for one in material.runs if distance_of(one.loss).by_gradient]
+    if dear:
+        notes.append(f"{dear[0]} takes a backward pass a pair besides: not in the hours.")
+    return notes
+
+
+def stage_table(plan: Plan) -> pd.DataFrame:
+    """The stages as they are printed, with their sum."""
+    rows = [
+        {
+            "stage": stage.name,
+            "runs": str(stage.runs),
+            "sequences": f"{stage.sequences:,}",
+            "tokens": f"{stage.tokens:.3g}",
+            "PFLOP": f"{stage.flops / 1e15:,.3g}",
+            "device-time": duration(plan.speed.hours(stage)),
+            "devices": str(stage.devices),
+            "time": duration(plan.speed.hours(stage) / stage.devices),
+        }
+        for stage in plan.stages
+    ]
+    hours = [plan.speed.hours(stage) for stage in plan.stages]
+    wall = sum(own / stage.devices for own, stage in zip(hours, plan.stages, strict=True))
+    total = {
+        "stage": "all",
+        "PFLOP": f"{sum(stage.flops for stage in plan.stages) / 1e15:,.3g}",
+        "device-time": duration(sum(hours)),
+        "time": duration(wall),
+    }
+    return pd.DataFrame([*rows, total]).fillna("")
+
+
+def duration(hours: float) -> str:
+    """A time in words: seconds below a minute, minutes below two hours."""
+    if hours * 3600 < 60:
+        return f"{hours * 3600:.2g} s"
+    return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:,.1f} h"
+
+
+def memory_table(plan: Plan) -> pd.DataFrame:
+    """Memory of one device in GB, as it is printed."""
+    limit = plan.device_bytes - plan.reserve
+    return pd.DataFrame(
+        [
+            {
+                "": "→" if one.chosen else "",
+                "deepspeed": one.name,
+                "states": f"{one.states.kept / GIGA:.1f}",
+                "buffers": f"{one.states.backward / GIGA:.1f}",
+                "activations": f"{one.activations / GIGA:.1f}",
+                "peak": f"{one.peak / GIGA:.1f}",
+                f"in {limit / GIGA:.0f} GB": "fits" if one.peak <= limit else "too large",
+                "host": f"{one.states.host / GIGA:.0f}" if one.states.host else "-",
+            }
+            for one in plan.memory
+        ]
     )
 
 
-def find_benchmark(
-    cfg: DictConfig, folder: Path | None, settings: TrainingSettings
-) -> tuple[int, Lengths]:
-    """Number of the benchmark's pairs and their lengths, from a local file or by its protocol."""
-    benchmark = BENCHMARKS[cfg.benchmark]
-    if cfg.benchmark == "generated" and cfg.benchmark_data is None:
-        pairs = [made.pair for made in generate("test", cfg.data.test_pairs, cfg.data.seed)]
-    elif cfg.benchmark_data is not None and Path(cfg.benchmark_data).exists():
-        pairs = benchmark.load(str(cfg.benchmark_data))
-    else:
-        rows = sum(benchmark.protocol(pd.DataFrame()).rows.values())
-        return rows, upper_bound(settings.max_length, "no benchmark file on this machine")
-    sample = pairs[:: max(1, len(pairs) // cfg.plan.sample_pairs)]
-    return len(pairs), find_lengths(sample, folder, settings, drop=False)
+def report(plan: Plan) -> str:
+    """The whole plan as text."""
+    speed, work = plan.speed, plan.speed.utilisation
+    reached = ", ".join(f"{name} {part:g}" for name, part in work.items())
+    facts = {
+        **plan.facts,
+        "Speed": f"{speed.tflops:.4g} TFLOP/s a device ({speed.origin}) × {reached}",
+    }
+    lines = [f"Plan: {plan.title} (nothing is started)", ""]
+    lines += [f"{name:10} {text}" for name, text in facts.items()]
+    lines += ["", stage_table(plan).to_string(index=False), ""]
+    lines.append(
+        "Memory of one device while training, GB; activations are those of one micro-batch of the "
+        "longest rows"
+    )
+    lines += [memory_table(plan).to_string(index=False), ""]
+    lines += _items("Disk", plan.disk) + _items("Downloads", plan.downloads)
+    lines += [f"Room in all: {shown(plan.disk_bytes)}, as far as sizes are known", ""]
+    return "\n".join([*lines, *(f"- {note}" for note in plan.notes)])
 
 
-# --- Speed and memory ----------------------------------------------------------------------------
+def _items(name: str, items: Sequence[Item]) -> list[str]:
+    rows = [
+        f"  {shown(item.bytes):>10}  {item.name}{f' ({item.note})' if item.note else ''}"
+        for item in items
+    ]
+    return [name, *(rows or ["  nothing"])]
 
 
-def speed_of(cfg: DictConfig) -> Speed:
-    """The throughput that is given, or measured here. Raises InputError for anything else."""
-    given = cfg.throughput
-    origin = "given"
-    if given is None:
-        given = cfg.plan.throughput.get(cfg.profile.name, "measured")
-        origin = f"assumed for profile {cfg.profile.name} in conf/plan.yaml: give throughput=…"
-    utilisation = {str(name): float(part) for name, part in cfg.plan.utilisation.items()}
-    if given == "measured":
-        dtype = DTYPES[check(cfg).compute_dtype]
-        return Speed(measured_tflops(dtype), f"measured here, {dtype} products", utilisation)
-    try:
-        tflops = float(given)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"throughput={given}: give a number of TFLOP/s a device, or measured"
-        ) from error
-    if not tflops > 0:
-        raise InputError(f"throughput={given}: must be above zero")
-    return Speed(tflops, origin, utilisation)
-
-
-def measured_tflops(dtype: torch.dtype, seconds: float = 1.0) -> float:
-    """TFLOP/s of square matrix products on this machine's GPU, or its CPU: a second's median."""
-    gpu = torch.cuda.is_available()
-    size = 8192 if gpu else 1024
-    one = torch.randn(size, size, dtype=dtype, device="cuda" if gpu else "cpu")
-    rates: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(rates) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        one @ one
-        if gpu:
-            torch.cuda.synchronize()
-        rates.append(2 * size**3 / (time.perf_counter() - start) / TERA)
-    return float(pd.Series(rates[1:]).median())
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan's numbers: flops, hours, bytes."""
+    made = asdict(plan)
+    for stage, row in zip(plan.stages, made["stages"], strict=True):
+        row["device_hours"] = plan.speed.hours(stage)
+    return {**made, "disk_bytes": plan.disk_bytes}

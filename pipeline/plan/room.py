@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,46 @@ from pipeline.plan.architecture import (
     meta_model,
     scoring_model,
 )
-from pipeline.plan.parts import GIGA, Item, Material, Memory
+from pipeline.plan.material import Material
 from pipeline.plan.stages import samples
-from pipeline.plan.text import shown
 from pipeline.settings import configuration
 from pipeline.settings.checks import zero_stage
 from rm.errors import InputError
 from rm.model.precision import DTYPES
-from rm.training.cost import (
-    Buckets,
-    Decoder,
-    decoder_of,
-    model_states,
-)
+from rm.training.cost import Buckets, Decoder, States, decoder_of, model_states
 from rm.training.footprint import step_bytes
+
+GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that takes room; `bytes` is None where nobody here knows."""
+
+    name: str
+    bytes: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device under one file of conf/deepspeed."""
+
+    name: str
+    chosen: bool
+    states: States
+    activations: int
+    peak: int
+
+
+def shown(size: float | None) -> str:
+    """A size in words, powers of ten."""
+    if size is None:
+        return "?"
+    for unit, worth in (("TB", 1e12), ("GB", GIGA), ("MB", 1e6)):
+        if size >= worth:
+            return f"{size / worth:,.1f} {unit}"
+    return f"{size / 1e3:,.1f} kB"
 
 
 def memory_of(material: Material) -> list[Memory]:
@@ -65,11 +92,8 @@ def memory_row(one: DictConfig, decoder: Decoder, activations: int, cfg: DictCon
     stage, offload = zero_stage(one), "offload_optimizer" in zero
     buckets = _buckets(zero)
     states = model_states(decoder, stage, cfg.devices, offload=offload, buckets=buckets)
-    estimator = None
-    if stage >= 2 and one.training.part == "full":
-        estimator = deepspeed_estimate(decoder, stage, cfg.devices, offload)
     name, chosen = one.deepspeed.name, one.deepspeed.name == cfg.deepspeed.name
-    return Memory(name, chosen, states, activations, states.peak(activations), estimator)
+    return Memory(name, chosen, states, activations, states.peak(activations))
 
 
 def _buckets(zero: Any) -> Buckets:
@@ -79,23 +103,6 @@ def _buckets(zero: Any) -> Buckets:
         raise InputError(f"DeepSpeed cannot be imported ({error}): `make setup`") from error
     made = DeepSpeedZeroConfig(**OmegaConf.to_container(OmegaConf.create(zero)))  # type: ignore[arg-type]
     return Buckets(made.reduce_bucket_size, made.max_live_parameters)
-
-
-def deepspeed_estimate(decoder: Decoder, stage: int, devices: int, offload: bool) -> int:
-    """DeepSpeed's own estimate of a device's model states, bytes: two-byte parameters."""
-    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as zero3
-    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs as zero2
-
-    if stage == 2:
-        return zero2(decoder.parameters, devices, cpu_offload=offload)[1]
-    return zero3(
-        decoder.parameters,
-        decoder.largest,
-        devices,
-        1,
-        cpu_offload=offload,
-        cpu_offload_params=offload,
-    )[1]
 
 
 def device_bytes(cfg: DictConfig) -> float:
@@ -109,9 +116,6 @@ def device_bytes(cfg: DictConfig) -> float:
     if cfg.profile.name in cfg.plan.gpu_for:
         return cfg.plan.gpu_gb * GIGA
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / cfg.devices
-
-
-# --- Room ----------------------------------------------------------------------------------------
 
 
 def model_bytes(decoder: Decoder, dtype: str) -> int:

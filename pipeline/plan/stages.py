@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
+import torch
 from omegaconf import DictConfig
 
 from eval.best_of_n.settings import BonSettings
@@ -16,20 +20,41 @@ from pipeline.plan.architecture import (
     meta_model,
     scoring_model,
 )
-from pipeline.plan.lengths import Lengths
-from pipeline.plan.parts import Material, Stage
+from pipeline.plan.material import Lengths, Material
 from pipeline.run.scorers import DEFAULT_MAX_LENGTH
 from pipeline.settings.checks import check
-from rm.training.cost import (
-    Decoder,
-    Load,
-    decoder_of,
-    forward_flops,
-    training_flops,
-)
+from rm.errors import InputError
+from rm.model.precision import DTYPES
+from rm.training.cost import Decoder, Load, decoder_of, forward_flops, training_flops
 from rm.training.settings import TrainingSettings
 
-# --- Work ----------------------------------------------------------------------------------------
+TERA = 1e12
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of work. tokens and flops: of all its runs; work: training, scoring or sampling."""
+
+    name: str
+    runs: int
+    sequences: int
+    tokens: float
+    flops: float
+    work: str
+    devices: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """TFLOP/s of a device in matrix products, their origin, and the part that work reaches."""
+
+    tflops: float
+    origin: str
+    utilisation: dict[str, float]
+
+    def hours(self, stage: Stage) -> float:
+        """Device-hours of a stage."""
+        return stage.flops / (self.tflops * TERA * self.utilisation[stage.work]) / 3600
 
 
 def trained_pairs(settings: TrainingSettings, pairs: int) -> int:
@@ -182,3 +207,41 @@ def gold_stages(material: Material, bon: BonSettings) -> list[Stage]:
     load = samples_load(material, bon, length) + material.lengths.scoring * relabelled
     rows = samples(bon) + 2 * relabelled
     return [*stages, score_stage("Best-of-N: gold scores", 1, decoder, load, rows)]
+
+
+def speed_of(cfg: DictConfig) -> Speed:
+    """The throughput that is given, or measured here. Raises InputError for anything else."""
+    given = cfg.throughput
+    origin = "given"
+    if given is None:
+        given = cfg.plan.throughput.get(cfg.profile.name, "measured")
+        origin = f"assumed for profile {cfg.profile.name} in conf/plan.yaml: give throughput=…"
+    utilisation = {str(name): float(part) for name, part in cfg.plan.utilisation.items()}
+    if given == "measured":
+        dtype = DTYPES[check(cfg).compute_dtype]
+        return Speed(measured_tflops(dtype), f"measured here, {dtype} products", utilisation)
+    try:
+        tflops = float(given)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"throughput={given}: give a number of TFLOP/s a device, or measured"
+        ) from error
+    if not tflops > 0:
+        raise InputError(f"throughput={given}: must be above zero")
+    return Speed(tflops, origin, utilisation)
+
+
+def measured_tflops(dtype: torch.dtype, seconds: float = 1.0) -> float:
+    """TFLOP/s of square matrix products on this machine's GPU, or its CPU: a second's median."""
+    gpu = torch.cuda.is_available()
+    size = 8192 if gpu else 1024
+    one = torch.randn(size, size, dtype=dtype, device="cuda" if gpu else "cpu")
+    rates: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(rates) < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        one @ one
+        if gpu:
+            torch.cuda.synchronize()
+        rates.append(2 * size**3 / (time.perf_counter() - start) / TERA)
+    return median(rates[1:])

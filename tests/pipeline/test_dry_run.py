@@ -89,7 +89,7 @@ def test_runs_that_would_be_deleted(tmp_path: Path) -> None:
     (run / "checkpoint").mkdir(parents=True)
     OmegaConf.save(asked, run / "config.yaml", resolve=True)
     says = failures(smoke(tmp_path))["stale runs"]
-    assert says.startswith(f"1 run would be deleted and made anew, first {run} (")
+    assert says.startswith(f"1 run would be deleted and retrained, first {run} (")
     assert "give another runs_dir" in says
 
 
@@ -119,7 +119,7 @@ def test_disk_and_memory_against_the_plan(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("pipeline.plan.plan.device_bytes", lambda cfg: 3.0e9)
     wrong = failures(smoke(tmp_path))
     assert wrong["disk"].startswith("1.0 kB free at") and "make room" in wrong["disk"]
-    assert "0.1 GB planned of 0.0 GB a device: more devices" in wrong["memory"]
+    assert "0.1 GB planned of 0.0 GB per device: more devices" in wrong["memory"]
 
 
 def test_deepspeed_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

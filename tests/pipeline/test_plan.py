@@ -13,9 +13,8 @@ from omegaconf import DictConfig
 
 from pipeline.experiments.matrix import kept_words, run_configs
 from pipeline.plan.architecture import architecture_of
-from pipeline.plan.parts import Plan, Speed, Stage
-from pipeline.plan.plan import make_plan, speed_of
-from pipeline.plan.text import as_json, duration, report
+from pipeline.plan.plan import Plan, as_json, duration, make_plan, report
+from pipeline.plan.stages import Speed, Stage, speed_of
 from pipeline.settings.configuration import compose_config
 from rm.errors import InputError
 from tests.pipeline.hub_layout import skywork, unified_feedback

@@ -1,4 +1,4 @@
-"""How many pairs a configuration has and how long they are, from a sample where there is one."""
+"""What a plan is made from: the runs, the model, how many pairs there are and how long they are."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
 from omegaconf import DictConfig
 from transformers import AutoTokenizer
 
+from eval.benchmarks import BENCHMARKS
+from generated import generate
+from pipeline.experiments.matrix import check_benchmark, run_configs
+from pipeline.plan.architecture import Architecture, architecture_of, meta_model
 from pipeline.run.training import batches_of
+from pipeline.settings import configuration
+from pipeline.settings.checks import check
 from pipeline.settings.data import load_data
 from rm.data.preferences import PreferencePair, load_preferences, validation_size
 from rm.data.tokens import ChatTemplate, TokenPair, TokenReport, tokenize_pairs
@@ -18,8 +25,11 @@ from rm.errors import InputError
 from rm.model.tree import share as share_tokens
 from rm.model.untrusted import load
 from rm.training.batches import rows_of, training_order
-from rm.training.cost import Load
+from rm.training.cost import Decoder, Load, decoder_of
 from rm.training.settings import TrainingSettings
+
+PLAN_KEYS = ("plan", "throughput", "output")
+"""Keys of conf/plan.yaml alone: no run is composed with them."""
 
 
 @dataclass(frozen=True)
@@ -149,3 +159,60 @@ def batch_load(pairs: Sequence[TokenPair], batches: Sequence[Sequence[int]], sha
         else:
             total += Load(len(rows) * longest, len(rows) * longest**2)
     return total
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all parts of a plan are made from."""
+
+    cfg: DictConfig
+    words: list[str]
+    runs: list[DictConfig]
+    settings: TrainingSettings
+    architecture: Architecture
+    decoder: Decoder
+    pairs: Pairs
+    lengths: Lengths
+    test_pairs: int
+    test: Lengths
+    scratch: Path
+
+
+def gather(cfg: DictConfig, overrides: Sequence[str], scratch: Path) -> Material:
+    """Compose the runs, find the model, the data and their lengths."""
+    check_benchmark(cfg)
+    words = configuration.without_keys(overrides, PLAN_KEYS)
+    runs = run_configs(cfg, words, {})
+    settings = next(iter([check(one) for one in runs]))
+    architecture = architecture_of(cfg.model, Path(cfg.cache_dir), scratch)
+    pairs = find_pairs(cfg.data, cfg.plan)
+    test_pairs, test = find_benchmark(cfg, architecture.folder, settings)
+    return Material(
+        cfg,
+        words,
+        runs,
+        settings,
+        architecture,
+        decoder_of(meta_model(architecture, runs[0])),
+        pairs,
+        find_lengths(pairs.taken, architecture.folder, settings),
+        test_pairs,
+        test,
+        scratch,
+    )
+
+
+def find_benchmark(
+    cfg: DictConfig, folder: Path | None, settings: TrainingSettings
+) -> tuple[int, Lengths]:
+    """Number of the benchmark's pairs and their lengths, from a local file or by its protocol."""
+    benchmark = BENCHMARKS[cfg.benchmark]
+    if cfg.benchmark == "generated" and cfg.benchmark_data is None:
+        pairs = [made.pair for made in generate("test", cfg.data.test_pairs, cfg.data.seed)]
+    elif cfg.benchmark_data is not None and Path(cfg.benchmark_data).exists():
+        pairs = benchmark.load(str(cfg.benchmark_data))
+    else:
+        rows = sum(benchmark.protocol(pd.DataFrame()).rows.values())
+        return rows, upper_bound(settings.max_length, "no benchmark file on this machine")
+    sample = pairs[:: max(1, len(pairs) // cfg.plan.sample_pairs)]
+    return len(pairs), find_lengths(sample, folder, settings, drop=False)
