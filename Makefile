@@ -56,7 +56,7 @@ endif
 best-of-n: $(VENV)/.ready ## Best-of-N alone: sample, relabel, train proxies, Figure 5 (part of reproduce)
 	$(RUN) -m scripts.best_of_n profile=$(PROFILE) $(ARGS)
 
-status: $(VENV)/.ready ## what of the profile's runs is done, stale, unfinished or missing (ARGS=matrix=full)
+status: $(VENV)/.ready ## which of the profile's runs are done, out of date, unfinished or missing (ARGS=matrix=full)
 	$(RUN) -m scripts.status profile=$(PROFILE) $(ARGS)
 
 figures: $(VENV)/.ready ## redraw every table and figure from results/$PROFILE/data, no training

@@ -149,13 +149,13 @@ def train_config(
 
 
 def train_and_score(cfg: DictConfig, one: DictConfig, run: Run, test: str) -> None:
-    """Train a run and score it; where the checkpoint was dropped after scoring, do neither.
+    """Train a run and score it; if its checkpoint was dropped after scoring, do neither.
 
-    A run of other settings, data or code in the same folder is stale: it is made anew.
+    A run of other settings, data or code in the same folder is out of date and is retrained.
     """
     stale = stale_because(one, run.folder)
     if stale:
-        print(f"{run.folder}: stale, made anew ({'; '.join(stale[:3])})", flush=True)
+        print(f"{run.folder}: out of date, retrained ({'; '.join(stale[:3])})", flush=True)
         shutil.rmtree(run.folder)
     dropped = not run.checkpoint.is_dir() and (run.scores / "manifest.json").is_file()
     train(one)
@@ -165,7 +165,7 @@ def train_and_score(cfg: DictConfig, one: DictConfig, run: Run, test: str) -> No
         if damaged:
             raise InputError(
                 f"{run.scores}: {damaged[0]} is damaged or missing and the checkpoint is gone: "
-                f"delete {run.folder}, and the same command makes it anew"
+                f"delete {run.folder}, and the same command retrains it"
             )
         _require_same_test(cfg, run, test)
         print(f"{run.scores}: already scored, the checkpoint is gone")

@@ -69,7 +69,7 @@ class Run:
 def kept(stem: Path, depends_on: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """Return the table at `stem`-<fingerprint of `depends_on`>.parquet.
 
-    Made first if it is not there, and made anew if it is damaged.
+    Made first if it is not there or is damaged.
     """
     path = stem.with_name(f"{stem.name}-{fingerprint_of([VERSION, depends_on])}.parquet")
     if not is_intact(path):
@@ -139,7 +139,7 @@ def gradients(
         return made[index]
 
     frame = kept(run.folder / "gradients", depends_on, lambda: both(0))
-    # Not part of what is kept: another ε or cap needs no gradient anew.
+    # Not part of what is kept: another ε or cap needs no new gradients.
     frame = frame.assign(weight=normbt_weights(cfg, frame["distance"].to_numpy()))
     angles = kept(run.folder / "directions", depends_on, lambda: both(1))
     names = pd.DataFrame(map(names_of, rows))
@@ -222,15 +222,13 @@ def _reward_model(
     if not run.checkpoint.is_dir():
         raise InputError(
             f"{run.folder} was not measured like this, and its weights are gone: delete that "
-            "folder, and the same command makes it anew"
+            "folder, and the same command retrains it"
         )
     return load_reward_model(run.checkpoint, DTYPES[settings.compute_dtype])
 
 
 def token_pairs(
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[EvaluationRow],
-    settings: TrainingSettings,
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[EvaluationRow], settings: TrainingSettings
 ) -> list[TokenPair]:
     """Tokenise rows as training does; no row is dropped."""
     template = ChatTemplate(tokenizer, parse_special_text=settings.parse_special_text)

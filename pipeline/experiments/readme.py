@@ -116,7 +116,7 @@ def with_numbers(text: str, root: Path) -> str:
         if one.verdict != said:
             raise InputError(
                 f"README.md says of {name} in results/{folder}: {said}; it is {one.verdict} "
-                f"({one.reason}): write the sentence anew"
+                f"({one.reason}): rewrite the sentence"
             )
         return f"<!-- {folder} {name}: {said} -->{in_words(one)}<!-- / -->"
 

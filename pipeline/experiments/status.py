@@ -13,9 +13,13 @@ from pipeline.experiments.reproduce import best_of_n_left_out
 from pipeline.run.run_folder import BEGUN, stale_because
 from rm.files import read_json
 
+OLD = "out of date"
+
 
 def status(cfg: DictConfig, overrides: Sequence[str]) -> pd.DataFrame:
-    """Columns: stage, state (done, stale, unfinished, missing, left out), seconds, megabytes, why.
+    """Columns: stage, state, seconds, megabytes, why.
+
+    State: done, out of date, unfinished, missing or left out.
 
     Raises InputError for damaged records, and for a best_of_n=true that cannot work.
     """
@@ -31,7 +35,7 @@ def status(cfg: DictConfig, overrides: Sequence[str]) -> pd.DataFrame:
     state = "done" if manifest.is_file() else "missing"
     why = ""
     if state == "done" and unfinished:
-        state, why = "stale", "not all of its runs are done"
+        state, why = OLD, "not all of its runs are done"
     rows.append({**_row("results", state, folder, _seconds(manifest)), "why": why})
     return pd.DataFrame(rows)
 
@@ -41,9 +45,9 @@ def _training(one: DictConfig) -> list[dict[str, object]]:
     run = Path(one.run_dir)
     name = str(run.relative_to(run.parent.parent))
     stale, manifest = stale_because(one, run), run / "manifest.json"
-    state = "stale" if stale else "done" if manifest.is_file() else _begun(run)
+    state = OLD if stale else "done" if manifest.is_file() else _begun(run)
     scored = (run / "evaluation" / "manifest.json").is_file()
-    scores = "missing" if not scored else "stale" if stale else "done"
+    scores = "missing" if not scored else OLD if stale else "done"
     return [
         {**_row(name, state, run, _seconds(manifest)), "why": "; ".join(stale)},
         _row(f"{name}, scores", scores, run / "evaluation", None),
@@ -56,7 +60,7 @@ def _best_of_n(cfg: DictConfig, made: Path) -> dict[str, object]:
     if why:
         state = "left out"
     elif state == "done" and (name := read_json(made)["bon"]["name"]) != cfg.bon.name:
-        state, why = "stale", f"bon: {cfg.bon.name} ≠ {name}"
+        state, why = OLD, f"bon: {cfg.bon.name} ≠ {name}"
     return {**_row("Best-of-N", state, made, _seconds(made)), "why": why}
 
 

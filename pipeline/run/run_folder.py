@@ -1,4 +1,4 @@
-"""The folder of a training run: whose it is, whether it is finished, what would make it stale."""
+"""The folder of a training run: whose it is, whether it is finished, why it is out of date."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.run.card import write_card
 from pipeline.settings import configuration
-from pipeline.settings.data import (
-    source_fingerprint,
-)
+from pipeline.settings.data import source_fingerprint
 from rm.errors import InputError
 from rm.files import (
     atomic_write_json,
@@ -23,9 +21,7 @@ from rm.files import (
     read_json,
     remove_unfinished,
 )
-from rm.model.backbones import (
-    folder_fingerprint,
-)
+from rm.model.backbones import folder_fingerprint
 
 # What does not change a run's result: left out where two configurations are compared.
 NEUTRAL = (
@@ -39,7 +35,7 @@ RECORDS = ("metrics.jsonl", "split.json")
 BEGUN = ("metrics.jsonl", "trainer", "checkpoint", "manifest.json")
 """Files and folders of which one is there from a run's first step on."""
 VERSION = 1
-"""Raised when the same configuration and data would train another model: older runs go stale."""
+"""Raised when the same configuration and data train another model; older runs are retrained."""
 
 
 def claim_run_dir(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
@@ -49,7 +45,7 @@ def claim_run_dir(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
     """
     others = [name for name in BEGUN if (run_dir / name).exists()]
     if others and not (run_dir / "config.yaml").is_file():
-        raise InputError(f"{run_dir} holds {others[0]} of no run: give another run_dir")
+        raise InputError(f"{run_dir} contains {others[0]} but no config.yaml: give another run_dir")
     finished = finished_manifest(cfg, run_dir)
     if finished is None:
         atomic_write_json(run_dir / INPUTS_FILE, inputs_of(cfg))
@@ -89,7 +85,7 @@ def require_records(run_dir: Path, manifest: dict[str, Any]) -> None:
     wrong += [f"checkpoint: {found}"] if found else []
     if wrong:
         raise InputError(
-            f"{run_dir}: {wrong[0]}: delete {run_dir}, and the same command makes it anew"
+            f"{run_dir}: {wrong[0]}: delete {run_dir}, and the same command retrains it"
         )
 
 

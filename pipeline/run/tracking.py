@@ -88,7 +88,7 @@ def run(cfg: DictConfig, run_dir: Path) -> Iterator[list[str]]:
     """Open the tracker that conf/tracking names; yield what transformers should report to.
 
     wandb goes online where the user is logged in and offline otherwise (WANDB_MODE overrides);
-    only rank 0 opens it. A run that was interrupted goes on under the id that is kept in `run_dir`.
+    only rank 0 opens it. An interrupted run resumes under the id that is kept in `run_dir`.
     metrics.jsonl does not depend on any of this. TensorBoard is a callback (see `callbacks`).
     """
     names = [name for name in cfg.tracking.report_to if name != "tensorboard"]
@@ -116,7 +116,7 @@ def open_wandb(
 
     settings: conf/tracking. config: what the run was made by; versions, machine and code revision
     are added (`rm.provenance.environment`: no variables, no paths). With `run_id` an earlier run
-    of this id goes on.
+    of this id is resumed.
     """
     import wandb
 
@@ -224,10 +224,7 @@ def log_files(kind: str, opened: Any, paths: Sequence[Path]) -> None:
 
 
 def log_evaluation(
-    cfg: DictConfig,
-    rows: Sequence[EvaluationRow],
-    scores: pd.DataFrame,
-    summary: Mapping[str, Any],
+    cfg: DictConfig, rows: Sequence[EvaluationRow], scores: pd.DataFrame, summary: Mapping[str, Any]
 ) -> None:
     """Log an evaluation as a wandb run of its own, in the group of the run that trained.
 

@@ -1,4 +1,4 @@
-"""What of a training configuration cannot work together, said before anything is computed."""
+"""Settings of a training configuration that cannot work together, refused beforehand."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from pipeline.settings import configuration
-from pipeline.settings.data import (
-    check_data,
-)
+from pipeline.settings.data import check_data
 from rm.errors import InputError
 from rm.model.attention import FLEX
-from rm.model.backbones import (
-    model_folder,
-)
+from rm.model.backbones import model_folder
 from rm.model.checks import can_flex, can_share
 from rm.model.precision import DTYPES
 from rm.model.reward_model import RewardModel

@@ -1,4 +1,4 @@
-"""Composing conf/, running an entry point, and errors that name the valid choices."""
+"""Composing conf/, running a command, and errors that name the valid choices."""
 
 from __future__ import annotations
 
@@ -127,12 +127,12 @@ def load_saved(path: Path) -> DictConfig:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, yaml.YAMLError, RecursionError) as error:
         raise InputError(
-            f"{path} is damaged: delete {path.parent}, and the same command makes it anew"
+            f"{path} is damaged: delete {path.parent}, and run the same command again"
         ) from error
     if not isinstance(content, dict) or "${" in json.dumps(content, default=str):
         raise InputError(
-            f"{path} is not the configuration that a run saved: delete {path.parent}, and the same "
-            "command makes it anew"
+            f"{path} is not the configuration that a run saved: delete {path.parent}, and run the "
+            "same command again"
         )
     return OmegaConf.create(content)
 
@@ -203,7 +203,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
                 _end(error, name)
             except KeyboardInterrupt:
                 _end_progress()
-                sys.exit("interrupted: the same command goes on from the last checkpoint")
+                sys.exit("interrupted: the same command resumes from the last checkpoint")
 
         return run
 

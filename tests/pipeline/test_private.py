@@ -127,7 +127,7 @@ def test_a_saved_configuration_is_data_alone(text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"config\.yaml is (not|damaged).*: delete "):
         load_saved(path)
     (tmp_path / "metrics.jsonl").touch()  # a run that has begun
-    with pytest.raises(InputError, match="the same command makes it anew"):
+    with pytest.raises(InputError, match="run the same command again"):
         train(compose_config("train", ["profile=smoke", f"run_dir={tmp_path}"]))
 
 

@@ -59,7 +59,7 @@ def test_a_damaged_checkpoint_is_not_shared(run_dir: Path) -> None:
     weights = run_dir / "checkpoint/model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])
-    with pytest.raises(InputError, match="makes it anew"):
+    with pytest.raises(InputError, match="retrains it"):
         script.push(settings(run_dir))
     weights.write_bytes(whole)
     script.push(settings(run_dir))

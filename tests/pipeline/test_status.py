@@ -1,4 +1,4 @@
-"""Stale, unfinished and locked runs: named, made anew exactly where needed, never mixed."""
+"""Runs out of date, unfinished or locked: named, retrained exactly where needed, never mixed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_states_follow_what_is_on_disk(tmp_path: Path, cache: Path) -> None:
     manifest.write_text("{}")
     table = status(cfg, words).set_index("stage")
     assert tuple(table.loc["results", ["state", "why"]]) == (
-        "stale",
+        "out of date",
         "not all of its runs are done",
     )
     (run.folder / "manifest.json").unlink()
@@ -69,13 +69,16 @@ def test_states_follow_what_is_on_disk(tmp_path: Path, cache: Path) -> None:
     assert states(status(cfg, words))["train/normbt-seed0"] == "missing"
 
 
-def test_best_of_n_of_other_settings_is_stale_and_may_be_left_out(
+def test_best_of_n_of_other_settings_is_out_of_date_and_may_be_left_out(
     tmp_path: Path, cache: Path
 ) -> None:
     cfg, words = composed(tmp_path, cache)
     made = tmp_path / "results/data/best_of_n.json"
     made.parent.mkdir(parents=True)
-    for name, state, why in (("smoke", "done", ""), ("cpu_full", "stale", "bon: smoke ≠ cpu_full")):
+    for name, state, why in (
+        ("smoke", "done", ""),
+        ("cpu_full", "out of date", "bon: smoke ≠ cpu_full"),
+    ):
         made.write_text(json.dumps({"bon": {"name": name}, "seconds_of_this_call": 2.5}))
         line = status(cfg, words).set_index("stage").loc["Best-of-N"]
         assert (line["state"], line["why"], line["seconds"]) == (state, why, 2.5)
@@ -95,7 +98,7 @@ def test_best_of_n_of_other_settings_is_stale_and_may_be_left_out(
         ("data", "data fingerprint"),
     ],
 )
-def test_a_change_makes_stale_what_depends_on_it_and_that_is_made_anew(
+def test_a_change_retrains_what_depends_on_it(
     tmp_path: Path, cache: Path, change: str, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg, words = composed(tmp_path, cache)
@@ -107,15 +110,15 @@ def test_a_change_makes_stale_what_depends_on_it_and_that_is_made_anew(
     else:
         cfg, words = composed(tmp_path, cache, "data.train_pairs=16", change)
     table = status(cfg, words).set_index("stage")
-    assert table.loc["train/bt-seed0", "state"] == "stale"
+    assert table.loc["train/bt-seed0", "state"] == "out of date"
     assert why in str(table.loc["train/bt-seed0", "why"])
-    assert table.loc["train/bt-seed0, scores", "state"] == "stale"
+    assert table.loc["train/bt-seed0, scores", "state"] == "out of date"
     with pytest.raises(InputError, match="holds a run with other settings"):
         train(run_configs(cfg, words, {})[0])
     before = (run.folder / "manifest.json").stat().st_mtime_ns
     capsys.readouterr()
     do(cfg, words, 1)
-    assert "stale, made anew" in capsys.readouterr().out
+    assert "out of date, retrained" in capsys.readouterr().out
     assert (run.folder / "manifest.json").stat().st_mtime_ns != before
     assert states(status(cfg, words))["train/bt-seed0"] == "done"
 

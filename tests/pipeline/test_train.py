@@ -419,7 +419,7 @@ def test_a_folder_of_other_files_is_left_alone(train_smoke: Train, tmp_path: Pat
     mine = tmp_path / "trainer" / "mine.txt"
     mine.parent.mkdir()
     mine.write_text("mine")
-    with pytest.raises(InputError, match="holds trainer of no run"):
+    with pytest.raises(InputError, match="contains trainer but no config"):
         train_smoke("data.train_pairs=16", run_dir=tmp_path)
     assert mine.read_text() == "mine"
 
