@@ -11,32 +11,65 @@ Everything else (data, arguments, PEFT, DeepSpeed, logging) is TRL's. Needs trl 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import (
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_callback import ExportableState
 from trl import RewardConfig, RewardTrainer
 
 from rm.errors import InputError
-from rm.model.reward_model import last_real_token
 from rm.objective.losses import bt, bt_margin, centring
 from rm.objective.weights import PairWeight, is_due, representation_distance
 from rm.training.records import FinishStep
 from rm.training.trainer import same_draws
 
 
+class WeightState(TrainerCallback, ExportableState):
+    """Keeps μ in the checkpoints (trainer_state.json), and takes it from the one resumed from."""
+
+    def __init__(self, mu: float | None = None) -> None:
+        self.mu = mu
+
+    def state(self) -> dict[str, Any]:
+        """Return what transformers saves of this callback."""
+        return {"args": {"mu": self.mu}, "attributes": {}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Take μ from the checkpoint, if it has one.
+
+        transformers restores callbacks itself only with restore_callback_states_from_checkpoint.
+        """
+        kept = cast(dict[str, Any], state.stateful_callbacks).get(type(self).__name__)
+        if kept is not None:
+            self.mu = kept["args"]["mu"]
+
+
 class WeightedRewardTrainer(RewardTrainer):
     """TRL's RewardTrainer whose pair losses are multiplied by a pair weight (paper, NormBT).
 
-    The weight's μ is the global batch's: all ranks, all accumulation steps, updated once an
-    optimiser step. It is not in TRL's checkpoints: a resumed run starts it anew.
+    The weight's μ is the global batch's: all ranks, all accumulation steps, updated once per
+    optimiser step, and it is in every checkpoint. The distance is taken at the token that the model
+    reads its reward from. One warning says where that is not each row's last token (TRL's default
+    pad token for Llama ends conversations, so the last token counts as padding).
     """
 
     def __init__(self, *args: Any, pair_weight: PairWeight, **options: Any) -> None:
         """`pair_weight`: from `rm.objective.weights`; the other arguments are RewardTrainer's.
 
-        Raises InputError for a weight over the whole batch where a step has several pieces.
+        Raises InputError for a weight over the whole batch where a step has several pieces, and for
+        a model without a head named `score`.
         """
         super().__init__(*args, **options)
         pieces = self.args.gradient_accumulation_steps * self.args.world_size
@@ -45,32 +78,62 @@ class WeightedRewardTrainer(RewardTrainer):
                 f"{type(pair_weight).__name__} needs the global batch in one piece, not {pieces}: "
                 "gradient_accumulation_steps=1, one device"
             )
+        _head(cast(nn.Module, self.model))
         self.pair_weight = pair_weight
-        self.mu: float | None = None
-        self._distance_pieces: list[Tensor] = []
-        self._weight_pieces: list[Tensor] = []
+        self._pieces: list[Tensor] = []
+        self._warned = False
         self.add_callback(FinishStep(self))
+        self.add_callback(WeightState())
+
+    @property
+    def mu(self) -> float | None:
+        """The pair weight's state, None before the first batch and for weights without one."""
+        return self._weight_state.mu
+
+    @mu.setter
+    def mu(self, value: float | None) -> None:
+        self._weight_state.mu = value
+
+    @property
+    def _weight_state(self) -> WeightState:
+        # Looked up: transformers puts a new one in its place when it restores callbacks.
+        found = (one for one in self.callback_handler.callbacks if isinstance(one, WeightState))
+        return next(found)
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """Fetch one step's micro-batches; where the weight needs it, set μ from all of them."""
         samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._pieces = []
         if samples and is_due(self.pair_weight, self.mu):
+            self._warn_of_a_lost_mu()
             self.mu = self.pair_weight.start(self._distances(samples))
         return samples, items
+
+    def _warn_of_a_lost_mu(self) -> None:
+        """Warn where a resumed run finds no μ in its checkpoint."""
+        step, lost = self.state.global_step, self.mu is None and not self.pair_weight.every_step
+        if step and lost and self.is_world_process_zero():
+            warnings.warn(
+                f"the checkpoint of step {step} holds no μ (another trainer wrote it): the pair "
+                "weight starts from the next batch",
+                stacklevel=2,
+            )
 
     @torch.no_grad()
     def _distances(self, samples: Sequence[dict[str, Any]]) -> Tensor:
         """Distances of a global batch as the pass that follows will see them, dropout included."""
-        model = cast(nn.Module, self.model).train()
+        model = _Reader(cast(nn.Module, self.model).train())
         found = []
-        with same_draws(self.args.device):
+        with same_draws(self.args.device), warnings.catch_warnings():
+            # Of reentrant gradient checkpointing; nothing is differentiated here.
+            warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
             for sample in samples:
                 inputs: Any = self._prepare_inputs(dict(sample))
-                with _last_hidden(model, inputs["attention_mask"]) as hidden:
-                    model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-                found.append(representation_distance(*hidden[0].chunk(2)).double())
+                rows = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+                model(**rows, use_cache=False)
+                found.append(representation_distance(*model.hidden.chunk(2)).double())
         return self.accelerator.gather(torch.cat(found))
 
     def compute_loss(
@@ -81,33 +144,37 @@ class WeightedRewardTrainer(RewardTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """TRL's loss in evaluation; in training the mean of weight × pair loss (+ centring)."""
-        with _last_hidden(model, inputs["attention_mask"]) as hidden:
-            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-        if cast(nn.Module, self.model).training:
-            rewards = outputs.logits.squeeze(-1)
-            self._check_pooling(model, rewards, hidden[0])
-            loss = self._weighted(rewards, hidden[0], inputs.get("margin"))
+        if not cast(nn.Module, self.model).training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        reader = _Reader(model)
+        _, outputs = super().compute_loss(reader, inputs, return_outputs=True)
+        self._warn_once(reader.at_end)
+        loss = self._weighted(outputs.logits.squeeze(-1), reader.hidden, inputs.get("margin"))
         return (loss, outputs) if return_outputs else loss
 
-    def _check_pooling(self, model: nn.Module, rewards: Tensor, hidden: Tensor) -> None:
-        """Once: the reward must come from the same token as the distance."""
-        if self.state.global_step == 0 and not self._distance_pieces:
-            with torch.no_grad():
-                expected = _head(model)(hidden.to(_head(model).weight.dtype)).squeeze(-1)
-            if not torch.allclose(rewards.float(), expected.float(), rtol=0.05, atol=0.05):
-                raise InputError(
-                    "the reward is read at another token than each row's last one: the pad token "
-                    "ends conversations; choose one that does not "
-                    "(rm.model.checkpoints.set_pad_token)"
-                )
+    def _warn_once(self, at_end: Tensor) -> None:
+        """Warn, once per run, where a reward is not read from its row's last token."""
+        if not self._warned and self.is_world_process_zero() and not at_end.all():
+            self._warned = True
+            pad = cast(PreTrainedTokenizerBase, self.processing_class).pad_token
+            warnings.warn(
+                f"in {int((~at_end).sum())} of {len(at_end)} rows the model reads the reward at "
+                "another token than the last one, and the distance is taken there too. It skips "
+                f"its pad token {pad!r} at the end of a row: choose a pad token that ends no row "
+                "(rm.model.checkpoints.set_pad_token)",
+                stacklevel=2,
+            )
 
     def _weighted(self, rewards: Tensor, hidden: Tensor, margin: Tensor | None) -> Tensor:
+        """Mean of weight × pair loss (+ centring) from `rewards` (rows,), `hidden` (rows, hidden).
+
+        Rows are the chosen sides, then the rejected ones.
+        """
         chosen, rejected = rewards.chunk(2)
         difference = chosen - rejected
-        distance = representation_distance(*hidden.detach().chunk(2))
+        distance = representation_distance(*hidden.chunk(2))
         weight = self.pair_weight.weigh(distance, self.mu, torch.sigmoid(-difference.detach()))
-        self._distance_pieces.append(distance)
-        self._weight_pieces.append(weight)
+        self._pieces.append(torch.stack([distance, weight], dim=1))
         loss = bt(difference) if margin is None else bt_margin(difference, margin)
         total = (weight * loss).mean()
         coefficient = cast(RewardConfig, self.args).center_rewards_coefficient
@@ -116,33 +183,75 @@ class WeightedRewardTrainer(RewardTrainer):
         return total
 
     def finish_step(self) -> None:
-        """Once an optimiser step: log mean distance, mean weight and μ, then update μ."""
-        pieces = (torch.cat(self._distance_pieces), torch.cat(self._weight_pieces))
-        self._distance_pieces, self._weight_pieces = [], []
-        distance, weight = (self.accelerator.gather(piece).double() for piece in pieces)
-        facts = {"distance_mean": distance.mean().item(), "weight_mean": weight.mean().item()}
-        for name, value in {**facts, "mu": self.mu}.items():
+        """Once per optimiser step: log mean distance, mean weight and μ, then update μ."""
+        pairs = self.accelerator.gather(torch.cat(self._pieces)).double()
+        distance, weight = pairs.mean(dim=0).tolist()
+        for name, value in {
+            "distance_mean": distance,
+            "weight_mean": weight,
+            "mu": self.mu,
+        }.items():
             if value is not None:
                 self._metrics["train"][name].append(value)
-        self.mu = self.pair_weight.update(self.mu, facts["distance_mean"])
+        self.mu = self.pair_weight.update(self.mu, distance)
+
+
+class _Reader:
+    """Calls a model and keeps the state that each reward is read from.
+
+    The score head passes its input on beside its output, so the state comes from the same token as
+    the reward, wherever the model takes it from.
+    """
+
+    hidden: Tensor
+    """(rows, hidden), without a gradient: the score head's input at the reward's token."""
+    at_end: Tensor
+    """(rows,) bool: whether that is the row's last token by the attention mask."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Return the model's output, as the model alone would give it."""
+        with _states_beside_rewards(self._model, inputs["attention_mask"]):
+            output = self._model(**inputs)
+        found = output.logits
+        output.logits = found[:, :1]
+        self.hidden, self.at_end = found[:, 1:-1].detach(), found[:, -1].detach() > 0
+        return output
 
 
 @contextlib.contextmanager
-def _last_hidden(model: nn.Module, attention_mask: Tensor) -> Iterator[list[Tensor]]:
-    """Yield a list that holds h (rows, hidden), the score head's input at each row's last token."""
-    found: list[Tensor] = []
+def _states_beside_rewards(model: nn.Module, attention_mask: Tensor) -> Iterator[None]:
+    """Have the score head give (…, 1 + hidden + 1): reward, its input, 1 at each row's last token.
 
-    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(last_real_token(inputs[0], attention_mask))
+    `attention_mask` (rows, length): 1 at real tokens. Virtual tokens (prompt tuning) may precede
+    them.
+    """
+    length = attention_mask.shape[1]
+    places = torch.arange(length, device=attention_mask.device)
+    from_end = length - 1 - (attention_mask * places).argmax(dim=-1)
 
-    handle = _head(model).register_forward_pre_hook(keep)
+    def widen(_: nn.Module, inputs: tuple[Tensor, ...], rewards: Tensor) -> Tensor:
+        states = inputs[0].detach()
+        last = states.new_zeros(*states.shape[:2], 1)
+        rows = torch.arange(len(states), device=states.device)
+        last[rows, states.shape[1] - 1 - from_end] = 1
+        return torch.cat([rewards, states, last], dim=-1)
+
+    handle = _head(model).register_forward_hook(widen)
     try:
-        yield found
+        yield
     finally:
         handle.remove()
 
 
-def _head(model: nn.Module) -> nn.Linear:
-    """The score head, whatever wraps the model (DDP, PEFT)."""
-    heads = [m for n, m in model.named_modules() if "score" in n and isinstance(m, nn.Linear)]
-    return heads[-1]
+def _head(model: nn.Module) -> nn.Module:
+    """The score head, whatever wraps it or the model (DDP, PEFT). Raises InputError without one."""
+    found = [one for name, one in model.named_modules() if name.split(".")[-1] == "score"]
+    if not found:
+        raise InputError(
+            f"{type(model).__name__} has no head named `score`: pair weights need a decoder loaded "
+            "by AutoModelForSequenceClassification (Llama, Qwen, Gemma and the like)"
+        )
+    return found[-1]

@@ -70,7 +70,6 @@ def theirs(
     pairs: list[TokenPair],
     weight: PairWeight,
     folder: Path,
-    pad_token: str | None = None,
     **own: Any,
 ) -> Any:
     from rm.integrations.trl import WeightedRewardTrainer
@@ -81,8 +80,6 @@ def theirs(
         for p in pairs
     ]
     model, tokenizer = new_reward_model(backbone, torch.float32, seed=0)
-    if pad_token is not None:
-        tokenizer.pad_token = pad_token
     trainer = WeightedRewardTrainer(
         model=model.classifier,
         args=trl.RewardConfig(**options(folder), bf16=False, max_length=None, **own),
@@ -157,12 +154,3 @@ def test_a_weight_over_the_whole_batch_is_refused_with_accumulation(
 ) -> None:
     with pytest.raises(InputError, match="MeanForAll needs the global batch in one piece, not 2"):
         theirs(backbone, pairs, MeanForAll(0.9, 1e-6), tmp_path)
-
-
-def test_a_pad_token_that_ends_conversations_is_refused(
-    backbone: Path, pairs: list[TokenPair], tmp_path: Path
-) -> None:
-    """TRL pools before the first pad token: with the end-of-turn token as pad, one too early."""
-    end = AutoTokenizer.from_pretrained(backbone).convert_ids_to_tokens(pairs[0].chosen[-1])
-    with pytest.raises(InputError, match="another token"):
-        theirs(backbone, pairs, NormBT(0.9, 1e-6), tmp_path, pad_token=end)
