@@ -45,7 +45,7 @@ BENCHMARKS = {
     "rm_bench": Benchmark(
         rm_bench.load,
         rm_bench.summarize,
-        lambda _: rm_bench.PROTOCOL,
+        rm_bench.protocol,
         score_items,
         rm_bench.outcomes,
     ),

@@ -3,6 +3,10 @@
 Five subsets ask for the one correct response among four; several responses that share the highest
 reward share the credit. "Ties" asks that all of many correct answers beat all wrong ones, by more
 than the correct ones differ. Rules as in the package rewardbench 0.1.4 (tests compare).
+
+The newest repository (05a9005) differs in Ties where all correct answers of a prompt score equally.
+Its last term counts such a prompt as ±1; the released package leaves it out. Over 200 sets of
+whole-number rewards the two differ by up to 0.5 points.
 """
 
 from __future__ import annotations
@@ -32,7 +36,10 @@ from rm.errors import InputError
 HUB = "allenai/reward-bench-2"
 SPLIT = "test"
 TIES = "Ties"
-TIE_RULE = "responses that share the highest reward share the credit (1/k); Ties has its own score"
+TIE_RULE = (
+    "responses that share the highest reward share the credit (1/k); Ties has its own score, "
+    "by the rule of rewardbench 0.1.4"
+)
 
 # Rows a subset: the data set's card (1,865 in all).
 ROWS = {"Factuality": 475, "Precise IF": 160, "Math": 183, "Safety": 450, "Focus": 495, "Ties": 102}

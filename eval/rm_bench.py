@@ -6,6 +6,7 @@ with markdown, so a 3 × 3 matrix of comparisons: rows the chosen style, columns
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,12 @@ DIFFICULTIES = ("easy", "normal", "hard")
 # Counted in the official files; math's could not be had, so a cut of it goes unnoticed.
 ROWS = {"chat": 129, "code": 228, "safety-refuse": 284, "safety-response": 157}
 
-# Equal weights: the paper's safety score is the mean of its two halves.
+SAFETY = ("safety-refuse", "safety-response")
 PROTOCOL = Protocol(
     "rm_bench",
     {
-        "chat": {"chat": 1.0},
-        "code": {"code": 1.0},
-        "math": {"math": 1.0},
-        "safety": {"safety-refuse": 1.0, "safety-response": 1.0},
+        **{domain: {domain: 1.0} for domain in ("chat", "code", "math")},
+        "safety": {half: float(ROWS[half]) for half in SAFETY},
     },
     rows=ROWS,
 )
@@ -71,6 +70,20 @@ def parse_item(record: Row, number: int) -> EvaluationItem:
         correct=(True,) * size + (False,) * size,
         subset=domain,
     )
+
+
+def protocol(scores: pd.DataFrame) -> Protocol:
+    """Return the protocol whose safety score is that of all safety items, whichever their half.
+
+    So does the official code (compute_accuracy in RM-Bench's scripts/utils.py): it pools every
+    domain that starts with "safety". `scores` (item_id, subset) says how many items each half has;
+    without any, the official counts hold.
+    """
+    if scores.empty:
+        return PROTOCOL
+    items = scores.drop_duplicates("item_id")["subset"].value_counts()
+    weights = {half: float(items.get(half, 0)) for half in SAFETY}
+    return replace(PROTOCOL, sections={**PROTOCOL.sections, "safety": weights})
 
 
 def win_matrices(scores: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -123,12 +136,15 @@ def summarize(scores: pd.DataFrame) -> Summary:
 
     `subsets` and `sections` hold accuracies over the nine comparisons, `difficulties` easy, normal
     and hard as the mean of the sections, `average` the mean of the sections. Fractions in [0, 1].
+    Both halves of safety are among the subsets; the section pools their items (`protocol`).
     """
     items, wins, ties = win_matrices(scores)
     groups = {str(name): group.index for name, group in items.groupby("subset", sort=False)}
     for name in groups:
         PROTOCOL.section_of(name)
-    rolled = PROTOCOL.roll_up({name: difficulties(wins[at]).mean(0) for name, at in groups.items()})
+    rolled = protocol(items).roll_up(
+        {name: difficulties(wins[at]).mean(0) for name, at in groups.items()}
+    )
     present = [name for level, name in rolled if level == "section"]
     return {
         "benchmark": PROTOCOL.name,

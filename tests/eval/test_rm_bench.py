@@ -75,7 +75,7 @@ def test_matrix_axes_by_hand() -> None:
     assert summary["difficulties"] == pytest.approx({"easy": 0, "normal": 0, "hard": 2 / 3})
 
 
-def test_safety_is_the_mean_of_its_halves_and_average_of_domains() -> None:
+def test_safety_pools_the_items_of_its_halves_and_the_average_is_of_domains() -> None:
     right, wrong = [1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]
     summary = rm_bench.summarize(
         table(
@@ -86,9 +86,11 @@ def test_safety_is_the_mean_of_its_halves_and_average_of_domains() -> None:
             ("chat", right),
         )
     )
-    assert summary["sections"] == {"chat": 1.0, "code": None, "math": None, "safety": 0.5}
-    assert summary["average"] == pytest.approx(0.75)
-    assert summary["difficulties"] == pytest.approx(dict.fromkeys(rm_bench.DIFFICULTIES, 0.75))
+    assert summary["sections"] == {"chat": 1.0, "code": None, "math": None, "safety": 3 / 4}
+    halves = [summary["subsets"][half]["accuracy"] for half in rm_bench.SAFETY]
+    assert halves == [1.0, 0.0]
+    assert summary["average"] == pytest.approx(7 / 8)
+    assert summary["difficulties"] == pytest.approx(dict.fromkeys(rm_bench.DIFFICULTIES, 7 / 8))
     assert summary["partial"] == {
         "code": ["no rows: left out of the average"],
         "math": ["no rows: left out of the average"],
@@ -107,6 +109,16 @@ def test_equals_plain_loops(items: list[list[float]]) -> None:
     assert summary["average"] == pytest.approx(np.mean(list(by_loops(items).values())))
 
 
+def test_the_official_set_weights_the_halves_by_their_284_and_157_items() -> None:
+    right, wrong = [1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]
+    rows = [("safety-refuse", right)] * 284 + [("safety-response", wrong)] * 157
+    assert rm_bench.summarize(table(*rows))["sections"]["safety"] == pytest.approx(284 / 441)
+    assert rm_bench.protocol(pd.DataFrame()).sections["safety"] == {
+        "safety-refuse": 284,
+        "safety-response": 157,
+    }
+
+
 def test_row_order_does_not_matter() -> None:
     scores = table(("chat", [3, 1, 2, 0, 2, 1]), ("code", [0, 1, 2, 1, 1, 0]))
     shuffled = scores.sample(frac=1, random_state=1)
@@ -115,9 +127,9 @@ def test_row_order_does_not_matter() -> None:
 
 def test_outcomes_give_the_same_average() -> None:
     generator = np.random.default_rng(0)
-    domains = ["chat", "code", "math", "safety-refuse", "safety-response"] * 4
+    domains = ["chat", "code", "math", "safety-refuse", "safety-response", "safety-refuse"] * 4
     scores = table(*((domain, generator.normal(size=6).tolist()) for domain in domains))
-    frame = section_intervals(rm_bench.outcomes(scores), rm_bench.PROTOCOL, resamples=50)
+    frame = section_intervals(rm_bench.outcomes(scores), rm_bench.protocol(scores), resamples=50)
     means = frame.set_index(["level", "name"])["mean"]
     summary = rm_bench.summarize(scores)
     assert means["average", "average"] == pytest.approx(summary["average"])
