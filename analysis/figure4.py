@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.style import method_label, plural, short, wrap
-from analysis.tables import GROUP, AbsentError, of_method, pair_up, read_scores, require
+from analysis.tables import GROUP, AbsentError, of_method, read_scores, require
 from eval.bootstrap import bounds, draw_counts
 from eval.statistics import binomial_interval
+from eval.strata import pair_up
 from rm.errors import InputError
 
 COLUMNS: Final = [

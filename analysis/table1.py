@@ -18,14 +18,15 @@ from analysis.tables import (
     HOLM,
     LOW,
     MARK,
+    SEED,
     AbsentError,
     P,
-    pair_up,
     read_scores,
     require,
     write_table,
 )
-from eval import rewardbench
+from eval import rewardbench, strata
+from eval.crossed import intervals
 from eval.protocol import Protocol, partial
 from eval.statistics import base_of, difference_intervals, holm, section_intervals
 from rm.data.preferences import section_key
@@ -43,8 +44,16 @@ BOOTSTRAP: Final = (
     "the mean of the sections. With few seeds the intervals understate the seeds' share."
 )
 INTERVAL: Final = f"Brackets: {BOOTSTRAP}"
+CROSSED: Final = (
+    "Brackets: 95% interval for new training seeds and new test pairs (crossed random effects, "
+    "Satterthwaite's degrees of freedom). Parentheses: 95% interval for new seeds on these pairs "
+    "(Student's t over seeds). A tie counts as a loss; the average is the mean of the sections."
+)
 ADJUSTED: Final = (
     f"{MARK}: also p < 0.05 by the same bootstrap after Holm's adjustment for the rows of a column."
+)
+CROSSED_ADJUSTED: Final = (
+    f"{MARK}: p < 0.05 for new seeds and pairs after Holm's adjustment for the rows of a column."
 )
 ROWS: Final = "Each method minus its base loss (a rival or control: minus BT)"
 """What a row of `differences` is."""
@@ -89,26 +98,28 @@ def of_trained(scores: pd.DataFrame, path: Path) -> pd.DataFrame:
     return kept.assign(correct=kept["correct"].astype(float), truncated=cut).reset_index(drop=True)
 
 
-def build(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
-    """Return table 1: one row a method, backbone, data set and benchmark.
+def build(frame: pd.DataFrame, resamples: int = 2000, crossed: bool = False) -> pd.DataFrame:
+    """Return table 1: one row per method, backbone, data set and benchmark.
 
     Columns: method, backbone, data, benchmark, seeds, then chat, chat_hard, safety, reasoning,
     average in percent, each followed by its `_low` and `_high`, and pairs. A section that a
-    benchmark lacks is NaN.
+    benchmark lacks is NaN. With `crossed`: intervals of `eval.crossed`, and `_seed_low` and
+    `_seed_high` over seeds alone.
 
-    Raises InputError: `frame` (of `collect`) is empty, or the seeds of a run saw different pairs.
+    Raises InputError: `frame` (of `collect`) is empty, the seeds of a run saw different pairs, or,
+    with `crossed`, a method has one seed only.
     """
     require(frame, COLUMNS, "table 1's data")
     rows = [
-        {"method": method, **place, **accuracies(part, protocol, resamples)}
+        {"method": method, **place, **accuracies(part, protocol, resamples, crossed)}
         for place, group, protocol in groups(frame)
         for method, part in by_method(group)
     ]
     return pd.DataFrame(rows)
 
 
-def differences(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
-    """Return the paired differences method − its base loss, one row a method with a base.
+def differences(frame: pd.DataFrame, resamples: int = 2000, crossed: bool = False) -> pd.DataFrame:
+    """Return the paired differences method − its base loss, one row per method with a base.
 
     The base: `eval.statistics.base_of`. Columns and errors: as `paired`; `adjusted` adds Holm's.
     """
@@ -117,31 +128,38 @@ def differences(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     for _, group, _ in groups(frame):
         methods = [method for method, _ in by_method(group)]
         bases = [(method, base_of(method, methods)) for method in methods]
-        parts.append(paired(group, [(m, base) for m, base in bases if base], resamples))
+        parts.append(paired(group, [(m, base) for m, base in bases if base], resamples, crossed))
     return pd.concat(parts, ignore_index=True)
 
 
 def paired(
-    frame: pd.DataFrame, sides: Sequence[tuple[str, str]], resamples: int = 2000
+    frame: pd.DataFrame,
+    sides: Sequence[tuple[str, str]],
+    resamples: int = 2000,
+    crossed: bool = False,
 ) -> pd.DataFrame:
     """Return the paired differences of `sides`, (method, minus), one row each that was run.
 
     Columns: method, minus, backbone, data, benchmark, seeds, then the sections and the average in
     percentage points with `_low`, `_high` and `_p` (of no difference), and pairs. The same
-    bootstrap as table 1's, on the difference of the two methods' `correct` of one seed and pair.
+    intervals as table 1's, on the difference of the two methods' `correct` of one seed and pair.
 
-    Raises InputError: within a seed the two methods were evaluated on different pairs.
+    Raises InputError: within a seed the two methods were evaluated on different pairs, or as
+    `build`.
     """
     rows = []
     for place, group, protocol in groups(frame):
         runs = dict(by_method(group))
         for method, base in sides:
             if method in runs and base in runs:
-                both = minus(runs[method], runs[base])
+                both = strata.paired(runs[method], runs[base])
                 if len(both):
-                    found = difference_intervals(both, protocol, resamples=resamples)
-                    cells = cells_of(found)
-                    rows.append({"method": method, "minus": base, **place, **cells})
+                    found = (
+                        intervals(both, protocol)
+                        if crossed
+                        else difference_intervals(both, protocol, resamples=resamples)
+                    )
+                    rows.append({"method": method, "minus": base, **place, **cells_of(found)})
     return pd.DataFrame(rows, columns=None if rows else ["method", "minus", *GROUP, "seeds"])
 
 
@@ -156,14 +174,6 @@ def adjusted(table: pd.DataFrame) -> pd.DataFrame:
         for _, rows in table[table[cell + P].notna()].groupby(GROUP):
             made.loc[rows.index, cell + HOLM] = holm(rows[cell + P].to_numpy())
     return made
-
-
-def minus(ours: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a shared seed and pair, its `correct` the difference ours − base."""
-    keys = ["seed", "pair_id"]
-    both = pair_up(ours, base, keys, "correct", "table 1's differences")
-    both = both.assign(correct=both["correct_left"] - both["correct_right"])
-    return both[[*keys, "correct"]].merge(ours[[*keys, "subset", "cluster"]], on=keys)
 
 
 def groups(frame: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame, Protocol]]:
@@ -232,8 +242,12 @@ def by_method(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             yield method, rows[rows["method"] == method]
 
 
-def accuracies(outcomes: pd.DataFrame, protocol: Protocol, resamples: int) -> dict[str, float]:
+def accuracies(
+    outcomes: pd.DataFrame, protocol: Protocol, resamples: int, crossed: bool
+) -> dict[str, float]:
     """Return one row's cells: seeds, every section and the average in percent, pairs."""
+    if crossed:
+        return cells_of(intervals(outcomes, protocol).drop(columns="p"))
     return cells_of(section_intervals(outcomes, protocol, resamples=resamples, seed=0))
 
 
@@ -242,8 +256,10 @@ def cells_of(found: pd.DataFrame) -> dict[str, float]:
     found = found[found["level"] != "subset"]
     cells = {section_key(row["name"]): row for _, row in found.iterrows()}
     values: dict[str, float] = {"seeds": int(cells["average"]["seeds"])}
+    columns = {"": "mean", LOW: "low", HIGH: "high"}
+    columns |= {SEED + LOW: "seed_low", SEED + HIGH: "seed_high"} if "seed_low" in found else {}
     for name in CELLS:
-        for ending, column in (("", "mean"), (LOW, "low"), (HIGH, "high")):
+        for ending, column in columns.items():
             values[name + ending] = 100 * cells[name][column] if name in cells else float("nan")
         if "p" in found:
             values[name + P] = cells[name]["p"] if name in cells else float("nan")
@@ -263,27 +279,28 @@ def beside_paper(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([theirs, ours], ignore_index=True).reindex(columns=columns)
 
 
-def write(data: Path, folder: Path, note: str = "") -> list[Path]:
+def write(data: Path, folder: Path, note: str = "", crossed: bool = False) -> list[Path]:
     """Write table1, table1_differences and table1_paper into `folder` and return their paths.
 
-    `note` names the profile's model and data and goes under every table.
+    `note` names the profile's model and data and goes under every table; `crossed`: as `build`.
 
     Raises InputError: as `collect`, `build` and `differences`.
     """
     frame = collect(data)
-    table, short = build(frame), rows_note(frame)
+    table, short = build(frame, crossed=crossed), rows_note(frame)
+    interval, adjustment = (CROSSED, CROSSED_ADJUSTED) if crossed else (INTERVAL, ADJUSTED)
     return [
         *write_table(
             table,
             folder / "table1",
-            f"Table 1. Accuracy by section, percent. {INTERVAL}{short}",
+            f"Table 1. Accuracy by section, percent. {interval}{short}",
             note,
         ),
         *write_table(
-            adjusted(differences(frame)),
+            adjusted(differences(frame, crossed=crossed)),
             folder / "table1_differences",
             f"Table 1, differences. {ROWS} on the same seeds and pairs, percentage points. "
-            f"{ADJUSTED} {INTERVAL}{short}",
+            f"{adjustment} {interval}{short}",
             note,
         ),
         *write_table(

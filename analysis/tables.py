@@ -1,7 +1,7 @@
 """Tables in and out: read a tidy file, write one table as CSV, Markdown and LaTeX (booktabs).
 
 The CSV holds every number; Markdown and LaTeX show an estimate with its interval in one cell,
-"67.3 [64.1, 70.2]".
+"67.3 [64.1, 70.2]", and one over seeds alone behind it, "(65.0, 69.6)".
 """
 
 import json
@@ -27,6 +27,8 @@ SCORES: Final = [
 ]
 LOW: Final = "_low"
 HIGH: Final = "_high"
+SEED: Final = "_seed"
+"""Ending of an estimate's second interval, over seeds alone: `x_seed_low`, `x_seed_high`."""
 P: Final = "_p"
 """Ending of an estimate's p-value of 0."""
 HOLM: Final = "_holm"
@@ -168,30 +170,6 @@ def one_row_each(frame: pd.DataFrame, keys: Sequence[str], name: str) -> pd.Data
     return frame
 
 
-def pair_up(
-    left: pd.DataFrame, right: pd.DataFrame, keys: Sequence[str], value: str, name: str
-) -> pd.DataFrame:
-    """Return one row a seed and pair that both sides have.
-
-    Columns: `keys`, which contain "seed" and "pair_id", then `value` of each side with the endings
-    _left and _right. Seeds that one side lacks are left out (they cannot be paired).
-
-    Raises InputError: within a shared seed the two sides were evaluated on different pairs.
-    """
-    sides = [side[[*keys, value]] for side in (left, right)]
-    runs = [key for key in keys if key != "pair_id"]
-    shared = sides[0][runs].merge(sides[1][runs].drop_duplicates()).drop_duplicates()
-    sides = [side.merge(shared, on=runs) for side in sides]
-    both = sides[0].merge(sides[1], on=list(keys), suffixes=("_left", "_right"))
-    alone = sum(len(side) for side in sides) - 2 * len(both)
-    if alone:
-        raise InputError(
-            f"{name}: {alone} rows of the two methods have no counterpart of the same seed: "
-            "evaluate both on the same pairs"
-        )
-    return both
-
-
 def write_table(
     frame: pd.DataFrame,
     stem: Path,
@@ -224,21 +202,22 @@ def write_table(
 
 
 def display(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
-    """Return the frame as text, every `x`, `x_low`, `x_high` folded into one column `x`.
+    """Return the frame as text, every `x` with its intervals folded into one column `x`.
 
     `x_p` and `x_holm` are left out; an estimate whose `x_holm` is below 0.05 is marked.
     """
     names = [str(name) for name in frame.columns]
-    ends = (LOW, HIGH, P, HOLM)
+    ends = (LOW, HIGH, SEED + LOW, SEED + HIGH, P, HOLM)
     bounds = {name + end for name in names for end in ends if is_estimate(frame, name)}
     shown = {}
     for name in names:
         if name in bounds:
             continue
         cells = [cell(value, digits) for value in frame[name]]
-        if is_estimate(frame, name):
-            sides = zip(frame[name + LOW], frame[name + HIGH], strict=True)
-            cells = [with_interval(c, *side, digits) for c, side in zip(cells, sides, strict=True)]
+        for of, brackets in ((name, "[]"), (name + SEED, "()")):
+            if is_estimate(frame, of):
+                sides = zip(cells, frame[of + LOW], frame[of + HIGH], strict=True)
+                cells = [with_interval(*side, digits, brackets) for side in sides]
         if name + HOLM in frame:
             marks = [MARK if p < 0.05 else "" for p in frame[name + HOLM]]
             cells = [f"{c} {mark}".strip() for c, mark in zip(cells, marks, strict=True)]
@@ -251,11 +230,12 @@ def is_estimate(frame: pd.DataFrame, name: str) -> bool:
     return name + LOW in frame.columns and name + HIGH in frame.columns
 
 
-def with_interval(text: str, low: float, high: float, digits: int) -> str:
+def with_interval(text: str, low: float, high: float, digits: int, brackets: str = "[]") -> str:
     """Return "67.3 [64.1, 70.2]", or the bare text where an end or the estimate is unknown."""
     if not text or pd.isna(low) or pd.isna(high):
         return text
-    return f"{text} [{cell(float(low), digits)}, {cell(float(high), digits)}]"
+    ends = f"{cell(float(low), digits)}, {cell(float(high), digits)}"
+    return f"{text} {brackets[0]}{ends}{brackets[1]}"
 
 
 def cell(value: Any, digits: int) -> str:

@@ -11,6 +11,20 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from rm.errors import InputError
+
+
+def check_resamples(resamples: int) -> None:
+    """Raise InputError unless there is at least one resample."""
+    if resamples < 1:
+        raise InputError(f"resamples must be at least 1, not {resamples}")
+
+
+def check_level(level: float) -> None:
+    """Raise InputError unless the level of an interval lies between 0 and 1."""
+    if not 0 < level < 1:
+        raise InputError(f"level must lie between 0 and 1, not {level}")
+
 
 def draw_places(generator: np.random.Generator, resamples: int, size: int) -> np.ndarray:
     """Draw `size` of `size` members with replacement, as places (resamples, size), int64."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eval import statistics
+from eval import crossed, statistics
 from eval.benchmarks import benchmark_of
 from eval.protocol import Protocol, outcomes
-from eval.tables import average_note, markdown, marked, percent
+from eval.strata import check_same_pairs, paired
+from eval.tables import NO_INTERVAL, average_note, markdown, marked, percent
 from rm.errors import InputError
 
 
@@ -68,7 +69,7 @@ def check_comparable(evaluations: Sequence[Evaluation]) -> None:
             )
         names = str(first.folder), str(other.folder)
         ids = set(first.scores["pair_id"]), set(other.scores["pair_id"])
-        statistics.check_same_pairs(*ids, *names)
+        check_same_pairs(*ids, *names)
         _check_texts(first, other)
 
 
@@ -102,39 +103,35 @@ def _with_intervals(
 ) -> pd.DataFrame:
     for side, frame in sides.items():
         own = statistics.section_intervals(frame, protocol, **vars(options))
-        own = own.rename(columns={"low": f"{side}_low", "high": f"{side}_high"})
-        columns = ["level", "name", f"{side}_low", f"{side}_high"]
-        table = table.merge(own[columns], on=["level", "name"], how="left", validate="one_to_one")
+        table = _beside(table, own[["level", "name", "low", "high"]], side)
     return table
+
+
+def _beside(table: pd.DataFrame, own: pd.DataFrame, side: str) -> pd.DataFrame:
+    """Add one side's numbers to the rows of `table`: `mean` as `side`, others as `side`_name."""
+    names = {name: f"{side}_{name}" for name in ("low", "high")} | {"mean": side}
+    own = own.rename(columns=names)
+    return table.merge(own, on=["level", "name"], how="left", validate="one_to_one")
 
 
 def _several_seeds(
     a: Sequence[Evaluation], b: Sequence[Evaluation], protocol: Protocol, options: Options
 ) -> pd.DataFrame:
-    """Compare over seeds: the i-th of a with the i-th of b.
+    """Compare over seeds, the i-th of a with the i-th of b: `eval.crossed.intervals`.
 
-    The interval of the difference is hierarchical (seeds, then pairs within subsets), p the sign
-    flip of the seeds' differences, Holm's correction over all rows.
+    Holm's correction of p is over all rows.
     """
     sides = {"a": _seeds(a), "b": _seeds(b)}
-    joined = sides["a"].merge(sides["b"], on=["seed", "pair_id"], suffixes=("", "_b"))
-    joined = joined.assign(correct=joined["correct_b"] - joined["correct"])
-    table = statistics.section_intervals(joined, protocol, **vars(options))
+    apart = paired(sides["b"], sides["a"])
+    table = crossed.intervals(apart, protocol, level=options.level)
     table = table[table["level"] != "subset"].rename(columns={"mean": "difference"})
-    by_seed = {side: _scores_by_seed(frame, protocol) for side, frame in sides.items()}
-    keys = list(zip(table["level"], table["name"], strict=True))
-    for side, scores in by_seed.items():
-        table[side] = [float(scores[key].mean()) for key in keys]
-    table = _with_intervals(table, sides, protocol, options)
-    table["p_permutation"] = [
-        statistics.paired_permutation(by_seed["b"][key] - by_seed["a"][key], seed=options.seed)
-        for key in keys
-    ]
-    table["p_holm"] = statistics.holm(table["p_permutation"].to_numpy())
-    table["cohens_h"] = [
-        statistics.cohens_h(x, y) for x, y in zip(table["a"], table["b"], strict=True)
-    ]
-    return table
+    for side, frame in sides.items():
+        own = crossed.intervals(frame, protocol, level=options.level)
+        table = _beside(table, own[["level", "name", "mean", "low", "high"]], side)
+    known = table["p"].notna()
+    table.loc[known, "p_holm"] = statistics.holm(table.loc[known, "p"].to_numpy())
+    effects = [statistics.cohens_h(*each) for each in zip(table["a"], table["b"], strict=True)]
+    return table.assign(cohens_h=effects)
 
 
 def _seeds(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
@@ -143,22 +140,16 @@ def _seeds(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
     )
 
 
-def _scores_by_seed(frame: pd.DataFrame, protocol: Protocol) -> dict[tuple[str, str], np.ndarray]:
-    """Roll up each seed on its own: (level, name) → scores (seeds,)."""
-    means = frame.pivot_table(index="subset", columns="seed", values="correct", aggfunc="mean")
-    return protocol.roll_up({str(name): row.to_numpy() for name, row in means.iterrows()})
-
-
 def render(
     table: pd.DataFrame, a: Sequence[Evaluation], b: Sequence[Evaluation], options: Options
 ) -> str:
-    """Render a comparison as Markdown: what was compared, how, and one row a section."""
+    """Render a comparison as Markdown: what was compared, how, and one row per section."""
     partial = {**a[0].summary["partial"], **b[0].summary["partial"]}
     rows = [
         [
             marked(row["name"], partial, whole=row["level"] == "average"),
-            *(_with_range(row, side) for side in ("a", "b")),
-            f"{_points(row['difference'])} [{_points(row['low'])}, {_points(row['high'])}]",
+            *(f"{percent(row[side])} {_range(row, side, percent)}" for side in ("a", "b")),
+            f"{_points(row['difference'])} {_range(row, '', _points)}",
             *_tests(row),
             f"{row['cohens_h']:+.2f}",
             row["pairs"],
@@ -170,7 +161,7 @@ def render(
     interval = f"[{100 * options.level:g} % interval]"
     header = ["section", f"a % {interval}", f"b % {interval}", f"b − a, points {interval}"]
     header += ["a : b alone right", "p McNemar (Holm)", "p cluster (Holm)"] if len(a) == 1 else []
-    header += ["p permutation (Holm)"] if len(a) > 1 else []
+    header += ["p (Holm)", "seeds alone"] if len(a) > 1 else []
     header += ["effect h", "n", "seeds", "note"]
     return "\n".join([*_head(a, b, options), "", markdown(header, rows)]) + "\n"
 
@@ -179,8 +170,10 @@ def _note(level: str, name: str, partial: dict[str, list[str]]) -> str:
     return average_note(partial) if level == "average" else "; ".join(partial.get(name, []))
 
 
-def _with_range(row: dict[Any, Any], side: str) -> str:
-    return f"{percent(row[side])} [{percent(row[f'{side}_low'])}, {percent(row[f'{side}_high'])}]"
+def _range(row: dict[Any, Any], of: str, form: Callable[[float], str]) -> str:
+    """Return the ends of an interval; where a subset has one pair, none is known."""
+    ends = [row[f"{of}_{end}" if of else end] for end in ("low", "high")]
+    return f"[{', '.join(map(form, ends))}]" if np.isfinite(ends).all() else f"[{NO_INTERVAL}]"
 
 
 def _points(value: float) -> str:
@@ -188,8 +181,8 @@ def _points(value: float) -> str:
 
 
 def _tests(row: dict[Any, Any]) -> list[str]:
-    if "p_permutation" in row:
-        return [f"{_p(row['p_permutation'])} ({_p(row['p_holm'])})"]
+    if "seed_low" in row:
+        return [f"{_p(row['p'])} ({_p(row['p_holm'])})", _range(row, "seed", _points)]
     return [
         f"{row['n10']} : {row['n01']}",
         f"{_p(row['p_mcnemar'])} ({_p(row['p_holm'])})",
@@ -198,6 +191,8 @@ def _tests(row: dict[Any, Any]) -> list[str]:
 
 
 def _p(value: float) -> str:
+    if not np.isfinite(value):
+        return NO_INTERVAL
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
@@ -205,23 +200,22 @@ def _head(a: Sequence[Evaluation], b: Sequence[Evaluation], options: Options) ->
     sides = {"a": a, "b": b}
     named = [f"- {s}: {', '.join(str(each.folder) for each in side)}" for s, side in sides.items()]
     first = f"{a[0].benchmark}: b against a on {len(a[0].scores)} pairs, {len(a)} seed(s) a side."
-    drawn = f"{options.resamples} resamples"
+    effect = "h: Cohen's, 0.2 small, 0.5 medium, 0.8 large."
     if len(a) == 1:
         how = (
-            f"Intervals: paired bootstrap within each subset, whole clusters, {drawn}. "
-            "p: McNemar's exact test (every pair once, independent) and sign flips of whole "
-            "clusters on the weighted difference; in brackets Holm's correction over the rows. "
-            "One checkpoint a side: training noise is in none of it. h: Cohen's, 0.2 small, "
-            "0.5 medium, 0.8 large."
+            "Intervals: paired bootstrap within each subset, whole clusters, "
+            f"{options.resamples} resamples. p: McNemar's exact test (every pair once, "
+            "independent) and sign flips of whole clusters on the weighted difference; in brackets "
+            "Holm's correction over the rows. One checkpoint a side: training noise is in none of "
+            f"it. {effect}"
         )
     else:
-        least = 2.0 ** (1 - len(a))
         how = (
-            "Intervals: hierarchical bootstrap (seeds, then pairs within each subset, whole "
-            f"clusters), {drawn}; with few seeds the seeds' share of the variance is too small, by "
-            f"(n − 1)/n. p: paired permutation over seeds, which cannot fall below {least:g} with "
-            f"{len(a)} seeds; in brackets Holm's correction over the rows. h: Cohen's, 0.2 small, "
-            "0.5 medium, 0.8 large."
+            "Intervals and p: seeds and pairs as crossed random effects (mean squares, "
+            "Satterthwaite's degrees of freedom; pairs within each subset, whole clusters). They "
+            "hold for new seeds and new pairs. Seeds alone: Student's t over the "
+            f"{len(a)} seeds, for these pairs as a fixed benchmark. In brackets Holm's correction "
+            f"over the rows. {effect}"
         )
     return [first, *named, *_unlike_scoring([*a, *b]), "", how]
 

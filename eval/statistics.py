@@ -10,18 +10,22 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from eval.bootstrap import bootstrap_p, draw_counts, percentile_interval
-from eval.protocol import Protocol, check_columns
+from eval.bootstrap import (
+    bootstrap_p,
+    check_level,
+    check_resamples,
+    draw_counts,
+    percentile_interval,
+)
+from eval.protocol import Protocol
 from eval.protocol import outcomes as outcomes_of
+from eval.strata import Key, Stratum, check_same_pairs, pair_counts, strata_of
 from rm.errors import InputError
 
 Outcomes = Sequence[float] | np.ndarray
 
 BT_VARIANTS = ("margin", "margin_out", "label_smoothing")
 """The paper's variants of BT: bt_<name>, with NormBT's weight normbt_<name>."""
-
-Key = tuple[str, str]
-"""(level, name): level is "subset", "section" or "average"."""
 
 
 def base_of(method: str, present: Container[str]) -> str | None:
@@ -37,25 +41,6 @@ def base_of(method: str, present: Container[str]) -> str | None:
     bases = [f"bt_{variant}", variant] if variant != method else []
     bases += [] if variant in BT_VARIANTS else ["bt"]
     return next((name for name in bases if name in present), None)
-
-
-@dataclass(frozen=True)
-class _Stratum:
-    """Subsets that are resampled together, because clusters of pairs run through them.
-
-    `values` (seeds, units, subsets) holds summed outcomes, `counts` (units, subsets) the numbers
-    of pairs; a unit is a cluster, or a pair that stands alone.
-    """
-
-    subsets: tuple[str, ...]
-    values: np.ndarray
-    counts: np.ndarray
-
-    def means(self, of_values: np.ndarray, of_counts: np.ndarray) -> np.ndarray:
-        """Average outcomes with unit weights (resamples, units) → (resamples, seeds, subsets)."""
-        totals = np.stack([of_values @ values for values in self.values], axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return totals / (of_counts @ self.counts)[:, None, :]
 
 
 def section_intervals(
@@ -77,8 +62,9 @@ def section_intervals(
     Returns one row for each level ("subset", "section", "average") and name: mean, low, high,
     pairs, seeds. InputError for missing columns, unknown subsets, or seeds with unlike pairs.
     """
-    _check_options(resamples, level)
-    strata = _strata(outcomes, protocol)
+    check_resamples(resamples)
+    check_level(level)
+    strata = strata_of(outcomes, protocol)
     drawn = _drawn(strata, protocol, resamples, seed)
     return _table(outcomes, protocol, _point(strata, protocol), drawn, level)
 
@@ -91,7 +77,7 @@ def difference_intervals(
     `outcomes` is as there, its `correct` a difference in [−1, 1]. The further column p is the
     two-sided bootstrap p-value of no difference (`bootstrap_p`) from the same resamples.
     """
-    strata = _strata(outcomes, protocol)
+    strata = strata_of(outcomes, protocol)
     point, drawn = (
         # No difference comes out as ±1e-17, which is on one side of 0.
         {key: np.round(values, 12) + 0.0 for key, values in found.items()}
@@ -102,91 +88,19 @@ def difference_intervals(
 
 
 def _drawn(
-    strata: Sequence[_Stratum], protocol: Protocol, resamples: int, seed: int
+    strata: Sequence[Stratum], protocol: Protocol, resamples: int, seed: int
 ) -> dict[Key, np.ndarray]:
     generator = np.random.default_rng(seed)
     seeds = draw_counts(generator, resamples, len(strata[0].values)) / len(strata[0].values)
     return _rolled(strata, protocol, seeds, [_draw_units(generator, resamples, s) for s in strata])
 
 
-def _check_options(resamples: int, level: float) -> None:
-    if resamples < 1:
-        raise InputError(f"resamples must be at least 1, not {resamples}")
-    if not 0 < level < 1:
-        raise InputError(f"level must lie between 0 and 1, not {level}")
-
-
-def _strata(outcomes: pd.DataFrame, protocol: Protocol) -> list[_Stratum]:
-    frame = _checked(outcomes, protocol)
-    seeds = sorted(frame["seed"].unique())
-    return [_stratum(frame, subsets, seeds) for subsets in _linked_subsets(frame)]
-
-
-def _checked(outcomes: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
-    """Check the outcomes and add a column unit: the cluster, or the pair where it has none."""
-    check_columns(outcomes, ("seed", "pair_id", "subset", "correct"), "the outcomes")
-    for subset in outcomes["subset"].unique():
-        protocol.section_of(subset)
-    if not np.isfinite(outcomes["correct"].to_numpy(dtype=float)).all():
-        raise InputError("the outcomes' column correct holds NaN or infinite values")
-    _check_seeds(outcomes)
-    pair = "pair:" + outcomes["pair_id"].astype(str)
-    if "cluster" not in outcomes.columns:
-        return outcomes.assign(unit=pair)
-    cluster = outcomes["cluster"].fillna("").astype(str)
-    return outcomes.assign(unit=pair.where(cluster == "", "cluster:" + cluster))
-
-
-def _check_seeds(outcomes: pd.DataFrame) -> None:
-    twice = outcomes[outcomes.duplicated(["seed", "pair_id"])]
-    if len(twice):
-        row = twice.iloc[0]
-        raise InputError(f"pair {row['pair_id']!r} occurs twice for seed {row['seed']}")
-    seeds = sorted(outcomes["seed"].unique().tolist())
-    groups = [set(outcomes.loc[outcomes["seed"] == seed, "pair_id"]) for seed in seeds]
-    for seed, pairs in zip(seeds, groups, strict=True):
-        check_same_pairs(groups[0], pairs, f"seed {seeds[0]}", f"seed {seed}")
-
-
-def check_same_pairs(a: set[str], b: set[str], name_a: str, name_b: str) -> None:
-    """Raise InputError naming the pairs that only one of two evaluations holds."""
-    for only, has, lacks in ((a - b, name_a, name_b), (b - a, name_b, name_a)):
-        if only:
-            some = ", ".join(sorted(map(str, only))[:3])
-            raise InputError(f"{len(only)} pairs are in {has} and not in {lacks}: {some}")
-
-
-def _linked_subsets(frame: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Group subsets that share a unit, directly or through others."""
-    groups: list[set[str]] = []
-    for members in frame.groupby("unit")["subset"].agg(frozenset).unique():
-        linked = [group for group in groups if group & members]
-        groups = [group for group in groups if not group & members]
-        groups.append(set(members).union(*linked))
-    return sorted(tuple(sorted(group)) for group in groups)
-
-
-def _stratum(frame: pd.DataFrame, subsets: tuple[str, ...], seeds: Sequence[int]) -> _Stratum:
-    part = frame[frame["subset"].isin(subsets)]
-    units = pd.Categorical(part["unit"])  # sorted: the draw does not depend on the row order
-    shape = (len(seeds), len(units.categories), len(subsets))
-    index = (
-        pd.Categorical(part["seed"], categories=list(seeds)).codes,
-        units.codes,
-        pd.Categorical(part["subset"], categories=list(subsets)).codes,
-    )
-    values, counts = np.zeros(shape), np.zeros(shape)
-    np.add.at(values, index, part["correct"].to_numpy(dtype=float))
-    np.add.at(counts, index, 1.0)
-    return _Stratum(subsets, values, counts[0])
-
-
-def _draw_units(generator: np.random.Generator, resamples: int, stratum: _Stratum) -> np.ndarray:
+def _draw_units(generator: np.random.Generator, resamples: int, stratum: Stratum) -> np.ndarray:
     return draw_counts(generator, resamples, len(stratum.counts))
 
 
 def _rolled(
-    strata: Sequence[_Stratum],
+    strata: Sequence[Stratum],
     protocol: Protocol,
     seeds: np.ndarray,
     units: Sequence[np.ndarray],
@@ -200,11 +114,11 @@ def _rolled(
     return protocol.roll_up(accuracies)
 
 
-def _ones(strata: Sequence[_Stratum]) -> list[np.ndarray]:
+def _ones(strata: Sequence[Stratum]) -> list[np.ndarray]:
     return [np.ones((1, len(stratum.counts))) for stratum in strata]
 
 
-def _point(strata: Sequence[_Stratum], protocol: Protocol) -> dict[Key, np.ndarray]:
+def _point(strata: Sequence[Stratum], protocol: Protocol) -> dict[Key, np.ndarray]:
     number = len(strata[0].values)
     return _rolled(strata, protocol, np.full((1, number), 1 / number), _ones(strata))
 
@@ -216,24 +130,13 @@ def _table(
     drawn: dict[Key, np.ndarray],
     level: float,
 ) -> pd.DataFrame:
-    pairs = _pair_counts(outcomes, protocol)
+    pairs = pair_counts(outcomes, protocol)
     number = outcomes["seed"].nunique()
     rows = []
     for key, values in drawn.items():
         low, high = percentile_interval(values, level)
         rows.append((*key, float(point[key][0]), low, high, pairs[key], number))
     return pd.DataFrame(rows, columns=["level", "name", "mean", "low", "high", "pairs", "seeds"])
-
-
-def _pair_counts(outcomes: pd.DataFrame, protocol: Protocol) -> dict[Key, int]:
-    unique = outcomes.drop_duplicates("pair_id")
-    subsets = unique["subset"].value_counts()
-    sections = unique["subset"].map(protocol.section_of).value_counts()
-    return {
-        **{("subset", str(name)): int(count) for name, count in subsets.items()},
-        **{("section", str(name)): int(count) for name, count in sections.items()},
-        ("average", "average"): len(unique),
-    }
 
 
 @dataclass(frozen=True)
@@ -268,29 +171,6 @@ def _paired(a: Outcomes, b: Outcomes) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-EXACT_LIMIT = 16
-
-
-def paired_permutation(differences: Outcomes, *, resamples: int = 9999, seed: int = 0) -> float:
-    """Sign-flip test that differences, one a seed, are centred on 0; returns the two-sided p.
-
-    Exact (all 2ⁿ signs) up to n = 16, random signs above. The smallest p that n differences can
-    give is 2^(1 − n): 0.25 with three seeds, 0.0625 with five.
-    """
-    values, _ = _paired(differences, differences)
-    if values.size == 1:
-        return 1.0  # both signs are as extreme
-    result = stats.permutation_test(
-        (values,),
-        np.mean,
-        permutation_type="samples",
-        n_resamples=2**values.size if values.size <= EXACT_LIMIT else resamples,
-        vectorized=True,
-        rng=np.random.default_rng(seed),
-    )
-    return float(result.pvalue)
-
-
 def holm(pvalues: Outcomes) -> np.ndarray:
     """Adjust p-values for their number by Holm's step-down method, in the order given."""
     values = np.asarray(pvalues, dtype=float)
@@ -317,7 +197,7 @@ def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple
     """Exact (Clopper-Pearson) interval of a proportion: (low, high)."""
     if not 0 <= successes <= trials or trials < 1:
         raise InputError(f"need 0 ≤ successes ≤ trials and trials ≥ 1, not {successes}, {trials}")
-    _check_options(1, level)
+    check_level(level)
     interval = stats.binomtest(successes, trials).proportion_ci(level, method="exact")
     return float(interval.low), float(interval.high)
 
@@ -340,10 +220,11 @@ def compare(
     an up-weighted subset p_cluster is the one that belongs to `difference`. InputError names pairs
     that only one of the two holds, or that they place in different subsets.
     """
-    _check_options(resamples, level)
+    check_resamples(resamples)
+    check_level(level)
     frame = _joined(scores_a, scores_b)
     strata = {
-        side: _strata(frame.assign(correct=frame[side]), protocol) for side in ("a", "b", "d")
+        side: strata_of(frame.assign(correct=frame[side]), protocol) for side in ("a", "b", "d")
     }
     points = {side: _point(each, protocol) for side, each in strata.items()}
     one = np.ones((1, 1))
@@ -359,7 +240,7 @@ def compare(
             test = _mcnemar_of(frame, protocol, key)
             p = _permutation_p(flipped[key], d)
             rows.append((*key, a, b, d, low, high, test.n01, test.n10, test.p, p, cohens_h(a, b)))
-    return _comparison(rows, _pair_counts(frame, protocol))
+    return _comparison(rows, pair_counts(frame, protocol))
 
 
 def _joined(scores_a: pd.DataFrame, scores_b: pd.DataFrame) -> pd.DataFrame:
@@ -376,7 +257,7 @@ def _joined(scores_a: pd.DataFrame, scores_b: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sign_flips(
-    strata: Sequence[_Stratum], protocol: Protocol, generator: np.random.Generator, resamples: int
+    strata: Sequence[Stratum], protocol: Protocol, generator: np.random.Generator, resamples: int
 ) -> dict[Key, np.ndarray]:
     """Aggregate differences whose units have random signs: the distribution under no difference."""
     signs = [generator.choice((-1.0, 1.0), (resamples, len(stratum.counts))) for stratum in strata]

@@ -1,13 +1,15 @@
 """Table 1 from hand-made scores."""
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import table1, table4, table5
-from eval import rewardbench
+from analysis import gallery, table1, table4, table5
+from eval import crossed, rewardbench, strata
 from rm.errors import InputError
 
 SECTIONS = ("Chat", "Chat Hard", "Safety", "Reasoning")
@@ -265,3 +267,44 @@ def test_write_makes_three_tables_each_with_the_note(tmp_path: Path) -> None:
         p.read_bytes()
         for p in table1.write(tmp_path, tmp_path / "tables", "tiny · made pairs · 2 seeds")
     ]
+
+
+def unlike_seeds() -> pd.DataFrame:
+    """Three seeds of two methods whose wins differ by seed and pair."""
+    frame = scores(RIGHT, seeds=3)
+    lucky = (frame["seed"] * 7 + frame["pair_id"].str[-1].astype(int)) % 4 == 0
+    return frame.assign(reward_chosen=frame["reward_chosen"].where(~lucky, 1.0))
+
+
+def test_crossed_intervals_stand_beside_those_over_seeds(tmp_path: Path) -> None:
+    frame = collected(tmp_path, unlike_seeds())
+    table = table1.build(frame, crossed=True)
+    protocol = table1.protocol_of("generated", frame)
+    found = crossed.intervals(frame[frame["method"] == "bt"], protocol).set_index("name")
+    bt, reasoning = table.iloc[0], found.loc["Reasoning"]
+    for ending in ("low", "high", "seed_low", "seed_high"):
+        assert bt[f"reasoning_{ending}"] == pytest.approx(100 * reasoning[ending])
+    assert bt["reasoning_low"] < bt["reasoning"] > bt["reasoning_seed_low"] != bt["reasoning_low"]
+    both = strata.paired(*(frame[frame["method"] == name] for name in ("normbt", "bt")))
+    apart = table1.differences(frame, crossed=True).iloc[0]
+    expected = crossed.intervals(both, protocol).set_index("name").loc["Reasoning"]
+    assert apart["reasoning_p"] == pytest.approx(expected["p"])
+    assert apart["reasoning"] == pytest.approx(100 * expected["mean"])
+    with pytest.raises(InputError, match="two or more seeds"):
+        table1.build(frame[frame["seed"] == 0], crossed=True)
+
+
+def test_the_manifest_asks_for_both_intervals(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    collected(tmp_path / "data", unlike_seeds())
+    manifest = {"label": "n", "runs": [], "profile": "cpu"}
+    for asked in ({}, {"intervals": "crossed"}):
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest | asked))
+        item = gallery.draw_one("table1", tmp_path, "n")
+        assert not item.missing
+        text = (tmp_path / "tables" / "table1_differences.md").read_text()
+        columns = pd.read_csv(tmp_path / "tables" / "table1.csv").columns
+        assert ("Parentheses: 95% interval for new seeds" in text) == bool(asked)
+        assert ("reasoning_seed_high" in columns) == bool(asked)
+    row = next(line for line in text.split("\n") if line.startswith("| NormBT"))
+    assert re.search(r"\| [−\d.]+ \[[−\d.]+, [−\d.]+\] \([−\d.]+, [−\d.]+\)( †)? \|", row)

@@ -110,12 +110,3 @@ def test_read_scores_refuses_repeats_and_rewards_that_are_no_numbers(
     pd.concat([scores(), second]).to_parquet(tmp_path / "scores.parquet")
     with pytest.raises(InputError, match=message):
         tables.read_scores(tmp_path / "scores.parquet")
-
-
-def test_pair_up_keeps_shared_seeds_and_refuses_unlike_pairs() -> None:
-    left = pd.DataFrame({"seed": [0, 0, 1], "pair_id": ["a", "b", "a"], "v": [1, 2, 3]})
-    right = pd.DataFrame({"seed": [0, 0, 2], "pair_id": ["b", "a", "a"], "v": [20, 10, 30]})
-    both = tables.pair_up(left, right, ["seed", "pair_id"], "v", "x").sort_values("pair_id")
-    assert both[["v_left", "v_right"]].values.tolist() == [[1, 10], [2, 20]]
-    with pytest.raises(InputError, match=r"1 rows .* no counterpart"):
-        tables.pair_up(left, right.iloc[1:], ["seed", "pair_id"], "v", "x")

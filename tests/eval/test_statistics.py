@@ -295,27 +295,6 @@ def test_resamples_without_a_difference_are_on_both_sides_of_0() -> None:
     assert whole["mean"] == 0 and whole["p"] > 0.9
 
 
-@pytest.mark.parametrize(("n", "p"), [(1, 1.0), (3, 0.25), (5, 0.0625), (8, 2 / 256)])
-def test_smallest_p_of_the_sign_flip_test(n: int, p: float) -> None:
-    assert statistics.paired_permutation([1.0 + i for i in range(n)]) == pytest.approx(p)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.lists(st.integers(-4, 4), min_size=2, max_size=7))
-def test_sign_flip_test_by_enumeration(differences: list[int]) -> None:
-    n = len(differences)
-    signs = np.array(np.meshgrid(*[[-1, 1]] * n)).reshape(n, -1).T
-    expected = np.mean(np.abs(signs @ differences) >= abs(sum(differences)))
-    assert statistics.paired_permutation(differences) == pytest.approx(expected)
-
-
-def test_sign_flip_test_of_many_differences_is_sampled() -> None:
-    values = np.random.default_rng(10).normal(0.5, 1, 40)
-    found = statistics.paired_permutation(values, resamples=4000)
-    assert found == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=0.02)
-    assert found == statistics.paired_permutation(values, resamples=4000)
-
-
 def test_holm_by_hand() -> None:
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert statistics.holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])

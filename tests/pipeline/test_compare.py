@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from eval import pairs, rewardbench, statistics
+from eval import crossed, pairs, rewardbench, statistics
 from eval.protocol import outcomes
 from pipeline.run.comparison import compare
 from pipeline.settings.configuration import compose_config
@@ -137,18 +138,27 @@ def test_several_seeds(tmp_path: Path) -> None:
     row = table.loc["average"]
     assert row["a"] == pytest.approx(np.mean(averages["a"]))
     assert row["difference"] == pytest.approx(np.mean(averages["b"]) - np.mean(averages["a"]))
-    assert row["p_permutation"] == pytest.approx(2 / 2**4)  # all four differences are positive
-    assert table["p_holm"].tolist() == pytest.approx(statistics.holm(table["p_permutation"]))
     assert row["low"] < row["difference"] < row["high"] and (table["seeds"] == 4).all()
-    own = statistics.section_intervals(
-        pd.concat([outcomes(frame, n) for n, frame in enumerate(frames["a"])]),
-        pairs.protocol(frames["a"][0], "generated"),
-        resamples=300,
-    ).set_index("name")
+    apart = np.array(averages["b"]) - np.array(averages["a"])
+    assert row["seed_p"] == pytest.approx(stats.ttest_1samp(apart, 0).pvalue)
+    assert table["p_holm"].tolist() == pytest.approx(statistics.holm(table["p"]))
+    seeds = [outcomes(frame, n) for n, frame in enumerate(frames["a"])]
+    protocol = pairs.protocol(frames["a"][0], "generated")
+    own = crossed.intervals(pd.concat(seeds), protocol).set_index("name")
     assert row["a_low"] == pytest.approx(own.loc["average", "low"])
     assert "p_mcnemar" not in table
-    for words in ("4 seed(s) a side", "hierarchical", "cannot fall below 0.125 with 4 seeds"):
+    for words in ("4 seed(s) a side", "crossed random effects", "t over the 4 seeds, for these"):
         assert words in text
+
+
+def test_a_subset_of_one_pair_has_no_interval(tmp_path: Path) -> None:
+    scores = scored(draw(0.5, 0, count=30))
+    scores.loc[2, ["subset", "section"]] = "alone"
+    a, b = ([write(tmp_path / f"{s}{n}", scores) for n in range(2)] for s in "ab")
+    text, table = run(tmp_path, a, b)
+    assert table.loc[["alone", "average"], "low"].isna().all()
+    assert (table.loc[["numbers", "words"], ["low", "high"]] == 0).all(axis=None)
+    assert "+0.0 [none] | none (none) | [+0.0, +0.0]" in text
 
 
 # --- what is refused ----------------------------------------------------------------------------

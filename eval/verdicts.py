@@ -1,0 +1,111 @@
+"""What a primary claim's interval says, by margins fixed before the test data are scored.
+
+Four verdicts: supported; refuted, the effect that the paper reports is excluded; equivalent, there
+is no effect of a size that matters; inconclusive. Beside them not testable: a gate failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from eval.crossed import Student
+from eval.statistics import holm
+from rm.errors import InputError
+
+SUPPORTED: Final = "supported"
+REFUTED: Final = "refuted"
+EQUIVALENT: Final = "equivalent"
+INCONCLUSIVE: Final = "inconclusive"
+NOT_TESTABLE: Final = "not testable"
+ALPHA: Final = 0.05
+
+
+@dataclass(frozen=True)
+class Margins:
+    """The rules of one claim, in the estimate's unit; a rule that is None cannot be met.
+
+    supported: the 95% interval's low end lies above it. refuted: a bound lies below it, the
+    one-sided 95% `upper` bound or the 95% interval's `high` end. equivalent: the 90% interval lies
+    within ± it.
+    """
+
+    supported: float = 0.0
+    refuted: float | None = None
+    refuted_by: Literal["upper", "high"] = "upper"
+    equivalent: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.refuted_by not in ("upper", "high"):
+            raise InputError(f"refuted_by={self.refuted_by}: choose upper or high")
+        if self.equivalent is not None and self.equivalent <= 0:
+            raise InputError(f"equivalent={self.equivalent}: must be above 0")
+
+    def met(self, estimate: Student) -> dict[str, str]:
+        """Return the verdicts whose rule `estimate` meets, each with the rule in words."""
+        low, high = estimate.interval(1 - ALPHA)
+        lower, upper = estimate.interval(1 - 2 * ALPHA)
+        found = {}
+        if low > self.supported:
+            found[SUPPORTED] = f"low > {self.supported:g}"
+        end = {"upper": upper, "high": high}[self.refuted_by]
+        if self.refuted is not None and end < self.refuted:
+            found[REFUTED] = f"{self.refuted_by} < {self.refuted:g}"
+        if self.equivalent is not None and -self.equivalent < lower and upper < self.equivalent:
+            found[EQUIVALENT] = f"90% interval within ±{self.equivalent:g}"
+        return found
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim's verdict with the reason.
+
+    `met`: every verdict whose rule is met, the one given first. `p`: two-sided, of the margin that
+    support must exceed; `p_holm`: the same after Holm's correction over the claims that are tested.
+    """
+
+    verdict: str
+    reason: str
+    met: tuple[str, ...] = ()
+    p: float = float("nan")
+    p_holm: float = float("nan")
+
+
+def judge(
+    margins: Mapping[str, Margins],
+    estimates: Mapping[str, Student],
+    gates: Mapping[str, str] | None = None,
+) -> dict[str, Verdict]:
+    """Return the verdict of every claim that has `margins`.
+
+    `gates`: claim → why it is not testable; such a claim is not looked at. The others are judged in
+    the order supported, refuted, equivalent; support needs the p-value after Holm's correction
+    below 0.05 too.
+
+    Raises InputError: a claim has neither an estimate nor a failed gate, or its error is unknown.
+    """
+    failed = gates or {}
+    tested = [name for name in margins if name not in failed]
+    for name in tested:
+        if name not in estimates or not np.isfinite(estimates[name].error):
+            raise InputError(f"claim {name} has no estimate with an interval, and no failed gate")
+    p = [estimates[name].p_differs(margins[name].supported) for name in tested]
+    adjusted = dict(zip(tested, zip(p, holm(p).tolist(), strict=True), strict=True))
+    return {
+        name: Verdict(NOT_TESTABLE, failed[name])
+        if name in failed
+        else _judge_one(margins[name], estimates[name], *adjusted[name])
+        for name in margins
+    }
+
+
+def _judge_one(margins: Margins, estimate: Student, p: float, p_holm: float) -> Verdict:
+    met, missed = margins.met(estimate), ""
+    if SUPPORTED in met and p_holm >= ALPHA:
+        missed = f"{met.pop(SUPPORTED)}, but p = {p_holm:.3f} after Holm's correction"
+    reason = "; ".join([*met.values(), *([missed] if missed else [])])
+    verdict = next(iter(met), INCONCLUSIVE)
+    return Verdict(verdict, reason or "no rule is met", tuple(met), p, p_holm)
