@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
-from pipeline.run.training import train
+from pipeline.run.training import batches_of, prepare, train
 from pipeline.settings.checks import check
 from pipeline.settings.configuration import compose_config
 from rm.errors import InputError
 from rm.model.attention import flex_plan
 from rm.model.checkpoints import load_reward_model
+from rm.training.batches import training_order
 from rm.training.settings import training_arguments
 from rm.training.trainer import CATEGORIES
 
@@ -123,15 +125,32 @@ def test_micro_batches_by_tokens_are_the_same_run(
     assert batches["row_tokens"] == whole["row_tokens"]
 
 
+def numbers_of_pairs(run_dir: Path, ranks: int) -> list[tuple[int, ...]]:
+    """How many pairs each rank holds of every step of a finished run."""
+    cfg = OmegaConf.load(run_dir / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    ready = prepare(cfg)
+    asked = {name: cfg.training[name] for name in ("epochs", "global_batch")}
+    order = training_order(ready.pairs, **asked, seed=cfg.seed)
+    sizes = [len(batch) for batch in batches_of(ready.settings, ready.pairs, order, ranks)]
+    parts = len(sizes) * cfg.training.global_batch // len(order)
+    steps = [sizes[start : start + parts] for start in range(0, len(sizes), parts)]
+    return [tuple(sum(step[rank::ranks]) for rank in range(ranks)) for step in steps]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("deepspeed", ["off", "zero3"])
+@pytest.mark.parametrize(("deepspeed", "share"), [("off", False), ("off", True), ("zero3", False)])
 def test_micro_batches_by_tokens_on_two_ranks(
-    reference: Path, train_smoke: Train, deepspeed: str
+    reference: Path, train_smoke: Train, deepspeed: str, share: bool
 ) -> None:
-    """The ranks then hold unlike numbers of pairs of a step."""
+    """With shared prefixes the ranks hold 5 and 3 pairs in half of the steps, else 4 and 4."""
     words = ("training.micro_batch=8", "training.micro_batch_tokens=500", "devices=2")
+    words = (*words, f"training.share_prefix={str(share).lower()}")
     made = train_smoke(*TWENTY, *words, f"deepspeed={deepspeed}")
     assert_same_run(reference, made, rtol=2e-4)
+    held = numbers_of_pairs(made, ranks=2)
+    assert len(held) == 20 and all(sum(numbers) == 8 for numbers in held)
+    assert held.count((5, 3)) == (10 if share else 0)
 
 
 @pytest.mark.slow

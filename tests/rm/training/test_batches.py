@@ -36,6 +36,16 @@ def test_order_is_whole_batches_and_every_pair_equally_often() -> None:
     assert len(order) == 20 and set(Counter(order).values()) == {2}
 
 
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    made = pairs(40)
+    order = training_order(made, epochs=3, global_batch=8, seed=0)
+    epochs = [order[start : start + 40] for start in (0, 40, 80)]
+    assert all(sorted(epoch) == list(range(40)) for epoch in epochs)
+    steps = [{frozenset(epoch[start : start + 8]) for start in range(0, 40, 8)} for epoch in epochs]
+    for one, other in itertools.combinations(steps, 2):
+        assert not one & other  # no step holds the pairs of another epoch's
+
+
 def test_last_incomplete_batch_is_left_out() -> None:
     order = training_order(pairs(10), epochs=1, global_batch=4, seed=0)
     assert len(order) == 8 and max(Counter(order).values()) == 1
