@@ -28,9 +28,7 @@ PROCESSES = {
 def main() -> None:
     """Start every process in turn, five times, and write the table."""
     ways = {
-        name: lambda words=words: subprocess.run(  # type: ignore[misc]
-            [sys.executable, *words], capture_output=True
-        )
+        name: lambda words=words: subprocess.run([sys.executable, *words], capture_output=True)
         for name, words in PROCESSES.items()
     }
     found = interleave(ways, rounds=5, label="start").drop(columns="cpu_s").assign(**machine())

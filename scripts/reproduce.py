@@ -5,12 +5,16 @@ python -m scripts.reproduce profile=cpu [matrix=full] [methods=[bt,normbt]] [see
 Trains every method with every seed, scores each run, measures exact gradients, draws tables and
 figures, then runs Best-of-N and builds the report.
 
-Output: results/<profile>, with the data behind every table and figure, and a manifest.
+Output: results_dir (results/local/<profile>, which git ignores), with the data behind every table
+and figure, and a manifest. The terminal shows stages, progress and the answer; everything else goes
+to <runs_dir>/log.txt.
 Resume: each stage leaves a manifest. A finished stage is skipped; one whose settings, data or code
-have changed is out of date and is run again. An interrupted run resumes from its last checkpoint.
+have changed is out of date and is rerun. An interrupted run resumes from its last checkpoint.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -20,15 +24,13 @@ from pipeline.settings import configuration
 
 @configuration.main("reproduce")
 def main(cfg: DictConfig) -> None:
-    """Run the pipeline and print Table 1 and where everything is."""
+    """Run the pipeline; print Table 1, the verdicts and where everything is."""
+    from pipeline.experiments.closing import closing_lines
     from pipeline.experiments.reproduce import reproduce
-    from pipeline.launch.lock import LOCK_FILE
 
     results = reproduce(cfg, HydraConfig.get().overrides.task)
-    print((results / "tables" / "table1.md").read_text())
-    for path in sorted(results.rglob("*")):
-        if path.is_file() and path.name != LOCK_FILE:
-            print(path)
+    for line in closing_lines(results, Path("results") / cfg.profile.name):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ from eval.scoring import score_pairs
 from eval.spreadsheet import csv_text, read_csv
 from generated import generate
 from pipeline.experiments.measure import Run
+from pipeline.experiments.runs import do_all
+from pipeline.launch.side_by_side import Job
+from pipeline.launch.terminal import Screen
 from pipeline.run.evaluation import damaged_outputs, describe_test, evaluate
 from pipeline.run.run_folder import stale_because
 from pipeline.run.training import train
@@ -47,11 +50,15 @@ OWN_KEYS = (
     "bon",
     "gold",
     "gradient_pairs",
+    "workers",
     "eval",
     "scored",
     "runs_dir",
     "results_dir",
 )
+
+Rates = dict[str, list[str]]
+"""Method → the override with its learning rate."""
 
 GRID_SEED = 1000
 """Seed of the runs that choose learning rates: none that a table shows."""
@@ -211,7 +218,7 @@ def _scoring_devices(cfg: DictConfig) -> int:
     return 1 if lent else max(1, min(cfg.devices, torch.cuda.device_count()))
 
 
-def choose_rates(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, list[str]]:
+def choose_rates(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Rates:
     """Choose each method's learning rate from `grid` on validation pairs; return it as an override.
 
     One run a method and rate, with a seed that no table uses; the test pairs are never read here.
@@ -220,23 +227,35 @@ def choose_rates(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, list[st
     """
     if not cfg.grid:
         return {}
-    held_out, rows = validation_data(cfg, "validation.jsonl"), []
+    held_out, tried = validation_data(cfg, "validation.jsonl"), []
     for method in cfg.methods:
         for rate in sorted(cfg.grid):
             words = [*overrides, f"training.learning_rate={rate}"]
-            one = train_config(cfg, words, method, GRID_SEED, f"grid/{rate:g}")
-            run = Run(method, GRID_SEED, Path(one.run_dir))
-            print(f"grid: {method}, learning rate {rate:g}", flush=True)
-            summary = train_and_validate(cfg, one, run, held_out)
-            facts = {"accuracy": summary["average"], "pairs": summary["pairs"]}
-            rows.append({"method": method, "learning_rate": rate, "seed": GRID_SEED, **facts})
-    frame = pd.DataFrame(rows)
+            tried.append((rate, train_config(cfg, words, method, GRID_SEED, f"grid/{rate:g}")))
+    configs = [one for _, one in tried]
+    runs = [Run(one.loss.name, GRID_SEED, Path(one.run_dir)) for one in configs]
+    jobs = [
+        Job(f"{run.method}, learning rate {rate:g}", train_and_validate, (cfg, one, run, held_out))
+        for run, (rate, one) in zip(runs, tried, strict=True)
+    ]
+    name = f"choose learning rates on validation pairs, {len(runs)} runs"
+    do_all(cfg, screen, name, jobs, runs, configs)
+    frame = pd.DataFrame(
+        [_validated(run, rate) for run, (rate, _) in zip(runs, tried, strict=True)]
+    )
     best = frame.groupby("method")["accuracy"].idxmax()  # the smaller rate where two are equal
     frame["chosen"] = frame.index.isin(best)
     for line in at_the_edge(frame):
-        print(line, flush=True)
+        screen.line(line)
     atomic_write_text(grid_file(cfg), csv_text(frame))
     return known_rates(cfg)
+
+
+def _validated(run: Run, rate: float) -> dict[str, Any]:
+    """A row of data/grid.csv."""
+    summary = read_json(run.scores / "summary.json")
+    facts = {"accuracy": summary["average"], "pairs": summary["pairs"]}
+    return {"method": run.method, "learning_rate": rate, "seed": run.seed, **facts}
 
 
 def at_the_edge(grid: pd.DataFrame) -> list[str]:

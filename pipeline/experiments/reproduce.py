@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from analysis import report
 from analysis.gallery import draw_all, redraw
-from analysis.style import MODELS
+from analysis.style import MODELS, plural
 from eval.benchmarks import BENCHMARKS
 from eval.rows import sample_rows
 from eval.spreadsheet import csv_text, write_parquet
@@ -36,14 +37,18 @@ from pipeline.experiments.matrix import (
     train_config,
 )
 from pipeline.experiments.measure import UNTRAINED, Run
+from pipeline.experiments.runs import do_all, log_file, workers_of
 from pipeline.launch.lock import only_one, only_one_draws
+from pipeline.launch.side_by_side import Job
+from pipeline.launch.terminal import Screen, in_words
+from pipeline.launch.terminal import screen as open_screen
 from pipeline.run.run_folder import MODEL_FILE, backbone_of
 from pipeline.run.training import scoring_settings
 from pipeline.settings.backbone import backbone_folder
 from pipeline.settings.checks import check
 from pipeline.settings.data import load_data, require_facts
 from rm.errors import InputError
-from rm.files import atomic_write_json, atomic_write_text
+from rm.files import atomic_write_json, atomic_write_text, read_json
 from rm.model.checkpoints import new_reward_model, save_reward_model
 from rm.model.precision import DTYPES
 from rm.provenance import environment
@@ -52,37 +57,49 @@ from rm.provenance import environment
 def reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     """Run what is missing of the pipeline; return the results folder.
 
-    Raises InputError for what cannot work, and where another process works in the runs' folder.
+    The terminal shows stages and what matters; everything else goes to <runs_dir>/log.txt. Raises
+    InputError for what cannot work, and where another process works in the runs' folder.
     """
-    with only_one(Path(cfg.runs_dir)), only_one_draws(Path(cfg.results_dir)):
-        return _reproduce(cfg, overrides)
+    with (
+        only_one(Path(cfg.runs_dir)),
+        only_one_draws(Path(cfg.results_dir)),
+        open_screen(log_file(cfg)) as screen,
+    ):
+        return _reproduce(cfg, overrides, screen)
 
 
-def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
+def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Path:
     started = time.time()
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     check_call(cfg, overrides)
-    check_methods(cfg, overrides)
-    left_out = best_of_n_left_out(cfg)
-    if left_out is None:
-        find_prompts(cfg, best_of_n.settings_of(cfg))  # too few: said before training
-    else:
-        print(f"Best-of-N is left out: {left_out}", flush=True)
-    runs_dir, results = Path(cfg.runs_dir), Path(cfg.results_dir)
-    test = benchmark_data(cfg, runs_dir)
-    seen = prompts_trained_on(cfg, test)
+    for line in outline(cfg):
+        screen.line(line)
+    with screen.stage("check settings and data"):
+        check_methods(cfg, overrides)
+        left_out = best_of_n_left_out(cfg)
+        if left_out is None:
+            find_prompts(cfg, best_of_n.settings_of(cfg))  # too few: said before training
+        runs_dir, results = Path(cfg.runs_dir), Path(cfg.results_dir)
+        test = benchmark_data(cfg, runs_dir)
+        seen = prompts_trained_on(cfg, test)
+    if left_out is not None:
+        screen.line(f"Best-of-N is left out: {left_out}")
     if seen:
-        print(f"{seen} test pairs have a prompt that is trained on", flush=True)
-    untrained = make_untrained(cfg, runs_dir)
-    rates = choose_rates(cfg, overrides)
-    evaluate_run(cfg, untrained, test)  # no test pair is scored before rates are chosen
+        screen.line(f"{seen} test pairs have a prompt that is trained on")
+    rates = choose_rates(cfg, overrides, screen)
+    with screen.stage("score the untrained backbone"):
+        untrained = make_untrained(cfg, runs_dir)
+        evaluate_run(cfg, untrained, test)  # no test pair is scored before rates are chosen
     configs = run_configs(cfg, overrides, rates)
     runs = [Run(c.loss.name, c.seed, Path(c.run_dir)) for c in configs]
-    for number, (one, run) in enumerate(zip(configs, runs, strict=True), start=1):
-        print(f"[{number}/{len(runs)}] {run.method}, seed {run.seed}", flush=True)
-        train_and_score(cfg, one, run, test)
-    measure_all(cfg, [untrained, *runs], test, results / "data")
+    jobs = [
+        Job(f"{run.method}, seed {run.seed}", train_and_score, (cfg, one, run, test))
+        for one, run in zip(configs, runs, strict=True)
+    ]
+    do_all(cfg, screen, f"train and score {plural(len(runs), 'model')}", jobs, runs, configs)
+    with screen.stage("measure gradients and distances"):
+        measure_all(cfg, [untrained, *runs], test, results / "data")
     if not cfg.keep_checkpoints:
         for run in runs:
             shutil.rmtree(run.checkpoint, ignore_errors=True)
@@ -92,15 +109,34 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     if left_out is not None and (results / "data" / "best_of_n.csv").is_file():
         state += "; what is shown is an earlier call's"
     write_manifest(cfg, overrides, results, runs, seen, state, time.time() - started)
-    items = draw_all(results)
+    with screen.stage("draw figures and tables"):
+        items = draw_all(results)
     if left_out is None:
         experiment = OmegaConf.merge(cfg, {"runs_dir": str(runs_dir / "best_of_n")})
-        best_of_n.compute(experiment, kept_words(overrides))  # type: ignore[arg-type]
+        with screen.stage("Best-of-N"):
+            best_of_n.compute(experiment, kept_words(overrides))  # type: ignore[arg-type]
         items = redraw(results, ("best_of_n", "figure5"))
         write_manifest(cfg, overrides, results, runs, seen, cfg.bon.name, time.time() - started)
     print("\n".join(item.line() for item in items))
     report.write(results)
     return results
+
+
+def outline(cfg: DictConfig) -> list[str]:
+    """What a call will run, about how long that takes, and where the log is."""
+    number, seeds = len(cfg.methods) * len(cfg.seeds), plural(len(cfg.seeds), "seed")
+    grid = f", learning rates from {len(cfg.grid)} for each" if cfg.grid else ""
+    workers = workers_of(cfg)
+    lines = [
+        f"{cfg.profile.name}: {plural(number, 'model')} ({plural(len(cfg.methods), 'method')} × "
+        f"{seeds}{grid}), {workers} side by side; results go to {cfg.results_dir}"
+    ]
+    committed = Path("results") / cfg.profile.name / "manifest.json"
+    if committed.is_file() and not cfg.grid:
+        seconds = [run["seconds"] for run in read_json(committed)["runs"]]
+        took = statistics.median(seconds) * number / workers
+        lines.append(f"about {in_words(took)} of training at the speed of {committed.parent}")
+    return [*lines, f"log: {log_file(cfg)}"]
 
 
 def check_methods(cfg: DictConfig, overrides: Sequence[str]) -> None:

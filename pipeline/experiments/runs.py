@@ -1,0 +1,95 @@
+"""Training runs of a pipeline, side by side where that is faster, with one progress display."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from pipeline.experiments.measure import Run
+from pipeline.launch.side_by_side import Job, run_all
+from pipeline.launch.terminal import Screen
+from pipeline.run.training import prepare
+from rm.errors import InputError
+
+TRAINING_SHARE = 0.9
+"""Part of a run's time that training takes; the rest is scoring (about so on two CPU cores)."""
+
+
+def do_all(
+    cfg: DictConfig,
+    screen: Screen,
+    name: str,
+    jobs: Sequence[Job],
+    runs: Sequence[Run],
+    configs: Sequence[DictConfig],
+) -> None:
+    """Do the `jobs` that train and score `runs`, as many at a time as `workers_of` says.
+
+    Raises the error of the first job that fails; the others are ended then.
+    """
+    workers = min(workers_of(cfg), len(jobs))
+    steps = [most_steps(one) for one in configs]
+    with screen.stage(name, lambda: progress(runs, steps)):
+        if workers == 1:
+            for job in jobs:
+                job.work(*job.arguments)
+            return
+        begun = next((one for one in configs if not is_trained(Path(one.run_dir))), None)
+        if begun is not None:
+            prepare(begun)  # backbone and frozen layers once, with all cores, before they are read
+        run_all(jobs, workers, log_file(cfg))
+
+
+def workers_of(cfg: DictConfig) -> int:
+    """How many runs go side by side: `workers`, or one per core where a run takes one CPU process.
+
+    Raises InputError for a number below 1.
+    """
+    if cfg.workers is not None:
+        if not isinstance(cfg.workers, int) or cfg.workers < 1:
+            raise InputError(f"workers={cfg.workers}: must be a whole number, 1 or more, or null")
+        return int(cfg.workers)
+    alone = cfg.devices == 1 and not torch.cuda.is_available() and cfg.launch.name == "local"
+    return (os.cpu_count() or 1) if alone else 1
+
+
+def log_file(cfg: DictConfig) -> Path:
+    """Where everything goes that is not for the person at the terminal."""
+    return Path(cfg.runs_dir) / "log.txt"
+
+
+def most_steps(one: DictConfig) -> int | None:
+    """Optimiser steps of a run on generated pairs, None where the number of pairs is not known."""
+    pairs = one.data.get("train_pairs")
+    return None if pairs is None else int(one.training.epochs * pairs) // one.training.global_batch
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a run is trained to its end."""
+    return (folder / "manifest.json").is_file()
+
+
+def progress(runs: Sequence[Run], steps: Sequence[int | None]) -> tuple[float, str]:
+    """How much of the runs is done, 0 to 1, and which are at work: "run 3 of 6, normbt seed 1"."""
+    done = [_done(run, most) for run, most in zip(runs, steps, strict=True)]
+    working = [run for run, share in zip(runs, done, strict=True) if 0 < share < 1]
+    finished = sum(share == 1 for share in done)
+    names = ", ".join(f"{run.method} seed {run.seed}" for run in working)
+    place = min(finished + max(len(working), 1), len(runs))
+    return sum(done) / len(done), f"run {place} of {len(runs)}" + (f", {names}" if names else "")
+
+
+def _done(run: Run, most: int | None) -> float:
+    if (run.scores / "manifest.json").is_file():
+        return 1.0
+    if is_trained(run.folder):
+        return TRAINING_SHARE
+    metrics = run.folder / "metrics.jsonl"
+    if most is None or not metrics.is_file():
+        return 0.0
+    with metrics.open("rb") as file:
+        return TRAINING_SHARE * min(sum(1 for _ in file) / most, 1.0)

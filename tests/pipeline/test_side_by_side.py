@@ -1,0 +1,99 @@
+"""Jobs in processes of their own: all are done, one error ends all, none outlives the command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from pipeline.launch.side_by_side import Job, run_all
+from pipeline.settings.configuration import CONF
+from rm.errors import InputError, InterruptedRunError
+
+
+def write_threads(path: Path) -> None:
+    path.write_text(str(torch.get_num_threads()))
+
+
+def refuse(message: str) -> None:
+    raise InputError(message)
+
+
+def sleep(path: Path) -> None:
+    path.write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def fail_as_nobody_expects() -> None:
+    raise KeyError("a name")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_every_job_is_done_with_its_share_of_the_cores(tmp_path: Path) -> None:
+    paths = [tmp_path / str(number) for number in range(3)]
+    run_all([Job(p.name, write_threads, (p,)) for p in paths], 2, tmp_path / "log")
+    share = str(max(1, (os.cpu_count() or 1) // 2))
+    assert [path.read_text() for path in paths] == [share] * 3
+
+
+def test_an_error_ends_the_other_jobs_and_is_raised_as_it_is(tmp_path: Path) -> None:
+    started, log = time.monotonic(), tmp_path / "log"
+    jobs = [Job("long", sleep, (tmp_path / "pid",)), Job("bad", refuse, ("give another file",))]
+    with pytest.raises(InputError, match=r"^give another file$"):
+        run_all(jobs, 2, log)
+    assert time.monotonic() - started < 50
+    assert not (tmp_path / "pid").exists() or not psutil.pid_exists(
+        int((tmp_path / "pid").read_text())
+    )
+
+
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [(fail_as_nobody_expects, r"one: KeyError: 'a name'; see .*log"), (die, "one: was killed")],
+)
+def test_an_error_of_another_kind_names_the_job_and_the_log(
+    tmp_path: Path, work: object, message: str
+) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(InterruptedRunError, match=message):
+        run_all([Job("one", work, ())], 1, log)  # type: ignore[arg-type]
+    assert ("Traceback" in log.read_text()) == (work is fail_as_nobody_expects)
+
+
+COMMAND = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from pipeline.launch.side_by_side import Job, run_all
+from tests.pipeline.test_side_by_side import sleep
+if __name__ == "__main__":
+    run_all([Job("long", sleep, (Path({pid!r}),))], 1, Path({log!r}))
+"""
+
+
+def test_a_job_ends_with_its_command(tmp_path: Path) -> None:
+    pid, script = tmp_path / "pid", tmp_path / "command.py"
+    words = {"root": str(CONF.parent), "pid": str(pid), "log": str(tmp_path / "log")}
+    script.write_text(COMMAND.format(**words))
+    command = subprocess.Popen([sys.executable, str(script)])
+    wait_for(lambda: pid.exists() and pid.read_text() != "")
+    command.kill()
+    command.wait()
+    wait_for(lambda: not psutil.pid_exists(int(pid.read_text())))
+
+
+def wait_for(condition: object, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.1)
