@@ -3,6 +3,7 @@ PROFILE ?= cpu
 PYTHON  ?= python3
 ARGS    ?=
 DRY_RUN ?=
+RESULTS ?= results/$(PROFILE)
 VENV    := .venv
 RUN     := $(VENV)/bin/python
 export TOKENIZERS_PARALLELISM := false
@@ -10,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan reproduce reproduce-full best-of-n status test lint figures report push dashboard bench faults clean
+.PHONY: help setup plan reproduce reproduce-full best-of-n status test test-slow lint figures report push dashboard bench faults clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,7 +36,7 @@ plan: $(VENV)/.ready ## what a reproduction takes: runs, FLOPs, hours, memory, d
 DRY := $(filter-out 0 false,$(DRY_RUN))
 PIPELINE := $(RUN) -m scripts.$(if $(DRY),dry_run,reproduce)
 
-reproduce: $(VENV)/.ready ## train, score, draw: Table 1 and the figures under results/$PROFILE; DRY_RUN=1 only checks
+reproduce: $(VENV)/.ready ## train, score, draw: Table 1 and figures in results/local/$PROFILE; DRY_RUN=1 only checks
 	$(PIPELINE) profile=$(PROFILE) $(ARGS)
 
 reproduce-full: $(VENV)/.ready ## every method, five seeds, learning rates by validation, Best-of-N in full: hours
@@ -49,8 +50,8 @@ ifeq ($(DRY),)
 	$(RUN) -m scripts.report profile=$(PROFILE) $(ARGS)
 endif
 ifeq ($(PROFILE),cpu)
-	$(PIPELINE) profile=cpu experiment=sgd matrix=sgd best_of_n=false $(ARGS) runs_dir=runs/cpu_sgd results_dir=results/cpu_sgd
-	$(PIPELINE) profile=cpu experiment=small_gemma matrix=small_gemma best_of_n=false $(ARGS) runs_dir=runs/cpu_gemma results_dir=results/cpu_gemma
+	$(PIPELINE) profile=cpu experiment=sgd matrix=sgd best_of_n=false $(ARGS) runs_dir=runs/cpu_sgd results_dir=results/local/cpu_sgd
+	$(PIPELINE) profile=cpu experiment=small_gemma matrix=small_gemma best_of_n=false $(ARGS) runs_dir=runs/cpu_gemma results_dir=results/local/cpu_gemma
 endif
 
 best-of-n: $(VENV)/.ready ## Best-of-N alone: sample, relabel, train proxies, Figure 5 (part of reproduce)
@@ -59,8 +60,8 @@ best-of-n: $(VENV)/.ready ## Best-of-N alone: sample, relabel, train proxies, Fi
 status: $(VENV)/.ready ## which of the profile's runs are done, out of date, unfinished or missing (ARGS=matrix=full)
 	$(RUN) -m scripts.status profile=$(PROFILE) $(ARGS)
 
-figures: $(VENV)/.ready ## redraw every table and figure from results/$PROFILE/data, no training
-	$(RUN) -m scripts.figures profile=$(PROFILE) $(ARGS)
+figures: $(VENV)/.ready ## redraw the tables and figures of RESULTS (default results/$PROFILE, the committed ones), no training
+	$(RUN) -m scripts.figures profile=$(PROFILE) results_dir=$(RESULTS) $(ARGS)
 
 push: $(VENV)/.ready ## share a model: ARGS='run_dir=runs/mine repo=OWNER/NAME' (dry_run=false uploads)
 	$(RUN) -m scripts.push $(ARGS)
@@ -68,16 +69,21 @@ push: $(VENV)/.ready ## share a model: ARGS='run_dir=runs/mine repo=OWNER/NAME' 
 dashboard: $(VENV)/.ready ## a wandb workspace and report of PROJECT=OWNER/NAME (ARGS=dry_run=false makes them)
 	$(RUN) -m scripts.dashboard project=$(PROJECT) $(ARGS)
 
-report: $(VENV)/.ready ## build results/$PROFILE/report.html
-	$(RUN) -m scripts.report profile=$(PROFILE) $(ARGS)
+report: $(VENV)/.ready ## build report.html in RESULTS (default results/$PROFILE)
+	$(RUN) -m scripts.report profile=$(PROFILE) results_dir=$(RESULTS) $(ARGS)
 
 lint: $(VENV)/.ready-dev ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-test: lint ## lint, types and the whole test suite
-	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadscope $(ARGS)
+PYTEST := $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadscope
+
+test: lint ## what a newcomer needs to trust the clone: lint, types, mathematics, protocols, one whole smoke run, docs
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.ready-dev ## the rest: whole pipelines, ranks, kills, fuzz, notebooks
+	$(PYTEST) -m slow $(ARGS)
 
 bench: $(VENV)/.ready-dev ## run the benchmarks; results/benchmarks/*.csv
 	for file in benchmarks/[a-z]*.py; do $(RUN) -m benchmarks.$$(basename $$file .py) || exit 1; done

@@ -13,7 +13,6 @@ from eval.spreadsheet import read_csv
 from pipeline.experiments import readme
 from pipeline.settings.configuration import compose_config, hydra_words
 from rm.errors import InputError
-from tests.marks import needs_committed_results
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -52,7 +51,6 @@ def test_every_requirement_is_explained() -> None:
     assert [name for name in names if name not in section] == []
 
 
-@needs_committed_results
 def test_results_are_those_of_the_committed_files() -> None:
     if not (ROOT / readme.RESULTS / "manifest.json").is_file():
         pytest.skip("no results/cpu: run `make reproduce`")
@@ -63,7 +61,6 @@ def test_markers_are_there_once() -> None:
     assert TEXT.count("<!-- results -->") == TEXT.count("<!-- /results -->") == 1
 
 
-@needs_committed_results
 def test_numbers_of_claims_are_those_of_the_committed_files() -> None:
     assert len(readme.SAID.findall(TEXT)) > 20
     assert not re.search(r"^ *<!-- (?!/?results)", TEXT, re.MULTILINE)  # it would end the paragraph
@@ -71,7 +68,6 @@ def test_numbers_of_claims_are_those_of_the_committed_files() -> None:
     assert readme.page(ROOT) == (ROOT / readme.PAGE).read_text(), "run python -m scripts.readme"
 
 
-@needs_committed_results
 def test_a_sentence_that_gives_a_claim_another_verdict_is_refused() -> None:
     said = "<!-- cpu mean-weight: holds -->1.00 [0.9, 1.1]<!-- / -->"
     with pytest.raises(InputError, match="mean-weight in results/cpu: holds; it is does not hold"):
@@ -80,7 +76,6 @@ def test_a_sentence_that_gives_a_claim_another_verdict_is_refused() -> None:
     assert re.fullmatch(r"a <!-- .* -->\d\.\d+ \[\d\.\d+, \d\.\d+\]<!-- / --> b", right)
 
 
-@needs_committed_results
 def test_what_is_said_of_holms_adjustment_and_of_safety_is_so() -> None:
     """The findings' words that no claim stands for."""
     tables = [

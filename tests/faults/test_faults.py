@@ -14,6 +14,8 @@ from tests.faults.ranks import drop_rank
 from tests.faults.workplace import Workplace
 from tests.marks import two_ranks
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

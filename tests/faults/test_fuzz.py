@@ -12,6 +12,8 @@ import pytest
 
 from tests.faults import fuzz
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_few_seconds_of_damaged_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

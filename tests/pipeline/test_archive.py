@@ -19,7 +19,6 @@ from pipeline.settings.configuration import compose_config
 from rm.data.preferences import section_key
 from rm.errors import InputError
 from rm.provenance import fingerprint_of
-from tests.marks import needs_committed_results
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -208,7 +207,6 @@ def test_committed_runs_can_be_gone_on_from(name: str, tmp_path: Path) -> None:
     assert [*runs.glob("train*/*/gradients-*.parquet")]
 
 
-@needs_committed_results
 def test_the_control_with_fixed_weights_has_those_of_the_committed_normbt_runs() -> None:
     """conf/loss/category_weights.yaml: by category, the mean over all steps of five seeds."""
     metrics = pd.read_parquet(ROOT / "results/cpu/data/metrics.parquet")

@@ -35,6 +35,8 @@ from rm.errors import InputError, InterruptedRunError
 from rm.model.checkpoints import load_reward_model
 from tests.marks import two_ranks
 
+pytestmark = pytest.mark.slow
+
 Train = Callable[..., Path]
 ROOT = CONF.parent
 FIVE = ("data.train_pairs=40", "loss=normbt", "training.micro_batch=2")

@@ -27,6 +27,8 @@ from pipeline.experiments.measure import Run
 from pipeline.settings.configuration import CONF, compose_config
 from rm.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = CONF.parent
 
 

@@ -16,6 +16,8 @@ from rm.errors import InputError
 from rm.training.resume import drop_damaged_checkpoints, last_checkpoint
 from rm.training.trainer import PairTrainer
 
+pytestmark = pytest.mark.slow
+
 Train = Callable[..., Path]
 WORDS = ("data.train_pairs=80", "loss=normbt", "training.save_steps=3")
 FILES = (

@@ -21,6 +21,8 @@ from pipeline.run.training import train
 from pipeline.settings.configuration import CONF, compose_config
 from rm.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def run(folder: Path, cache: Path, *own: str) -> Path:
     words = ["profile=smoke", f"cache_dir={cache}", f"runs_dir={folder}/runs", "seeds=[0]"]

@@ -16,6 +16,8 @@ from pipeline.run import jobs
 from pipeline.settings import data
 from rm.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 Main = Callable[..., int]
 
 

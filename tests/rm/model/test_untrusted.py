@@ -24,7 +24,7 @@ from rm.model.backbones import BackboneSettings, prepare_backbone
 from rm.model.checkpoints import load_reward_model, new_reward_model, save_reward_model
 
 ROOT = Path(__file__).resolve().parents[3]
-PACKAGES = ("rm", "eval", "analysis", "scripts", "benchmarks")
+PACKAGES = ("rm", "generated", "eval", "analysis", "pipeline", "scripts", "benchmarks")
 
 
 class Bomb:
