@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eval import crossed, statistics
+from eval import crossed
 from eval.benchmarks import benchmark_of
 from eval.protocol import Protocol, outcomes
+from eval.statistics import cluster_p, cohens_h, holm, mcnemar, section_intervals
 from eval.strata import check_same_pairs, paired
 from eval.tables import NO_INTERVAL, average_note, markdown, marked, percent
 from rm.errors import InputError
@@ -51,11 +52,81 @@ def compare(
         )
     check_comparable([*a, *b])
     protocol = benchmark_of(a[0].benchmark).protocol(a[0].scores)
-    if len(a) == 1:
-        table = _one_seed(a[0], b[0], protocol, options)
-    else:
-        table = _several_seeds(a, b, protocol, options)
+    first, second = ([each.scores for each in side] for side in (a, b))
+    table = compared(first, second, protocol, options)
     return table, render(table, a, b, options)
+
+
+def compared(
+    a: Sequence[pd.DataFrame], b: Sequence[pd.DataFrame], protocol: Protocol, options: Options
+) -> pd.DataFrame:
+    """Compare scored pairs, one table per seed on each side, section by section and overall.
+
+    Columns: level, name, difference (b − a, fractions, weighted as the protocol says), low, high,
+    pairs, seeds, then a and b, each with `_low` and `_high`, and cohens_h. With one seed the
+    intervals are bootstrapped over pairs and the tests are those of `_tests_of_one`; with several,
+    paired in the order given, they and p are of `eval.crossed.intervals`, p_holm over all rows.
+
+    Raises InputError: the sides hold different pairs, or place one in different subsets.
+    """
+    several = len(a) > 1
+    sides = {"a": _outcomes(a), "b": _outcomes(b)}
+    _check_subsets(sides["a"], sides["b"])
+    apart = paired(sides["b"], sides["a"])
+
+    def interval(frame: pd.DataFrame) -> pd.DataFrame:
+        if several:
+            return crossed.intervals(frame, protocol, level=options.level)
+        return section_intervals(frame, protocol, **vars(options))
+
+    table = interval(apart).rename(columns={"mean": "difference"})
+    table = table[table["level"] != "subset"]
+    for side, frame in sides.items():
+        names = {"mean": side, "low": f"{side}_low", "high": f"{side}_high"}
+        own = interval(frame).rename(columns=names)[["level", "name", *names.values()]]
+        table = table.merge(own, on=["level", "name"], how="left", validate="one_to_one")
+    table["cohens_h"] = [cohens_h(*each) for each in zip(table["a"], table["b"], strict=True)]
+    if not several:
+        return _tests_of_one(table, apart, protocol, options)
+    known = table["p"].notna()
+    table.loc[known, "p_holm"] = holm(table.loc[known, "p"].to_numpy())
+    return table
+
+
+def _outcomes(scores: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat([outcomes(each, n) for n, each in enumerate(scores)], ignore_index=True)
+
+
+def _check_subsets(a: pd.DataFrame, b: pd.DataFrame) -> None:
+    check_same_pairs(set(a["pair_id"]), set(b["pair_id"]), "a", "b")
+    both = a.merge(b, on=["seed", "pair_id"])
+    moved = both.loc[both["subset_x"] != both["subset_y"], "pair_id"]
+    if len(moved):
+        raise InputError(f"{len(moved)} pairs are in different subsets, first {moved.iloc[0]!r}")
+
+
+def _tests_of_one(
+    table: pd.DataFrame, apart: pd.DataFrame, protocol: Protocol, options: Options
+) -> pd.DataFrame:
+    """Add the tests between two checkpoints, with Holm's correction over all rows.
+
+    n01 (only b right), n10 (only a right), p_mcnemar, p_holm; p_cluster (sign flips of whole
+    clusters on the weighted difference), p_cluster_holm. McNemar counts every pair once and as
+    independent, so for hep-* or an up-weighted subset p_cluster belongs to `difference`.
+    """
+    keys = [*zip(table["level"], table["name"], strict=True)]
+    flips = cluster_p(apart, protocol, resamples=options.resamples, seed=options.seed)
+    tests = []
+    for level, name in keys:
+        rows = apart if level == "average" else apart[apart["subset"].isin(protocol.sections[name])]
+        test = mcnemar(rows["correct"] < 0, rows["correct"] > 0)
+        tests.append((test.n01, test.n10, test.p, flips[level, name]))
+    found = pd.DataFrame(tests, columns=["n01", "n10", "p_mcnemar", "p_cluster"], index=table.index)
+    adjusted = {
+        name: holm(found[p].to_numpy())
+        for name, p in (("p_holm", "p_mcnemar"), ("p_cluster_holm", "p_cluster"))
+    }
+    return table.join(found.assign(**adjusted))
 
 
 def check_comparable(evaluations: Sequence[Evaluation]) -> None:
@@ -87,57 +158,6 @@ def _check_texts(first: Evaluation, other: Evaluation) -> None:
             f"{len(unlike)} pairs have other texts in {other.folder} than in {first.folder}, first "
             f"{unlike.iloc[0]!r}: evaluate both on the same data"
         )
-
-
-def _one_seed(a: Evaluation, b: Evaluation, protocol: Protocol, options: Options) -> pd.DataFrame:
-    """Add to `eval.statistics.compare` both sides' own intervals and Holm for p_cluster."""
-    table = statistics.compare(a.scores, b.scores, protocol, **vars(options))
-    sides = {"a": outcomes(a.scores), "b": outcomes(b.scores)}
-    table = _with_intervals(table, sides, protocol, options)
-    table["p_cluster_holm"] = statistics.holm(table["p_cluster"].to_numpy())
-    return table.assign(seeds=1)
-
-
-def _with_intervals(
-    table: pd.DataFrame, sides: dict[str, pd.DataFrame], protocol: Protocol, options: Options
-) -> pd.DataFrame:
-    for side, frame in sides.items():
-        own = statistics.section_intervals(frame, protocol, **vars(options))
-        table = _beside(table, own[["level", "name", "low", "high"]], side)
-    return table
-
-
-def _beside(table: pd.DataFrame, own: pd.DataFrame, side: str) -> pd.DataFrame:
-    """Add one side's numbers to the rows of `table`: `mean` as `side`, others as `side`_name."""
-    names = {name: f"{side}_{name}" for name in ("low", "high")} | {"mean": side}
-    own = own.rename(columns=names)
-    return table.merge(own, on=["level", "name"], how="left", validate="one_to_one")
-
-
-def _several_seeds(
-    a: Sequence[Evaluation], b: Sequence[Evaluation], protocol: Protocol, options: Options
-) -> pd.DataFrame:
-    """Compare over seeds, the i-th of a with the i-th of b: `eval.crossed.intervals`.
-
-    Holm's correction of p is over all rows.
-    """
-    sides = {"a": _seeds(a), "b": _seeds(b)}
-    apart = paired(sides["b"], sides["a"])
-    table = crossed.intervals(apart, protocol, level=options.level)
-    table = table[table["level"] != "subset"].rename(columns={"mean": "difference"})
-    for side, frame in sides.items():
-        own = crossed.intervals(frame, protocol, level=options.level)
-        table = _beside(table, own[["level", "name", "mean", "low", "high"]], side)
-    known = table["p"].notna()
-    table.loc[known, "p_holm"] = statistics.holm(table.loc[known, "p"].to_numpy())
-    effects = [statistics.cohens_h(*each) for each in zip(table["a"], table["b"], strict=True)]
-    return table.assign(cohens_h=effects)
-
-
-def _seeds(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
-    return pd.concat(
-        [outcomes(each.scores, seed) for seed, each in enumerate(evaluations)], ignore_index=True
-    )
 
 
 def render(

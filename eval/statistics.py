@@ -18,11 +18,10 @@ from eval.bootstrap import (
     percentile_interval,
 )
 from eval.protocol import Protocol
-from eval.protocol import outcomes as outcomes_of
-from eval.strata import Key, Stratum, check_same_pairs, pair_counts, strata_of
+from eval.strata import Key, Stratum, pair_counts, strata_of
 from rm.errors import InputError
 
-Outcomes = Sequence[float] | np.ndarray
+Outcomes = Sequence[float] | np.ndarray | pd.Series
 
 BT_VARIANTS = ("margin", "margin_out", "label_smoothing")
 """The paper's variants of BT: bt_<name>, with NormBT's weight normbt_<name>."""
@@ -92,11 +91,8 @@ def _drawn(
 ) -> dict[Key, np.ndarray]:
     generator = np.random.default_rng(seed)
     seeds = draw_counts(generator, resamples, len(strata[0].values)) / len(strata[0].values)
-    return _rolled(strata, protocol, seeds, [_draw_units(generator, resamples, s) for s in strata])
-
-
-def _draw_units(generator: np.random.Generator, resamples: int, stratum: Stratum) -> np.ndarray:
-    return draw_counts(generator, resamples, len(stratum.counts))
+    units = [draw_counts(generator, resamples, len(stratum.counts)) for stratum in strata]
+    return _rolled(strata, protocol, seeds, units)
 
 
 def _rolled(
@@ -114,13 +110,10 @@ def _rolled(
     return protocol.roll_up(accuracies)
 
 
-def _ones(strata: Sequence[Stratum]) -> list[np.ndarray]:
-    return [np.ones((1, len(stratum.counts))) for stratum in strata]
-
-
 def _point(strata: Sequence[Stratum], protocol: Protocol) -> dict[Key, np.ndarray]:
     number = len(strata[0].values)
-    return _rolled(strata, protocol, np.full((1, number), 1 / number), _ones(strata))
+    ones = [np.ones((1, len(stratum.counts))) for stratum in strata]
+    return _rolled(strata, protocol, np.full((1, number), 1 / number), ones)
 
 
 def _table(
@@ -152,7 +145,7 @@ def mcnemar(correct_a: Outcomes, correct_b: Outcomes) -> McNemar:
     """Compare two models on the same pairs, given as 0 or 1 each, both of shape (pairs,).
 
     Exact binomial test of n01 against n10 (p = 1 where they never differ). Pairs count as
-    independent: where clusters matter, see `compare`'s p_cluster.
+    independent: where clusters matter, see `cluster_p`.
     """
     a, b = _paired(correct_a, correct_b)
     if not np.isin([a, b], (0, 1)).all():
@@ -202,87 +195,19 @@ def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple
     return float(interval.low), float(interval.high)
 
 
-def compare(
-    scores_a: pd.DataFrame,
-    scores_b: pd.DataFrame,
-    protocol: Protocol,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> pd.DataFrame:
-    """Compare two models' scored pairs under a protocol, section by section and overall.
+def cluster_p(
+    differences: pd.DataFrame, protocol: Protocol, *, resamples: int = 2000, seed: int = 0
+) -> dict[Key, float]:
+    """Return the two-sided p-value of no difference, by level and name, from sign flips of units.
 
-    Columns: level, name, a, b, difference (b − a, fractions, weighted as the protocol says), low,
-    high (paired bootstrap, stratified, by cluster), n01 (only b right), n10 (only a right),
-    p_mcnemar, p_holm (over all rows), p_cluster (sign flips of whole clusters on the weighted
-    difference), cohens_h, pairs. McNemar counts every pair once and as independent, so for hep-* or
-    an up-weighted subset p_cluster is the one that belongs to `difference`. InputError names pairs
-    that only one of the two holds, or that they place in different subsets.
+    `differences`: outcomes as `section_intervals` takes them, of one seed. Whole clusters change
+    their sign at random, `resamples` times; the observed signs count as one more.
     """
-    check_resamples(resamples)
-    check_level(level)
-    frame = _joined(scores_a, scores_b)
-    strata = {
-        side: strata_of(frame.assign(correct=frame[side]), protocol) for side in ("a", "b", "d")
+    strata, generator = strata_of(differences, protocol), np.random.default_rng(seed)
+    signs = [generator.choice((-1.0, 1.0), (resamples, len(each.counts))) for each in strata]
+    ones = [np.ones_like(sign) for sign in signs]
+    flipped = _rolled(strata, protocol, np.ones((resamples, 1)), signs, ones)
+    return {
+        key: float((np.sum(np.abs(flipped[key]) >= abs(observed[0]) - 1e-12) + 1) / (resamples + 1))
+        for key, observed in _point(strata, protocol).items()
     }
-    points = {side: _point(each, protocol) for side, each in strata.items()}
-    one = np.ones((1, 1))
-    generator = np.random.default_rng(seed)
-    units = [_draw_units(generator, resamples, stratum) for stratum in strata["d"]]
-    drawn = _rolled(strata["d"], protocol, np.repeat(one, resamples, axis=0), units)
-    flipped = _sign_flips(strata["d"], protocol, generator, resamples)
-    rows = []
-    for key in points["d"]:
-        if key[0] != "subset":
-            a, b, d = (float(points[side][key][0]) for side in ("a", "b", "d"))
-            low, high = percentile_interval(drawn[key], level)
-            test = _mcnemar_of(frame, protocol, key)
-            p = _permutation_p(flipped[key], d)
-            rows.append((*key, a, b, d, low, high, test.n01, test.n10, test.p, p, cohens_h(a, b)))
-    return _comparison(rows, pair_counts(frame, protocol))
-
-
-def _joined(scores_a: pd.DataFrame, scores_b: pd.DataFrame) -> pd.DataFrame:
-    """Match two evaluations by pair: outcomes with the columns a, b (0 or 1) and d = b − a."""
-    first, second = outcomes_of(scores_a), outcomes_of(scores_b)
-    check_same_pairs(set(first["pair_id"]), set(second["pair_id"]), "a", "b")
-    frame = first.merge(second[["pair_id", "subset", "correct"]], on="pair_id", suffixes=("", "_b"))
-    moved = frame.loc[frame["subset"] != frame["subset_b"], "pair_id"]
-    if len(moved):
-        raise InputError(f"{len(moved)} pairs are in different subsets, first {moved.iloc[0]!r}")
-    return frame.assign(
-        a=frame["correct"], b=frame["correct_b"], d=frame["correct_b"] - frame["correct"]
-    )
-
-
-def _sign_flips(
-    strata: Sequence[Stratum], protocol: Protocol, generator: np.random.Generator, resamples: int
-) -> dict[Key, np.ndarray]:
-    """Aggregate differences whose units have random signs: the distribution under no difference."""
-    signs = [generator.choice((-1.0, 1.0), (resamples, len(stratum.counts))) for stratum in strata]
-    counts = [np.ones_like(sign) for sign in signs]
-    return _rolled(strata, protocol, np.ones((resamples, 1)), signs, counts)
-
-
-def _permutation_p(flipped: np.ndarray, observed: float) -> float:
-    """Two-sided p of random sign flips; the observed signs count as one of them."""
-    tolerance = 1e-12
-    extreme = np.sum(np.abs(flipped) >= abs(observed) - tolerance)
-    return float((extreme + 1) / (len(flipped) + 1))
-
-
-def _mcnemar_of(frame: pd.DataFrame, protocol: Protocol, key: Key) -> McNemar:
-    level, name = key
-    if level == "section":
-        frame = frame[frame["subset"].isin(protocol.sections[name])]
-    return mcnemar(frame["a"].to_numpy(), frame["b"].to_numpy())
-
-
-def _comparison(rows: list[tuple], pairs: dict[Key, int]) -> pd.DataFrame:
-    columns = ["level", "name", "a", "b", "difference", "low", "high"]
-    columns += ["n01", "n10", "p_mcnemar", "p_cluster", "cohens_h"]
-    table = pd.DataFrame(rows, columns=columns)
-    table.insert(10, "p_holm", holm(table["p_mcnemar"].to_numpy()))
-    table["pairs"] = [pairs[row[0], row[1]] for row in rows]
-    return table

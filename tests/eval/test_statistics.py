@@ -24,14 +24,6 @@ def outcomes_of(subset: str, correct: np.ndarray, seed: int = 0) -> pd.DataFrame
     return pd.DataFrame({"seed": seed, "pair_id": ids, "subset": subset, "correct": correct})
 
 
-def scores_of(correct: np.ndarray, subset: str = "x", cluster: object = "") -> pd.DataFrame:
-    ids = [f"{subset}/{index}" for index in range(len(correct))]
-    frame = pd.DataFrame({"pair_id": ids, "subset": subset, "section": "A"})
-    return frame.assign(reward_chosen=np.asarray(correct, float) - 0.5, reward_rejected=0.0).assign(
-        cluster=cluster
-    )
-
-
 def row(table: pd.DataFrame, level: str, name: str) -> pd.Series:
     return table.set_index(["level", "name"]).loc[(level, name)]
 
@@ -328,65 +320,6 @@ def test_clopper_pearson_closed_forms() -> None:
     assert high == pytest.approx(stats.beta.ppf(0.95, 8, 13))
     with pytest.raises(InputError, match="successes"):
         statistics.binomial_interval(3, 2)
-
-
-# --- compare ----------------------------------------------------------------------------------
-
-
-def test_compare_by_hand() -> None:
-    a = pd.concat([scores_of(np.array([1, 1, 0, 0])), scores_of(np.array([0, 0]), "z")])
-    b = pd.concat([scores_of(np.array([1, 0, 1, 1])), scores_of(np.array([1, 1]), "z")])
-    table = statistics.compare(a, b.sample(frac=1, random_state=0), TWO, resamples=500)
-    assert table["name"].tolist() == ["A", "B", "average"]
-    section, other, average = (values for _, values in table.iterrows())
-    assert (section["a"], section["b"], section["difference"]) == (0.5, 0.75, 0.25)
-    assert (section["n01"], section["n10"], section["pairs"]) == (2, 1, 4)
-    assert (other["difference"], other["low"], other["high"]) == (1.0, 1.0, 1.0)
-    assert other["p_mcnemar"] == pytest.approx(0.5)
-    assert average["difference"] == pytest.approx(0.625)
-    assert (average["n01"], average["n10"], average["pairs"]) == (4, 1, 6)
-    assert table["p_holm"].tolist() == pytest.approx(statistics.holm(table["p_mcnemar"]).tolist())
-    assert section["cohens_h"] == pytest.approx(math.pi / 6)
-
-
-def test_compare_a_model_with_itself() -> None:
-    scores = scores_of(coin(np.random.default_rng(11), 30))
-    found = statistics.compare(scores, scores, ONE, resamples=100)
-    assert (found[["difference", "low", "high"]] == 0).all(axis=None)
-    assert (found[["p_mcnemar", "p_holm", "p_cluster"]] == 1).all(axis=None)
-
-
-def test_swapping_the_models_swaps_the_signs() -> None:
-    generator = np.random.default_rng(12)
-    a, b = scores_of(coin(generator, 50, 0.5)), scores_of(coin(generator, 50, 0.8))
-    forth, back = (statistics.compare(*each, ONE, resamples=300) for each in ((a, b), (b, a)))
-    assert forth["difference"].tolist() == pytest.approx((-back["difference"]).tolist())
-    assert forth["low"].tolist() == pytest.approx((-back["high"]).tolist())
-    assert forth["p_mcnemar"].tolist() == back["p_mcnemar"].tolist()
-
-
-def test_cluster_p_value_near_mcnemar_for_single_pairs_and_larger_for_clusters() -> None:
-    generator = np.random.default_rng(13)
-    a, b = np.repeat(coin(generator, 40, 0.5), 5), np.repeat(coin(generator, 40, 0.7), 5)
-    single = statistics.compare(scores_of(a), scores_of(b), ONE, resamples=4000).iloc[0]
-    assert single["p_cluster"] == pytest.approx(single["p_mcnemar"], abs=0.02)
-    cluster = [f"c{index // 5}" for index in range(200)]
-    whole = statistics.compare(
-        scores_of(a, cluster=cluster), scores_of(b, cluster=cluster), ONE, resamples=4000
-    ).iloc[0]
-    assert whole["p_cluster"] > 5 * single["p_cluster"]
-    assert whole["high"] - whole["low"] > 1.8 * (single["high"] - single["low"])
-
-
-def test_compare_needs_the_same_pairs() -> None:
-    scores = scores_of(np.ones(4))
-    with pytest.raises(InputError, match="1 pairs are in a and not in b: x/3"):
-        statistics.compare(scores, scores.iloc[:3], ONE)
-    with pytest.raises(InputError, match="1 pairs are in b and not in a: x/3"):
-        statistics.compare(scores.iloc[:3], scores, ONE)
-    moved = scores.assign(subset=["x", "x", "x", "y"])
-    with pytest.raises(InputError, match="1 pairs are in different subsets, first 'x/3'"):
-        statistics.compare(scores, moved, TWO)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=30))
