@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from analysis import gradients, style
 from analysis.gradients import KEYS, MU, THETA, UPDATES
-from analysis.relation import relation
+from analysis.relation import quantile_bins, relation
 from analysis.style import interval_text, method_label, model_label, ordered, plural, short
 from analysis.tables import require
 from rm.errors import InputError
@@ -39,16 +39,9 @@ def collect(data: Path) -> pd.DataFrame:
 
 
 def assign_bins(chosen: pd.DataFrame, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
-    """Return each row's bin of d and the bins' edges: quantiles over the rows without the tails.
-
-    Bin 0 is the lowest; a row in a tail is in bin −1.
-    """
+    """Return each row's bin of d (−1 in a tail) and the edges: quantiles without the tails."""
     values = chosen["difference"].to_numpy()
-    edges = np.unique(np.quantile(values, np.linspace(TAIL, 1 - TAIL, bins + 1)))
-    if len(edges) == 1:
-        return np.zeros(len(values), dtype=int), np.repeat(edges, 2)
-    place = np.searchsorted(edges[1:-1], values, side="left")
-    return np.where((values < edges[0]) | (values > edges[-1]), -1, place), edges
+    return quantile_bins(values, values, bins, TAIL)
 
 
 def relations(frame: pd.DataFrame, bins: int = BINS, resamples: int = 1000) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style
+from analysis.relation import quantile_bins
 from analysis.style import method_label, plural, short, wrap
 from analysis.tables import GROUP, AbsentError, of_method, read_scores, require
 from eval.bootstrap import bounds, draw_counts
@@ -71,16 +72,9 @@ def with_distance(both: pd.DataFrame, untrained: pd.DataFrame, path: Path) -> pd
 
 
 def assign_bins(frame: pd.DataFrame, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
-    """Return each row's bin, 0 the closest pairs, and the edges: quantiles over distinct pairs.
-
-    Fewer than `bins` bins come back where many pairs share a distance.
-    """
+    """Return each row's bin, 0 the closest pairs, and the edges: quantiles over distinct pairs."""
     distances = frame.drop_duplicates("pair_id")["distance"].to_numpy()
-    edges = np.unique(np.quantile(distances, np.linspace(0, 1, bins + 1)))
-    if len(edges) == 1:
-        return np.zeros(len(frame), dtype=int), np.repeat(edges, 2)
-    inner = np.searchsorted(edges[1:-1], frame["distance"].to_numpy(), side="left")
-    return inner, edges
+    return quantile_bins(frame["distance"].to_numpy(), distances, bins)
 
 
 def bin_table(

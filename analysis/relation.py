@@ -1,7 +1,7 @@
-"""How two columns of paired rows go together: slope and correlations, with intervals over pairs.
+"""How two columns of paired rows go together: slope, correlations, and bins by quantiles.
 
-Within a seed, where one model's scale holds, and averaged over seeds; intervals redraw pairs, since
-seeds repeat them.
+`relation` is taken within a seed, where one model's scale holds, and averaged over seeds; intervals
+redraw pairs, since seeds repeat them.
 """
 
 from typing import Final
@@ -67,3 +67,18 @@ def statistic(name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         value = xy / xx if name == "slope" else xy / np.sqrt(xx * yy)
     spread = xx > TINY * np.where(known, x * x, 0).sum(-1)  # a constant leaves rounding only
     return np.where(spread & (count[..., 0] >= FEWEST), value, np.nan)
+
+
+def quantile_bins(
+    values: np.ndarray, of: np.ndarray, bins: int, tail: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return each value's bin, 0 the lowest, and the edges: quantiles of the values `of`.
+
+    `tail` is the share left out at each end: what lies beyond the outer edges is in bin −1. Fewer
+    than `bins` bins come back where many values are equal; one bin has its one edge twice.
+    """
+    edges = np.unique(np.quantile(of, np.linspace(tail, 1 - tail, bins + 1)))
+    if len(edges) == 1:
+        return np.zeros(len(values), dtype=int), np.repeat(edges, 2)
+    place = np.searchsorted(edges[1:-1], values, side="left")
+    return np.where((values < edges[0]) | (values > edges[-1]), -1, place), edges
