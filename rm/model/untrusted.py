@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import tokenizers
+import torch
+import transformers
+from safetensors import safe_open
 
 from rm.errors import InputError
 
@@ -23,7 +26,11 @@ MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 SHOWN = 5
 """Missing weights that a message names."""
+REASON = 300
+"""Characters of another program's message that one of ours quotes."""
 INDEX = "model.safetensors.index.json"
+POINTER = b"version https://git-lfs"
+"""How a file begins that Git LFS has left in place of the real one."""
 
 
 def load(kind: Any, folder: Path, **options: Any) -> Any:
@@ -38,46 +45,88 @@ def load(kind: Any, folder: Path, **options: Any) -> Any:
 def load_weights(kind: Any, folder: Path, *, fresh_head: bool = False, **options: Any) -> Any:
     """Return `load` of a model, from safetensors alone.
 
-    `fresh_head`: the folder need not have what lies outside the backbone, since the caller sets it.
-    Raises InputError as `check_model`, and where a weight is not there: transformers would draw it
-    at random.
+    `fresh_head`: the folder need not have what lies outside the backbone, or may have it in another
+    shape, since the caller sets it. Raises InputError as `check_model`, and where a weight is not
+    there or of another shape: transformers would draw it at random.
     """
     check_model(folder)
-    model, info = load(kind, folder, use_safetensors=True, output_loading_info=True, **options)
+    model, info = load(
+        kind,
+        folder,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # and named below
+        **options,
+    )
     missing = sorted(info["missing_keys"])
+    unlike = sorted(info["mismatched_keys"])
     if fresh_head:
-        missing = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]
+        inner = f"{model.base_model_prefix}."
+        missing = [name for name in missing if name.startswith(inner)]
+        unlike = [facts for facts in unlike if facts[0].startswith(inner)]
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise InputError(
             f"{folder} lacks weights: {', '.join(missing[:SHOWN])}{more}: fetch or save it anew"
+        )
+    if unlike:
+        name, stored, asked = unlike[0]
+        raise InputError(
+            f"{folder}: {name} is stored as {tuple(stored)} and config.json makes it "
+            f"{tuple(asked)}: fetch both again"
         )
     return model
 
 
 @contextlib.contextmanager
 def explained(source: Path | str) -> Iterator[None]:
-    """Turn what transformers says of a folder into an InputError, above all a wish to run code."""
+    """Turn whatever fails while somebody's model is read or tried into an InputError.
+
+    It names the folder, the cause and a remedy. Memory that runs out is not the folder's fault and
+    passes, and so does an InputError.
+    """
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
-        if "trust_remote_code" not in str(error):
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise InputError(f"no model could be read from {source}: {reason}") from error
-        raise InputError(
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise InputError(_explanation(Path(source), error)) from error
+
+
+def _explanation(source: Path, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return (
             f"{source} asks to run code of its own (auto_map in a configuration file), which is "
             "never done here (trust_remote_code is off): take a model whose class is part of "
             "transformers"
-        ) from error
+        )
+    reason = " ".join(str(error).split())[:REASON]
+    if type(error) is Exception:  # what tokenizers raises
+        return (
+            f"no tokenizer could be read from {source}: {reason}: tokenizer.json is damaged or of "
+            f"a newer format than tokenizers {tokenizers.__version__} reads: fetch it again, or "
+            "upgrade tokenizers and transformers"
+        )
+    if not isinstance(error, OSError | ValueError):
+        reason = f"{type(error).__name__} {reason}".strip()
+    return (
+        f"no model could be read from {source}: {reason}: fetch the model again, or save it with "
+        f"transformers {transformers.__version__}"
+    )
 
 
 def check_model(folder: Path) -> None:
-    """Raise InputError unless the weights in `folder` are safetensors, all in the folder itself."""
+    """Raise InputError unless the model in `folder` can be read safely, and trained on.
+
+    Its weights are safetensors in the folder itself and not quantised, and no file is the pointer
+    that Git LFS leaves in its place.
+    """
     if (folder / "adapter_config.json").is_file():
         raise InputError(
             f"{folder} is an adapter (adapter_config.json) that names another model to load: merge "
             "it first (peft: merge_and_unload().save_pretrained(FOLDER))"
         )
+    check_files(folder)
     names = sorted(path.name for path in folder.iterdir())
     if not any(name.endswith(".safetensors") for name in names):
         raise InputError(_without_safetensors(folder, names))
@@ -87,6 +136,50 @@ def check_model(folder: Path) -> None:
                 f"{folder / INDEX} names {name}, which is no safetensors file of this folder: "
                 "fetch the model again"
             )
+    quantised = _quantisation(folder / "config.json")
+    if quantised is not None:
+        raise InputError(
+            f"{folder} is quantised ({quantised}): its weights can be neither trained nor merged: "
+            "take the original model, or dequantise it and save that"
+        )
+
+
+def check_files(folder: Path) -> None:
+    """Raise InputError if a file of the model is the pointer that Git LFS leaves in its place."""
+    for file in sorted(file for pattern in MODEL_FILES for file in folder.glob(pattern)):
+        with file.open("rb") as content:
+            if content.read(len(POINTER)) == POINTER:
+                raise InputError(
+                    f"{file} is a pointer of Git LFS, not the file: run `git lfs pull` in its "
+                    "folder, or fetch the model again"
+                )
+
+
+def _quantisation(config: Path) -> str | None:
+    """How a configuration says that the weights are quantised; None if it doesn't."""
+    try:
+        content = json.loads(config.read_bytes())
+        noted = content.get("quantization_config") or content.get("quantization")  # MLX's name
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None  # transformers says what is wrong with the file
+    if not noted:
+        return None
+    facts = noted if isinstance(noted, dict) else {}
+    bits = next((f"{n} bit" for n in (4, 8) if facts.get(f"load_in_{n}bit")), None)
+    bits = bits or (f"{facts['bits']} bit" if facts.get("bits") else None)
+    return ", ".join(filter(None, [str(facts.get("quant_method") or "unnamed method"), bits]))
+
+
+def stored_shape(folder: Path, name: str) -> list[int] | None:
+    """The shape of a weight in a folder's safetensors, without reading it; None: it is not there.
+
+    Raises InputError for a file that is damaged.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        with explained(folder), safe_open(path, framework="pt") as file:
+            if name in file.keys():  # noqa: SIM118 (not a mapping)
+                return list(file.get_slice(name).get_shape())
+    return None
 
 
 def _without_safetensors(folder: Path, names: list[str]) -> str:

@@ -391,7 +391,7 @@ def test_folder_of_another_configuration_is_refused(train_smoke: Train) -> None:
                 ("dropout=1", "dropout=1: must be a share"),
                 ("target_modules=all-linear", "target_modules=all-linear: must be a list"),
                 ("target_modules=[5]", r"target_modules=\[5\]: must be a list of module names"),
-                ("target_modules=[q_proj,embed_tokens]", "embed_tokens is an embedding"),
+                ("target_modules=[q_proj,embed_tokens]", "embed_tokens is no matrix"),
                 ("target_modules=[q_proj,nope]", "has no nope; its linear modules are down_proj"),
             )
         ),

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
@@ -249,11 +248,12 @@ def test_two_labels_are_not_a_reward_model(tmp_path: Path, backbone: Path) -> No
 
 
 def test_checkpoint_without_its_head_is_an_error(tmp_path: Path, backbone: Path) -> None:
-    AutoModelForCausalLM.from_pretrained(backbone).save_pretrained(tmp_path)
+    shutil.copytree(backbone, tmp_path, dirs_exist_ok=True)
+    (tmp_path / CHECKSUMS_FILE).unlink()
     config = json.loads((tmp_path / "config.json").read_text())
     config["architectures"] = ["LlamaForSequenceClassification"]
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_labels": 1}))
-    with pytest.raises(InputError, match=r"lacks weights: score\.weight|one output"):
+    with pytest.raises(InputError, match=r"lacks weights: score\.weight"):
         load_reward_model(tmp_path, torch.float32)
 
 
