@@ -1,0 +1,133 @@
+"""What scorers that read no prompt get: one by n-grams of the answers, one by their length.
+
+Both are logistic regressions on the difference of the two answers' features (a Bradley-Terry model
+that is linear in them), fitted to the reward models' training pairs. A reward model that is no
+better than they are has learned a shortcut at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix, diags_array, hstack
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.model_selection import StratifiedKFold
+
+from eval.protocol import Protocol
+from eval.rows import EvaluationRow
+from eval.statistics import section_intervals
+from rm.data.preferences import PreferencePair
+from rm.errors import InputError
+
+Pairs = Sequence[PreferencePair]
+Features = Callable[[Pairs, Pairs], tuple[csr_matrix, csr_matrix]]
+"""From training and test pairs to chosen − rejected features, one row per pair."""
+
+FOLDS = 5
+WORD = r"[A-Za-z']+|\d+|[^\w\s]|\n"
+"""A token of the word n-grams: a word, a number, a mark or a line break."""
+
+
+def ngrams(train: Pairs, test: Pairs) -> tuple[csr_matrix, csr_matrix]:
+    """Count words and pairs of words, and runs of two to four characters."""
+    parts = []
+    for options in (
+        {"token_pattern": WORD, "ngram_range": (1, 2)},
+        {"analyzer": "char", "ngram_range": (2, 4)},
+    ):
+        counter = CountVectorizer(lowercase=False, min_df=2, **options)
+        counter.fit(text for pair in train for text in (pair.chosen, pair.rejected))
+        parts.append([_difference(counter, pairs) for pairs in (train, test)])
+    first, second = (hstack(columns).tocsr() for columns in zip(*parts, strict=True))
+    return first, second
+
+
+def _difference(counter: CountVectorizer, pairs: Pairs) -> csr_matrix:
+    chosen = counter.transform(pair.chosen for pair in pairs)
+    return chosen - counter.transform(pair.rejected for pair in pairs)
+
+
+def lengths(train: Pairs, test: Pairs) -> tuple[csr_matrix, csr_matrix]:
+    """Count characters."""
+    first, second = (
+        csr_matrix([[float(len(pair.chosen) - len(pair.rejected))] for pair in pairs])
+        for pairs in (train, test)
+    )
+    return first, second
+
+
+BASELINES: dict[str, Features] = {"n-grams": ngrams, "length": lengths}
+
+
+def differences(features: Features, train: Pairs, test: Pairs) -> np.ndarray:
+    """Fit a linear scorer to training pairs; return the test pairs' score differences, (pairs,).
+
+    Cross-validation on the training pairs chooses the strength of the ridge penalty. Raises
+    InputError for too few training pairs.
+    """
+    if len(train) < 4 * FOLDS:
+        raise InputError(f"{len(train)} training pairs: a baseline needs {4 * FOLDS} or more")
+    inputs, tested = features(train, test)
+    sides = np.where(np.arange(len(train)) % 2, -1.0, 1.0)  # every other pair with sides swapped
+    model = LogisticRegressionCV(
+        Cs=np.logspace(-4, 0, 5),
+        l1_ratios=(0,),
+        cv=StratifiedKFold(FOLDS, shuffle=True, random_state=0),
+        scoring="neg_log_loss",
+        fit_intercept=False,
+        solver="liblinear",
+        use_legacy_attributes=False,
+    )
+    model.fit(diags_array(sides).tocsr() @ inputs, sides)
+    return tested @ model.coef_[0]
+
+
+def baselines(train: Pairs, rows: Sequence[EvaluationRow], resamples: int = 2000) -> pd.DataFrame:
+    """Score every baseline: one row per baseline and subset, section and average.
+
+    A section's scorer is fitted to the training pairs of that category, or to all where there are
+    none (`trained_on` of them). Columns: baseline, level, name, accuracy, low, high (percent; 95%
+    bootstrap over pairs or clusters; equal scores count half), pairs, trained_on. Raises InputError
+    as `differences`.
+    """
+    sections = list(dict.fromkeys(row.section for row in rows))
+    own: dict[str, Pairs] = {
+        s: [pair for pair in train if pair.category == s] or list(train) for s in sections
+    }
+    frame = pd.DataFrame(
+        {
+            "seed": 0,
+            "pair_id": [row.pair_id for row in rows],
+            "subset": [row.subset for row in rows],
+            "section": [row.section for row in rows],
+            "cluster": [row.cluster for row in rows],
+        }
+    )
+    protocol, parts = Protocol.from_counts("baselines", frame), []
+    for name, features in BASELINES.items():
+        correct = pd.Series(0.0, index=frame.index)
+        for section in sections:
+            places = frame.index[frame["section"] == section]
+            found = differences(features, own[section], [rows[place] for place in places])
+            correct[places] = (found > 0) + 0.5 * (found == 0)
+        table = section_intervals(frame.assign(correct=correct), protocol, resamples=resamples)
+        parts.append(table.assign(baseline=name))
+    return _tidy(pd.concat(parts, ignore_index=True), protocol, own, len(train))
+
+
+def _tidy(
+    table: pd.DataFrame, protocol: Protocol, own: dict[str, Pairs], every: int
+) -> pd.DataFrame:
+    def trained_on(row: pd.Series) -> int:
+        if row["level"] == "average":
+            return every
+        section = row["name"] if row["level"] == "section" else protocol.section_of(row["name"])
+        return len(own[section])
+
+    percent = table[["mean", "low", "high"]].mul(100).round(1)
+    table[["accuracy", "low", "high"]] = percent.to_numpy()
+    table["trained_on"] = table.apply(trained_on, axis=1)
+    return table[["baseline", "level", "name", "accuracy", "low", "high", "pairs", "trained_on"]]
