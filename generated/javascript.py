@@ -158,10 +158,12 @@ _TERMS = (
 def from_javascript(text: str) -> str | None:
     """Read one JavaScript function of the form that `to_javascript` writes, as Python.
 
-    Gives None where a line is not of that form.
+    Comments are left out. Gives None where another line is not of that form.
     """
     depth, out = 0, []
     for line in filter(None, (raw.strip() for raw in text.splitlines())):
+        if line.startswith("//"):
+            continue
         if line == "}":
             depth -= 1
             continue

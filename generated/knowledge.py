@@ -31,8 +31,8 @@ def _entries(name: str) -> list[Entry]:
     return [Entry(title, tuple(lines)) for title, *lines in rows]
 
 
-def _topics() -> list[Entry]:
-    blocks = "\n".join(_read("topics")).split("\n\n")
+def _topics(name: str = "topics") -> list[Entry]:
+    blocks = "\n".join(_read(name)).split("\n\n")
     return [Entry(title, tuple(facts)) for title, *facts in map(str.splitlines, blocks)]
 
 
@@ -59,3 +59,14 @@ HARMLESS_TECH = partition(_entries("harmless_tech"))
 
 HARMLESS_LIFE = partition(_entries("harmless_life"))
 """Harmless everyday tasks that sound harmful, with an answer."""
+
+HARMFUL = partition(_read("harmful"))
+"""What a harmful request asks for."""
+
+HARMLESS = partition(_read("harmless"))
+"""Harmless tasks in words that sound harmful."""
+
+ALL_TOPICS = partition(_topics() + _topics("more_topics"))
+ALL_HOWTO = partition(_entries("howto") + _entries("more_howto"))
+ALL_IDEAS = partition(_entries("ideas") + _entries("more_ideas"))
+ALL_MESSAGES = partition(_entries("messages") + _entries("more_messages"))

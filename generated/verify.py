@@ -14,7 +14,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from generated.verify_programs import verify_program
-from generated.verify_text import broken_constraints, stated_constraints
+from generated.verify_text import broken_constraints, keeps_instruction, stated_constraints
 
 _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
@@ -25,6 +25,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 _TEXT_SUBSETS = frozenset(
     ("gen-length", "gen-keywords", "gen-format", "gen-ordering", "gen-letters")
 )
+_INSTRUCTIONS = frozenset(("gen-symbols", "gen-counts", "gen-shape", "gen-names", "gen-words"))
 _LANGUAGES = {"gen-python": "Python", "gen-javascript": "JavaScript"}
 
 
@@ -36,6 +37,7 @@ def verify(pair_subset: str, prompt: str, response: str) -> bool | None:
     loops and lists; JavaScript only in the form that the makers write, else None). Instructions:
     every stated constraint is met, on topic or not. Chat and Safety: None.
     """
+    pair_subset = re.sub(r"^gen2-(.+)-(?:close|far)$", r"gen-\1", pair_subset)
     if pair_subset in _SOLVERS:
         answer = _SOLVERS[pair_subset](prompt)
         if answer is None:
@@ -43,6 +45,8 @@ def verify(pair_subset: str, prompt: str, response: str) -> bool | None:
         return final_answer(response) == answer and not false_equations(response)
     if pair_subset in _LANGUAGES:
         return verify_program(_LANGUAGES[pair_subset], prompt, response)
+    if pair_subset in _INSTRUCTIONS:
+        return keeps_instruction(prompt, response)
     if pair_subset in _TEXT_SUBSETS:
         if not stated_constraints(prompt):
             return None
@@ -179,7 +183,30 @@ def _units(prompt: str) -> Fraction | None:
     return Fraction(total, _SIZES[target[1]])
 
 
+def _tank(flow: str, last: str) -> str:
+    return rf"holds (\d+) litres and {flow} (\d+) .* (\d+) hours\. Then (\d+) litres are {last}"
+
+
 _STORIES: tuple[tuple[str, Callable[..., int | Fraction]], ...] = (
+    (r"packs (\d+) boxes with (\d+) .* buys another (\d+)", lambda a, b, c: a * b + c),
+    (r"has (\d+) dollars and saves (\d+) .* for (\d+) weeks", lambda a, b, c: a + b * c),
+    (r"has (\d+) dollars and spends (\d+) .* for (\d+) weeks", lambda a, b, c: a - b * c),
+    (r"has (\d+) rows with (\d+) seats .* (\d+) seats are added", lambda a, b, c: a * b + c),
+    (r"has (\d+) rows with (\d+) seats .* (\d+) seats are taken", lambda a, b, c: a * b - c),
+    (r"wraps (\d+) .* wraps (\d+) more.* in (\d+) hours", lambda a, b, c: (a + b) * c),
+    (r"wraps (\d+) .* wraps (\d+) fewer.* in (\d+) hours", lambda a, b, c: (a - b) * c),
+    (r"is (\d+) years old .* is (\d+) years younger.* after (\d+)", lambda a, b, c: a - b + c),
+    (r"costs (\d+) dollars, plus a .* (\d+) percent", lambda a, p: Fraction(a * (100 + p), 100)),
+    (r"costs (\d+) dollars, less a .* (\d+) percent", lambda a, p: Fraction(a * (100 - p), 100)),
+    (r"for (\d+) hours at (\d+) km .* on for another (\d+) km", lambda a, b, c: a * b + c),
+    (r"for (\d+) hours at (\d+) km .* back for (\d+) km", lambda a, b, c: a * b - c),
+    (r"buys (\d+) \w+ for (\d+) .* for (\d+) dollars more", lambda a, b, c: a * (b + c)),
+    (r"buys (\d+) \w+ for (\d+) .* for (\d+) dollars less", lambda a, b, c: a * (b - c)),
+    (_tank("gains", "added"), lambda a, b, c, d: a + b * c + d),
+    (_tank("gains", "let out"), lambda a, b, c, d: a + b * c - d),
+    (_tank("loses", "added"), lambda a, b, c, d: a - b * c + d),
+    (_tank("loses", "let out"), lambda a, b, c, d: a - b * c - d),
+    (r"has (\d+) \w+, sells half .* buys another (\d+)", lambda a, b: Fraction(a, 2) + b),
     (r"packs (\d+) boxes with (\d+) .* gives away (\d+)", lambda a, b, c: a * b - c),
     (r"buys (\d+) \w+ at (\d+) dollars each and pays with (\d+)", lambda a, b, c: c - a * b),
     (r"has (\d+) dollars and saves (\d+) .* after (\d+) weeks", lambda a, b, c: a + b * c),
@@ -203,9 +230,12 @@ _STORIES: tuple[tuple[str, Callable[..., int | Fraction]], ...] = (
     ),
     (r"has (\d+) \w+, sells half .* loses (\d+)", lambda a, b: Fraction(a, 2) - b),
 )
+_LEGS = {"hens": 2, "ducks": 2, "goats": 4, "cows": 4, "beetles": 6, "spiders": 8}
 
 
 def _word_problem(prompt: str) -> Fraction | None:
+    if m := re.search(r"keeps (\d+) (\w+) and (\d+) (\w+)\. How many legs", prompt):
+        return Fraction(int(m[1]) * _LEGS[m[2]] + int(m[3]) * _LEGS[m[4]])
     for pattern, formula in _STORIES:
         if m := re.search(pattern, prompt):
             return Fraction(formula(*map(int, m.groups())))

@@ -177,6 +177,8 @@ def inputs(prompt: str, argument: str) -> list[Any]:
     """List arguments to try: small ones, and those around every number of the prompt."""
     edges = sorted({int(n) + i for n in re.findall(r"\d+", prompt) for i in (-1, 0, 1)})
     if argument == "n":
+        if "true if" in prompt:
+            return [*range(1, 130), 999, 3456, 90817]
         grows = "the term" in prompt or "of the integers" in prompt
         return list(range(1, 17)) + ([] if grows else [*edges, 50, 75, 98, 999, 3456, 90817])
     if argument == "text":
