@@ -114,6 +114,8 @@ def check_all(cfg: DictConfig) -> BonSettings:
     """Return the typed settings; InputError for what cannot work, before anything is computed."""
     bon = settings_of(cfg)
     if cfg.data.kind == "generated":
+        if cfg.data.get("version") == 2:
+            raise InputError(f"Best-of-N does not take data={cfg.data.name}: give data=generated")
         return bon
     if "verifier" in bon.golds:
         raise InputError(

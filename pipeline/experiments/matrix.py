@@ -21,7 +21,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from eval.benchmarks import BENCHMARKS
 from eval.scoring import score_pairs
 from eval.spreadsheet import csv_text, read_csv
-from generated import generate
 from pipeline.experiments.measure import Run
 from pipeline.experiments.runs import do_all
 from pipeline.launch.side_by_side import Job
@@ -31,7 +30,7 @@ from pipeline.run.run_folder import stale_because
 from pipeline.run.training import train
 from pipeline.settings import configuration
 from pipeline.settings.checks import needs_every_token
-from pipeline.settings.data import load_data
+from pipeline.settings.data import load_data, test_pairs
 from rm.data.preferences import PreferencePair, unseen
 from rm.errors import InputError
 from rm.files import atomic_write_text, read_json
@@ -331,8 +330,9 @@ def benchmark_data(cfg: DictConfig, runs_dir: Path) -> str:
     if cfg.benchmark != "generated":
         return "hub"
     path = runs_dir / "data" / "test.jsonl"
-    made = generate("test", cfg.data.test_pairs, cfg.data.seed)
-    atomic_write_text(path, "".join(_as_row(one.pair, one.subset) + "\n" for one in made))
+    made = test_pairs(cfg.data)
+    rows = (_as_row(one.pair, one.subset, getattr(one, "cluster", "")) for one in made)
+    atomic_write_text(path, "".join(row + "\n" for row in rows))
     return str(path)
 
 
@@ -360,18 +360,17 @@ def benchmark_name(cfg: DictConfig) -> str:
     return f"{path.name} ({file_fingerprint(path)})" if path.is_file() else path.name
 
 
-def _as_row(pair: PreferencePair, subset: str) -> str:
-    return json.dumps(
-        {
-            "pair_id": pair.pair_id,
-            "prompt": list(pair.prompt),
-            "chosen": pair.chosen,
-            "rejected": pair.rejected,
-            "category": pair.category or "all",
-            "section": pair.category or "all",
-            "subset": subset,
-        }
-    )
+def _as_row(pair: PreferencePair, subset: str, cluster: str = "") -> str:
+    row = {
+        "pair_id": pair.pair_id,
+        "prompt": list(pair.prompt),
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "category": pair.category or "all",
+        "section": pair.category or "all",
+        "subset": subset,
+    }
+    return json.dumps(row | ({"cluster": cluster} if cluster else {}))
 
 
 def label(cfg: DictConfig) -> str:

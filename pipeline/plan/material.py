@@ -12,13 +12,12 @@ from omegaconf import DictConfig
 from transformers import AutoTokenizer
 
 from eval.benchmarks import BENCHMARKS
-from generated import generate
 from pipeline.experiments.matrix import check_benchmark, run_configs
 from pipeline.plan.architecture import Architecture, architecture_of, meta_model
 from pipeline.run.training import batches_of
 from pipeline.settings import configuration
 from pipeline.settings.checks import check
-from pipeline.settings.data import load_data
+from pipeline.settings.data import load_data, test_pairs
 from rm.data.preferences import PreferencePair, load_preferences, validation_size
 from rm.data.tokens import ChatTemplate, TokenPair, TokenReport, tokenize_pairs
 from rm.errors import InputError
@@ -208,7 +207,7 @@ def find_benchmark(
     """Number of the benchmark's pairs and their lengths, from a local file or by its protocol."""
     benchmark = BENCHMARKS[cfg.benchmark]
     if cfg.benchmark == "generated" and cfg.benchmark_data is None:
-        pairs = [made.pair for made in generate("test", cfg.data.test_pairs, cfg.data.seed)]
+        pairs = [made.pair for made in test_pairs(cfg.data)]
     elif cfg.benchmark_data is not None and Path(cfg.benchmark_data).exists():
         pairs = benchmark.load(str(cfg.benchmark_data))
     else:

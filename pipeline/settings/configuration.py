@@ -70,7 +70,9 @@ def typed(kind: type[Settings], section: DictConfig) -> Settings:
     if missing:
         raise InputError(f"{section._get_full_key(missing[0])}: give it on the command line")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), section)
+        # Resolved first: merged, ${seed} would mean a key of the section itself.
+        plain = OmegaConf.create(OmegaConf.to_container(section, resolve=True))
+        merged = OmegaConf.merge(OmegaConf.structured(kind), plain)
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         keys = ", ".join(kind.__dataclass_fields__)  # type: ignore[attr-defined]

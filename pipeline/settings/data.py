@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig
 
-from generated import SUBSETS, generate
+from generated import SUBSETS, GeneratedPair, generate
+from generated import pairs as tasks
+from generated.core import Split
 from pipeline.settings import configuration
 from rm.data.preferences import (
     LoadReport,
@@ -29,7 +33,11 @@ CLOSE = "Reasoning"
 
 @dataclass
 class GeneratedData:
-    """conf/data/generated.yaml, typed."""
+    """conf/data/generated.yaml and generated_v2.yaml, typed.
+
+    Version 2 trains on `train_pairs` of `pool_pairs` pairs, another sample for every `draw`; its
+    `test_pairs` is a number or one for each section.
+    """
 
     name: str
     kind: str
@@ -37,9 +45,12 @@ class GeneratedData:
     seed: int
     train_pairs: int
     validation_pairs: int
-    test_pairs: int
-    close_share: float | None
-    label_noise: float
+    test_pairs: Any
+    close_share: float | None = None
+    label_noise: float = 0.0
+    version: int = 1
+    pool_pairs: int = 0
+    draw: int = 0
 
 
 @dataclass
@@ -132,12 +143,52 @@ def bytes_of(source: str | None) -> list[str]:
     return [file_fingerprint(file) for file in (folder_files(path) if path.is_dir() else [path])]
 
 
+def test_pairs(data: DictConfig) -> list[GeneratedPair]:
+    """Make the test split of generated data. Raises InputError for impossible settings."""
+    settings = configuration.typed(GeneratedData, data)
+    if settings.version == 2:
+        return [*tasks.generate("test", settings.test_pairs, settings.seed)]
+    return generate("test", settings.test_pairs, settings.seed)
+
+
 def _generated(data: GeneratedData) -> TrainingData:
+    if data.version == 2:
+        return _of_tasks(data)
     made = generate("train", data.train_pairs, data.seed, _shares(data.close_share))
     train, swapped = swap_labels([one.pair for one in made], CLOSE, data.label_noise, data.seed)
     validation = [made.pair for made in generate("validation", data.validation_pairs, data.seed)]
     report = {"source": "generated", "kept": len(train), "swapped": swapped}
     return TrainingData(train, validation, report)
+
+
+def _of_tasks(data: GeneratedData) -> TrainingData:
+    """Version 2: a seeded sample of the training pool, the same for all methods of a seed."""
+    pool = _pairs("train", data.pool_pairs, data.seed)
+    drawn = draw_pairs(pool, data.train_pairs, data.draw)
+    train, noisy = swap_labels(drawn, CLOSE, data.label_noise, data.seed)
+    validation = list(_pairs("validation", data.validation_pairs, data.seed))
+    report = {"source": "generated", "kept": len(train), "swapped": noisy, "pool": len(pool)}
+    return TrainingData(train, validation, report)
+
+
+@cache
+def _pairs(split: Split, pairs: int, seed: int) -> tuple[PreferencePair, ...]:
+    return tuple(made.pair for made in tasks.generate(split, pairs, seed))
+
+
+def draw_pairs(pool: Sequence[PreferencePair], count: int, draw: int) -> list[PreferencePair]:
+    """Draw `count` pairs of a pool without replacement, in the pool's order, by the seed `draw`.
+
+    Every category keeps its share. Raises InputError where the pool has fewer pairs.
+    """
+    if not 0 < count <= len(pool):
+        raise InputError(f"data.train_pairs={count}: the pool has {len(pool)} (data.pool_pairs)")
+    rng = random.Random(f"{draw}/training draw")
+    order = rng.sample(range(len(pool)), len(pool))
+    order.sort(key=lambda place: pool[place].category or "")  # stable: random within a category
+    # Every (len / count)th of the sorted list: shares that differ by less than one pair.
+    taken = sorted(order[i * len(pool) // count] for i in range(count))
+    return [pool[place] for place in taken]
 
 
 def _shares(close: float | None) -> dict[str, float] | None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from generated.pairs import SUBSETS
+from pipeline.run.run_folder import comparable
 from pipeline.settings.configuration import compose_config
-from pipeline.settings.data import CLOSE, TrainingData, load_data
+from pipeline.settings.data import CLOSE, TrainingData, draw_pairs, load_data
+from pipeline.settings.data import test_pairs as make_test_pairs
+from rm.data.preferences import PreferencePair
 from rm.errors import InputError
 
 
@@ -75,3 +80,55 @@ def test_validation_pairs_whose_prompt_is_trained_are_left_out_and_counted(tmp_p
     assert data.report["validation_prompts_trained"] == 1 and len(data.train) == 2
     with pytest.raises(InputError, match="every prompt of the validation data"):
         load_data(files(tmp_path, ["How?"]))
+
+
+# --- Version 2 of the generated data -------------------------------------------------------------
+
+
+def tasks(*words: str) -> DictConfig:
+    small = ["data.pool_pairs=400", "data.train_pairs=120", "data.validation_pairs=40"]
+    return compose_config("train", ["data=generated_v2", *small, *words]).data
+
+
+def test_every_seed_draws_its_own_pairs_from_one_pool() -> None:
+    pool = {pair.pair_id: pair for pair in load_data(tasks("data.train_pairs=400")).train}
+    draws = [load_data(tasks(f"seed={seed}")) for seed in (0, 1)]
+    for made in draws:
+        assert len({pair.pair_id for pair in made.train}) == 120 and made.report["pool"] == 400
+        assert all(pool[pair.pair_id] == pair for pair in made.train)
+        assert Counter(pair.category for pair in made.train) == dict.fromkeys(SUBSETS, 30)
+        assert not {p.prompt[0]["content"] for p in made.train} & {
+            p.prompt[0]["content"] for p in made.validation
+        }
+    one, two = ({pair.pair_id for pair in made.train} for made in draws)
+    assert 10 < len(one & two) < 80  # 36 are expected
+    assert draws[0].validation == draws[1].validation
+    assert load_data(tasks("seed=1")).fingerprint == draws[1].fingerprint
+
+
+def test_the_draw_is_part_of_the_configuration() -> None:
+    words = ["data=generated_v2", "seed=3"]
+    config = compose_config("train", words)
+    assert OmegaConf.to_container(config.data, resolve=True)["draw"] == 3  # type: ignore[call-overload,index]
+    methods = [comparable(compose_config("train", [*words, f"loss={m}"])) for m in ("bt", "normbt")]
+    assert methods[0]["data.draw"] == methods[1]["data.draw"] == 3
+    assert "data.draw" not in comparable(compose_config("train", []))
+
+
+def test_shares_of_a_draw_follow_the_pool() -> None:
+    pool = [PreferencePair(str(i), (), "a", "b", category="xy"[i % 3 == 0]) for i in range(90)]
+    drawn = draw_pairs(pool, 30, 5)
+    assert Counter(pair.category for pair in drawn) == {"x": 20, "y": 10}
+    assert [int(p.pair_id) for p in drawn] == sorted(int(p.pair_id) for p in drawn)
+    assert draw_pairs(pool, 90, 5) == pool
+    with pytest.raises(InputError, match=r"data\.train_pairs=91: the pool has 90"):
+        draw_pairs(pool, 91, 5)
+
+
+def test_the_test_split_has_the_sizes_of_the_design() -> None:
+    data = tasks("data.seed=3")  # not the seed of the confirmatory test pairs
+    made = make_test_pairs(data)
+    assert Counter(one.pair.category for one in made) == dict(data.test_pairs)
+    close = [m.subset.endswith("close") for m in made if m.pair.category == "Reasoning"]
+    assert len(close) == 1500 and sum(close) == 750
+    assert len(make_test_pairs(tasks("data.seed=3", "data.test_pairs=40"))) == 40
