@@ -14,7 +14,6 @@ training from its last checkpoint.
 
 from __future__ import annotations
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pipeline.settings import configuration
@@ -25,7 +24,7 @@ def main(cfg: DictConfig) -> None:
     """Run the experiment and print its table."""
     from pipeline.experiments.best_of_n import run
 
-    results = run(cfg, HydraConfig.get().overrides.task)
+    results = run(cfg, configuration.words())
     print((results / "tables" / "best_of_n.md").read_text())
     print(f"written: {results}/data/best_of_n.csv, figures/figure5, tables/best_of_n*")
 

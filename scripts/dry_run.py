@@ -14,7 +14,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pipeline.settings import configuration
@@ -30,7 +29,7 @@ def main(cfg: DictConfig) -> None:
     failed = 0
     name_accelerator()
     with tempfile.TemporaryDirectory() as scratch:
-        for one in checks(cfg, HydraConfig.get().overrides.task, Path(scratch)):
+        for one in checks(cfg, configuration.words(), Path(scratch)):
             print(one.line(), flush=True)
             failed += one.state == FAILED
     if failed:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pipeline.settings import configuration
@@ -27,7 +26,7 @@ def main(cfg: DictConfig) -> None:
 
     name_accelerator()
     with tempfile.TemporaryDirectory() as scratch:
-        plan = make_plan(cfg, HydraConfig.get().overrides.task, Path(scratch))
+        plan = make_plan(cfg, configuration.words(), Path(scratch))
     print(report(plan))
     if cfg.output is not None:
         atomic_write_json(Path(cfg.output), as_json(plan))

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pipeline.settings import configuration
@@ -28,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     from pipeline.experiments.closing import closing_lines
     from pipeline.experiments.reproduce import reproduce
 
-    results = reproduce(cfg, HydraConfig.get().overrides.task)
+    results = reproduce(cfg, configuration.words())
     for line in closing_lines(results, Path("results") / cfg.profile.name):
         print(line)
 

@@ -8,7 +8,6 @@ date. Nothing is computed or changed; make reproduce runs what is not done.
 
 from __future__ import annotations
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pipeline.settings import configuration
@@ -19,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     """Print the table and a count of each state."""
     from pipeline.experiments.status import status
 
-    table = status(cfg, HydraConfig.get().overrides.task)
+    table = status(cfg, configuration.words())
     print(table.to_string(index=False, na_rep="-"))
     print(", ".join(f"{count} {state}" for state, count in table["state"].value_counts().items()))
 

@@ -15,7 +15,6 @@ scripts.reproduce makes; only that run keeps its weights, which scripts.reproduc
 
 from __future__ import annotations
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pipeline.settings import configuration
@@ -26,7 +25,7 @@ def main(cfg: DictConfig) -> None:
     """Run one sweep and say where its table is."""
     from pipeline.experiments.sweep import sweep
 
-    print(sweep(cfg, HydraConfig.get().overrides.task))
+    print(sweep(cfg, configuration.words()))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pipeline.settings import configuration
@@ -25,7 +24,7 @@ def main(cfg: DictConfig) -> float:
     from pipeline.run.jobs import recorded
 
     with recorded("scripts.tune", Path(cfg.runs_dir)) as results:
-        results |= tune(cfg, HydraConfig.get().overrides.task)
+        results |= tune(cfg, configuration.words())
     accuracy = float(results["accuracy"])
     print(f"validation accuracy: {100 * accuracy:.1f} % of {results['pairs']} pairs", flush=True)
     return accuracy

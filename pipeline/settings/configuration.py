@@ -212,6 +212,11 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
     return decorate
 
 
+def words() -> list[str]:
+    """The words of the command line that set something; in a sweep, those of this job."""
+    return list(HydraConfig.get().overrides.task)
+
+
 def _check_sweeper(name: str) -> None:
     """Raise InputError where Optuna is asked for and cannot be had or has nothing to maximise."""
     asked = {PLUGIN, SEARCH} & set(sys.argv)
