@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -63,13 +64,13 @@ def trained_pairs(settings: TrainingSettings, pairs: int) -> int:
 
 
 def train_stage(
-    name: str, runs: int, one: DictConfig, decoder: Decoder, pairs: int, lengths: Lengths
+    one: DictConfig, decoder: Decoder, lengths: Lengths, name: str, runs: int, pairs: int
 ) -> Stage:
-    """Training `runs` runs of one configuration on `pairs` pairs."""
+    """Training `runs` runs of the configuration `one` on `pairs` pairs."""
     settings = check(one)
     seen = trained_pairs(settings, pairs)
     load = lengths.training * seen
-    flops = training_flops(
+    flops = runs * training_flops(
         decoder,
         load,
         settings.part,
@@ -77,12 +78,11 @@ def train_stage(
         trunk=settings.reuse_trunk,
         checkpointing=settings.gradient_checkpointing,
     )
-    devices = one.devices
-    return Stage(name, runs, runs * 2 * seen, runs * load.tokens, runs * flops, "training", devices)
+    return Stage(name, runs, runs * 2 * seen, runs * load.tokens, flops, "training", one.devices)
 
 
 def score_stage(
-    name: str, runs: int, decoder: Decoder, load: Load, sequences: int, layers: int | None = None
+    decoder: Decoder, name: str, runs: int, load: Load, sequences: int, layers: int | None = None
 ) -> Stage:
     """Scoring `sequences` rows with each of `runs` models, on one device."""
     flops = runs * forward_flops(decoder, load, layers)
@@ -97,50 +97,41 @@ def layers_above_trunk(cfg: DictConfig, settings: TrainingSettings) -> int | Non
 def matrix_stages(material: Material) -> list[Stage]:
     """Trunk, learning rates, training and scoring of the matrix."""
     cfg, settings, decoder = material.cfg, material.settings, material.decoder
-    above = layers_above_trunk(cfg, settings)
-    runs, pairs, test = len(material.runs), material.pairs, material.test
+    train = partial(train_stage, material.runs[0], decoder, material.lengths)
+    score = partial(score_stage, decoder)
+    above, pairs, runs = layers_above_trunk(cfg, settings), material.pairs, len(material.runs)
+    load, rows = material.test.scoring * material.test_pairs, 2 * material.test_pairs
     stages = []
     if settings.reuse_trunk:
-        load = material.lengths.scoring * pairs.train + test.scoring * material.test_pairs
-        rows = 2 * (pairs.train + material.test_pairs)
+        both = material.lengths.scoring * pairs.train + load
         below = decoder.layers - settings.top_layers
-        stages.append(score_stage("frozen trunk", 1, decoder, load, rows, below))
-    first, load = material.runs[0], test.scoring * material.test_pairs
+        stages.append(score("frozen trunk", 1, both, 2 * pairs.train + rows, below))
     if cfg.grid:
         tried = len(cfg.methods) * len(cfg.grid)
-        name = "learning rates: "
-        stages.append(
-            train_stage(f"{name}training", tried, first, decoder, pairs.train, material.lengths)
-        )
         held_out = material.lengths.scoring * pairs.validation
+        stages.append(train("learning rates: training", tried, pairs.train))
         stages.append(
-            score_stage(f"{name}scoring", tried, decoder, held_out, 2 * pairs.validation, above)
+            score("learning rates: scoring", tried, held_out, 2 * pairs.validation, above)
         )
-    stages.append(train_stage("training", runs, first, decoder, pairs.train, material.lengths))
-    stages.append(
-        score_stage(
-            "scoring, untrained too", runs + 1, decoder, load, 2 * material.test_pairs, above
-        )
-    )
+    stages.append(train("training", runs, pairs.train))
+    stages.append(score("scoring, untrained too", runs + 1, load, rows, above))
     return stages
 
 
 def bon_stages(material: Material, bon: BonSettings) -> list[Stage]:
     """Sampling, gold scores, relabelling, proxies and their scores."""
-    stages = [sampling_stage(material, bon)]
-    if "reward_model" in bon.golds:
-        stages += gold_stages(material, bon)
-    first = proxy_config(material, bon)
+    first = bon_config(material.words, [*bon.proxy.overrides, f"loss={bon.proxy.methods[0]}"])
     settings, decoder = check(first), decoder_of(meta_model(material.architecture, first))
     runs = len(bon.golds) * len(bon.proxy.methods) * len(bon.proxy.seeds)
-    relabelled = proxy_pairs(material, bon)
-    stages.append(
-        train_stage("Best-of-N: proxies", runs, first, decoder, relabelled, material.lengths)
-    )
+    train = partial(train_stage, first, decoder, material.lengths)
     above = layers_above_trunk(material.cfg, settings)
-    load, rows = samples_load(material, bon, settings.max_length), samples(bon)
-    stages.append(score_stage("Best-of-N: proxies score", runs, decoder, load, rows, above))
-    return stages
+    load = samples_load(material, bon, settings.max_length)
+    return [
+        sampling_stage(material, bon),
+        *(gold_stages(material, bon) if "reward_model" in bon.golds else []),
+        train("Best-of-N: proxies", runs, proxy_pairs(material, bon)),
+        score_stage(decoder, "Best-of-N: proxies score", runs, load, samples(bon), above),
+    ]
 
 
 def proxy_pairs(material: Material, bon: BonSettings) -> int:
@@ -153,11 +144,6 @@ def proxy_pairs(material: Material, bon: BonSettings) -> int:
 def samples(bon: BonSettings) -> int:
     """Number of sampled responses."""
     return bon.prompts.number * bon.policy.samples
-
-
-def proxy_config(material: Material, bon: BonSettings) -> DictConfig:
-    """The configuration of a proxy, as scripts.best_of_n composes it, without its file of pairs."""
-    return bon_config(material.words, [*bon.proxy.overrides, f"loss={bon.proxy.methods[0]}"])
 
 
 def bon_config(words: Sequence[str], own: Sequence[str]) -> DictConfig:
@@ -195,9 +181,8 @@ def gold_stages(material: Material, bon: BonSettings) -> list[Stage]:
         one = bon_config(material.words, bon.gold.overrides)
         decoder = decoder_of(meta_model(material.architecture, one))
         length = check(one).max_length
-        stages.append(
-            train_stage("Best-of-N: gold", 1, one, decoder, bon.gold.pairs, material.lengths)
-        )
+        train = partial(train_stage, one, decoder, material.lengths)
+        stages.append(train("Best-of-N: gold", 1, bon.gold.pairs))
     else:
         found = architecture_of_checkpoint(bon.gold.checkpoint)
         decoder = decoder_of(scoring_model(found, "bfloat16"))
@@ -206,7 +191,7 @@ def gold_stages(material: Material, bon: BonSettings) -> list[Stage]:
     relabelled = proxy_pairs(material, bon)
     load = samples_load(material, bon, length) + material.lengths.scoring * relabelled
     rows = samples(bon) + 2 * relabelled
-    return [*stages, score_stage("Best-of-N: gold scores", 1, decoder, load, rows)]
+    return [*stages, score_stage(decoder, "Best-of-N: gold scores", 1, load, rows)]
 
 
 def speed_of(cfg: DictConfig) -> Speed:
