@@ -240,9 +240,11 @@ def test_what_is_refused() -> None:
 THRESHOLD, MEAN, OF_PAIRS = 1.132, 0.209, 0.479
 
 
-def ternary(shape: tuple[int, int, int], of_seeds: float) -> tuple[np.ndarray, float, np.ndarray]:
+def ternary(
+    shape: tuple[int, int, int], of_seeds: float, number: int = 0
+) -> tuple[np.ndarray, float, np.ndarray]:
     """Outcomes −1, 0, 1 (tables, seeds, pairs); their mean; each table's over new seeds alone."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(number)
     tables, seeds, pairs = shape
     of_pair = np.sqrt(OF_PAIRS) * generator.normal(size=(tables, 1, pairs))
     hidden = MEAN + of_pair + np.sqrt(1 - OF_PAIRS) * generator.normal(size=shape)
@@ -312,3 +314,16 @@ def test_five_seeds_that_vary_most_are_where_the_bootstrap_fails() -> None:
     found = covered(*ternary((2000, 5, 300), of_seeds=0.2))
     assert found["crossed"] == pytest.approx(0.941, abs=0.012)
     assert found["bootstrap"] == pytest.approx(0.903, abs=0.015)
+
+
+def test_coverage_of_an_average_over_sections() -> None:
+    """Four sections of unlike size with seeds of their own: 95.8% in a longer simulation."""
+    by_seed, parts, truth = np.zeros((2000, 5)), [], 0.0
+    for number, pairs in enumerate((200, 100, 60, 30)):
+        values, mean, _ = ternary((2000, 5, pairs), of_seeds=0.1, number=number)
+        own = values.mean(axis=2)
+        by_seed, truth = by_seed + own / 4, truth + mean / 4
+        parts.append((values - own[..., None]) / pairs / 4)
+    variance, df = crossed.crossed_variance(by_seed, parts)
+    half = stats.t.ppf(0.975, df) * np.sqrt(variance)
+    assert 0.94 <= np.mean(np.abs(by_seed.mean(axis=1) - truth) <= half) <= 0.97
