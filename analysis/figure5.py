@@ -18,7 +18,7 @@ from analysis.style import method_label, ordered, plural
 from analysis.tables import one_row_each, read_tidy, require, write_table
 from eval.best_of_n.curves import ORACLE, POOLED, RANDOM
 from eval.best_of_n.selection import kl as kl_of
-from eval.statistics import base_of
+from eval.methods import base_of
 from rm.errors import InputError
 from rm.files import read_json
 
@@ -193,7 +193,7 @@ def draw_gains(axes: Axes, part: pd.DataFrame) -> None:
         return
     for method in methods_of(gains):
         base = method.removeprefix("norm")
-        label = "BT" if base == "bt" else method_label(base).removeprefix("BT ")
+        label = "BT" if base == "bt" else method_label(method).removeprefix("NormBT ")
         rows, colour = gains[gains["method"] == method], GAIN_COLOURS.get(base, style.OTHER)
         curve(axes, rows, "gain", colour, label, GAIN_LINES.get(base, ":"))
     make_room(axes, below=0.35)

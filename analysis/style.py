@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 
+from eval.methods import described
 from rm.data.preferences import section_key
 from rm.errors import InputError, visible
 from rm.files import atomic_write_bytes
@@ -51,44 +52,6 @@ METHODS: Final = tuple(
 )
 METHOD_COLOURS: Final = {"untrained": GREY, "bt": BLUE, "normbt": VERMILLION}
 METHOD_MARKERS: Final = {"untrained": "^", "bt": "s", "normbt": "o"}
-WEIGHT_FORMS: Final = {
-    "no_ema": "without EMA",
-    "batch_mean": "with the batch's mean",
-    "mean_one": "with mean weight 1",
-    "fixed": "with a fixed constant",
-    "cap": "with capped weights",
-    "cosine": "by cosine distance",
-    "standardised": "by standardised distance",
-    "mean_pooled": "by mean-pooled distance",
-    "exact": "by exact gradients",
-    "edit": "by edit distance",
-    "random": "by random distances",
-    "mlp": "with an MLP head",
-    "shuffled": "with shuffled weights",
-    "mean_for_all": "with its mean weight for all",
-    "shuffled_within": "with weights shuffled within categories",
-    "category_mean": "with its category's mean weight",
-}
-"""Methods normbt_<key>: other forms of NormBT's weight on plain BT (table 2), and their names."""
-RIVALS: Final = {
-    "clip": "BT, pair gradients clipped",
-    "hinge": "hinge",
-    "centring": "BT + reward centring",
-    "bsr": "BT + sum-to-zero",
-    "layer_norm": "BT, layer norm before the head",
-    "mlp": "BT, MLP head",
-    "proportional": "BT × distance",
-    "grm": "BT + text generation (GRM)",
-    "category_weights": "BT, categories weighted as by NormBT",
-}
-"""Methods that are compared with plain BT, and their names."""
-VARIANT_LABELS: Final = {
-    "margin": "margin",
-    "margin_out": "margin out",
-    "label_smoothing": "label smoothing",
-    **WEIGHT_FORMS,
-}
-
 FORMULAS: Final = frozenset(
     {
         *(r"$\Vert h_w - h_l\Vert_2$", r"$\Vert\nabla_\theta L_{BT}\Vert_2$", r"$\tilde{w}$"),
@@ -191,17 +154,8 @@ def ordered(values: Iterable[str], order: Sequence[str]) -> list[str]:
 
 
 def method_label(method: str) -> str:
-    """Return a method's name as the paper prints it: "normbt_margin" gives "NormBT + margin"."""
-    if method == "untrained" or method in RIVALS:
-        return RIVALS.get(method, method)
-    base, _, variant = method.partition("_")
-    name = {"bt": "BT", "normbt": "NormBT"}.get(base)
-    if name is None:
-        return method
-    if not variant:
-        return name
-    label = VARIANT_LABELS.get(variant, variant.replace("_", " "))
-    return f"{name} {label}" if variant in WEIGHT_FORMS else f"{name} + {label}"
+    """Return a method's name as its loss file has it: "normbt_margin" gives "NormBT + margin"."""
+    return described(method).label
 
 
 def model_label(method: str) -> str:

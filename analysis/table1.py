@@ -27,8 +27,9 @@ from analysis.tables import (
 )
 from eval import rewardbench, strata
 from eval.crossed import intervals
+from eval.methods import base_of
 from eval.protocol import Protocol, partial
-from eval.statistics import base_of, difference_intervals, holm, section_intervals
+from eval.statistics import difference_intervals, holm, section_intervals
 from rm.data.preferences import section_key
 
 PAPER: Final = Path(__file__).with_name("paper_numbers.csv")
@@ -121,7 +122,7 @@ def build(frame: pd.DataFrame, resamples: int = 2000, crossed: bool = False) -> 
 def differences(frame: pd.DataFrame, resamples: int = 2000, crossed: bool = False) -> pd.DataFrame:
     """Return the paired differences method − its base loss, one row per method with a base.
 
-    The base: `eval.statistics.base_of`. Columns and errors: as `paired`; `adjusted` adds Holm's.
+    The base: `eval.methods.base_of`. Columns and errors: as `paired`; `adjusted` adds Holm's.
     """
     require(frame, COLUMNS, "table 1's data")
     parts = []

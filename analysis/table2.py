@@ -6,15 +6,32 @@ from typing import Final
 import pandas as pd
 
 from analysis import table1
-from analysis.style import WEIGHT_FORMS
+from analysis.style import ordered
 from analysis.tables import AbsentError, write_table
+from eval.methods import described
 
 OURS: Final = "normbt"
 CAPTION: Final = (
     "Table 2. NormBT with its weight in other forms (the paper's: without its moving average μ, "
     '"without EMA"): accuracy by section, percent.'
 )
+ROLES: Final = ("form", "control")
+"""Of NormBT's methods, those with these roles are other forms of its weight."""
+ORDER: Final = tuple(
+    f"{OURS}_{form}"
+    for form in (
+        *("no_ema", "batch_mean", "mean_one", "fixed", "cap"),
+        *("cosine", "standardised", "mean_pooled", "exact", "edit", "random"),
+        *("mlp", "shuffled", "mean_for_all", "shuffled_within", "category_mean"),
+    )
+)
+"""Rows in this order; others come after them."""
 PAPER_ROWS: Final = ("normbt", "normbt_no_ema")
+
+
+def is_form(method: str) -> bool:
+    """Return whether a method is another form of NormBT's weight, or a control of it."""
+    return method.startswith(OURS) and described(method).role in ROLES
 
 
 def ablations(frame: pd.DataFrame) -> list[str]:
@@ -23,7 +40,7 @@ def ablations(frame: pd.DataFrame) -> list[str]:
     Raises InputError: NormBT, or any form of it beside the one with the moving average, is absent.
     """
     present = set(frame["method"])
-    forms = [f"{OURS}_{form}" for form in WEIGHT_FORMS if f"{OURS}_{form}" in present]
+    forms = ordered(filter(is_form, present), ORDER)
     if OURS not in present or not forms:
         raise AbsentError(
             "table 2 compares NormBT with and without its moving average: run both, "

@@ -57,6 +57,7 @@ from rm.model.checkpoints import new_reward_model
 from rm.model.parts import train_part
 from rm.model.trunk import open_cache
 from rm.objective.losses import bt
+from rm.objective.objective import Objective
 from rm.objective.weights import NormBT, Uniform
 from rm.training.batches import PairCollator, PairStream, batch_tokens, micro_batches, rows_of
 from rm.training.trainer import PairTrainer
@@ -197,8 +198,7 @@ def our_step(
         TrainingArguments(**given, remove_unused_columns=False),
         stream=stream,
         collator=collator,
-        pair_loss=bt,
-        pair_weight=weight,
+        objective=Objective(bt, weight),
     )
 
     def batches() -> list[Any]:

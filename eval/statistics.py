@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,24 +22,6 @@ from eval.strata import Key, Stratum, pair_counts, strata_of
 from rm.errors import InputError
 
 Outcomes = Sequence[float] | np.ndarray | pd.Series
-
-BT_VARIANTS = ("margin", "margin_out", "label_smoothing")
-"""The paper's variants of BT: bt_<name>, with NormBT's weight normbt_<name>."""
-
-
-def base_of(method: str, present: Container[str]) -> str | None:
-    """Return which of the `present` methods one is compared with; None: with none of them.
-
-    normbt_X: bt_X or X, whichever was run (NormBT's weight on another loss), else bt (another form
-    of the weight), but never for a variant of BT's: without its own base it has none. BT and its
-    variants have no base, every other loss has bt.
-    """
-    if method.startswith("bt"):
-        return None
-    variant = method.removeprefix("normbt_")
-    bases = [f"bt_{variant}", variant] if variant != method else []
-    bases += [] if variant in BT_VARIANTS else ["bt"]
-    return next((name for name in bases if name in present), None)
 
 
 def section_intervals(

@@ -6,25 +6,30 @@ import ast
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
+import yaml
 
 from eval import benchmarks
 from eval.benchmarks import BENCHMARKS, Benchmark
+from eval.methods import Method, methods
+from pipeline.settings import configuration
 from pipeline.settings.configuration import CONF, compose_config, hydra_words
+from pipeline.settings.objective import objective_of
 from rm.data.tokens import TokenPair
 from rm.model.reward_model import RewardOutput
+from rm.objective.losses import bt
+from rm.objective.objective import Objective
+from rm.objective.weights import NormBT
 from rm.training.batches import PairCollator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,43 +54,53 @@ def example(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
     del sys.modules["example"]
 
 
-def settings(name: str) -> Any:
-    text = block("yaml", name)
-    return OmegaConf.create(
-        re.sub(r"_target_: rm\.objective\.(losses|distances)\.", "_target_: example.", text)
-    )
+@pytest.fixture
+def objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Objective]:
+    """Compose a loss of the page from a copy of conf/ that holds the page's files."""
+    copied = tmp_path / "conf"
+    shutil.copytree(CONF, copied)
+    monkeypatch.setattr(configuration, "CONF", copied)
+    for text in re.findall(r"```yaml \w+\n(.*?)```", TEXT, re.DOTALL):
+        own = re.sub(r"rm\.objective\.\w+\.(exponential|LengthDifference)", r"example.\1", text)
+        (copied / "loss" / f"{yaml.safe_load(text)['name']}.yaml").write_text(own)
+    return lambda name: objective_of(compose_config("train", [f"loss={name}"]).loss)
 
 
 @pytest.mark.parametrize("example", ["loss"], indirect=True)
-def test_the_loss(example: ModuleType) -> None:
-    loss = settings("loss")
-    found = instantiate(loss.pair_loss)(torch.tensor([0.0, 1.0]), None)
-    assert found.tolist() == pytest.approx([1, 0.36788], rel=1e-4)
-    assert instantiate(loss.weight).weigh(torch.ones(2), None).tolist() == [1, 1]
+def test_the_loss_and_normbts_weight_on_it(
+    example: ModuleType, objective: Callable[[str], Objective]
+) -> None:
+    chosen, rejected = torch.tensor([0.0, 1.0]), torch.zeros(2)
+    distance, losses = torch.tensor([1.0, 4.0]), [1, 0.36788]
+    plain, ours = objective("exponential"), objective("normbt_exponential")
+    found = plain.values(chosen, rejected, distance, None).value
+    assert found.tolist() == pytest.approx(losses, rel=1e-4)
+    found = ours.values(chosen, rejected, distance, 2.0).value
+    assert found.tolist() == pytest.approx([2 * losses[0], 0.5 * losses[1]], rel=1e-4)
+    assert not plain.needs_margin and not ours.whole_batch
+
+
+@pytest.mark.usefixtures("objective")
+def test_the_pages_losses_are_shown_as_it_says(tmp_path: Path) -> None:
+    found = methods(tmp_path / "conf" / "loss")
+    assert found["exponential"] == Method("exponential", "exponential", "bt", "rival")
+    assert found["normbt_exponential"].base == "exponential"
+    assert found["normbt_length"].role == "form"
 
 
 @pytest.mark.parametrize("example", ["distance"], indirect=True)
-def test_the_distance(example: ModuleType) -> None:
-    distance = instantiate(settings("distance").distance)
+def test_the_distance(example: ModuleType, objective: Callable[[str], Objective]) -> None:
+    distance = objective("normbt_length").distance
     pairs = [TokenPair("a", (1, 2, 3), (1,)), TokenPair("b", (1,), (2,))]
     assert PairCollator(0, distance=distance.of_pair)(pairs)["distance"].tolist() == [3, 1]
-
-
-def test_normbts_weight_on_the_new_loss_is_a_second_file() -> None:
-    """The two lines that the page names, composed as Hydra would."""
-    weight = OmegaConf.load(CONF / "loss/_normbt_weight.yaml")
-    loss = OmegaConf.merge(settings("loss"), weight, {"name": "normbt_exponential"})
-    distance = torch.tensor([1.0, 4.0])
-    assert instantiate(loss.weight).weigh(distance, 2.0).tolist() == pytest.approx(
-        [2, 0.5], rel=1e-5
-    )
 
 
 @pytest.mark.parametrize("example", ["proxy"], indirect=True)
 def test_the_proxy(example: ModuleType) -> None:
     hidden = torch.tensor([[1.0, 2.0], [0.0, 0.0], [1.5, 0.0], [0.0, 0.0]], requires_grad=True)
     output = RewardOutput(torch.zeros(4), hidden)
-    found = example.Largest().measure(output, torch.zeros(2), [])
+    distance = Objective(bt, NormBT(beta=0.9, epsilon=1e-6), example.Largest()).distance
+    found = distance.measure(output, torch.zeros(2), [])
     assert found.tolist() == [2.0, 0.0] and not found.requires_grad
 
 

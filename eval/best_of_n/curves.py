@@ -15,7 +15,7 @@ import pandas as pd
 
 from eval.best_of_n.selection import best_of_n, kl, normalised, normaliser
 from eval.bootstrap import draw_multinomial
-from eval.statistics import base_of
+from eval.methods import base_of
 from rm.errors import InputError
 
 ORACLE, RANDOM, POOLED = "oracle", "random", "all"

@@ -29,8 +29,8 @@ from pipeline.run.evaluation import damaged_outputs, describe_test, evaluate
 from pipeline.run.run_folder import stale_because
 from pipeline.run.training import train
 from pipeline.settings import configuration
-from pipeline.settings.checks import needs_every_token
 from pipeline.settings.data import load_data, test_pairs
+from pipeline.settings.objective import objective_of
 from rm.data.preferences import PreferencePair, unseen
 from rm.errors import InputError
 from rm.files import atomic_write_text, read_json
@@ -145,11 +145,11 @@ def train_config(
             "launch=torchrun is for scripts.train alone: launch=hostfile starts the other machines "
             "for every run of this command"
         )
-    own = []
-    if made.loss.get("whole_batch"):
+    objective, own = objective_of(made.loss), []
+    if objective.whole_batch:
         own.append(f"training.micro_batch={made.training.global_batch}")
         own.append("training.micro_batch_tokens=null")
-    if needs_every_token(made.loss):
+    if objective.every_token:
         own += ["training.share_prefix=false", "training.attention=null"]
     return configuration.compose_config("train", [*words, *own]) if own else made
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase
 
@@ -25,6 +24,7 @@ from eval.spreadsheet import parquet_bytes
 from pipeline.run.run_folder import NEUTRAL
 from pipeline.settings import configuration
 from pipeline.settings.checks import check
+from pipeline.settings.objective import objective_of
 from rm.data.tokens import ChatTemplate, TokenPair, encode_pair
 from rm.errors import InputError
 from rm.files import is_intact, write_checked
@@ -185,7 +185,7 @@ def normbt_weights(cfg: DictConfig, distance: np.ndarray) -> np.ndarray:
     if cfg.loss.name != NORMBT:
         cfg = configuration.compose_config("train", [f"loss={NORMBT}"])
     known = torch.tensor(distance)
-    weights: torch.Tensor = instantiate(cfg.loss.weight).weigh(known, known.mean().item())
+    weights = objective_of(cfg.loss).weight.weigh(known, known.mean().item())
     return weights.numpy()
 
 

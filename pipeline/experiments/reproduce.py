@@ -47,6 +47,7 @@ from pipeline.run.training import scoring_settings
 from pipeline.settings.backbone import backbone_folder
 from pipeline.settings.checks import check
 from pipeline.settings.data import load_data, require_facts
+from pipeline.settings.objective import objective_of
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text, read_json
 from rm.model.checkpoints import keeps_head, new_reward_model, save_reward_model
@@ -145,7 +146,7 @@ def check_methods(cfg: DictConfig, overrides: Sequence[str]) -> None:
     for method in cfg.methods:
         one = train_config(cfg, overrides, method, cfg.seeds[0], "train")
         check(one)
-        require_facts(pairs, one.loss)
+        require_facts(pairs, objective_of(one.loss))
 
 
 def best_of_n_left_out(cfg: DictConfig) -> str | None:

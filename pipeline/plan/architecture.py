@@ -18,6 +18,7 @@ from generated.backbones import build_tiny
 from pipeline.run.training import choose_part
 from pipeline.settings.checks import check
 from pipeline.settings.configuration import CONF, typed
+from pipeline.settings.objective import objective_of
 from rm.errors import InputError
 from rm.model.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone
 from rm.model.precision import DTYPES
@@ -113,11 +114,11 @@ def meta_model(architecture: Architecture, cfg: DictConfig) -> RewardModel:
     cfg: a configuration of scripts.train. Its head, part and checkpointing are applied as in
     training. Raises InputError for settings or an architecture that cannot work.
     """
-    settings = check(cfg)
+    settings, head = check(cfg), objective_of(cfg.loss).head
     dtype = DTYPES[settings.compute_dtype]
     with torch.device("meta"):
         model = RewardModel(_classifier(architecture), dtype)
-        set_head(model, cfg.loss.get("head", "linear"), cfg.seed)
+        set_head(model, head, cfg.seed)
         choose_part(model, cfg, settings)
     return model
 

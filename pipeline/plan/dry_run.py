@@ -47,6 +47,7 @@ from pipeline.run.run_folder import stale_because
 from pipeline.settings import configuration
 from pipeline.settings.checks import check
 from pipeline.settings.data import require_facts
+from pipeline.settings.objective import objective_of
 from rm.data.sources import local_path
 from rm.errors import InputError
 from rm.training.cost import decoder_of
@@ -195,7 +196,7 @@ class DryRun:
         def trained(one: DictConfig) -> str:
             architecture = self.architecture(one.model)
             decoder = decoder_of(meta_model(architecture, one))
-            head = one.loss.get("head", "linear")
+            head = objective_of(one.loss).head
             numbers = f"{decoder.parameters:,} parameters, {decoder.trained:,} trained"
             kind = f"{one.model.name}, {one.training.part}, {head} head"
             return f"{kind}: {numbers} ({architecture.origin})"
@@ -206,7 +207,7 @@ class DryRun:
             return f"{architecture.name}: {decoder.parameters:,} parameters ({architecture.origin})"
 
         runs = [*self.composed, *self.proxies]
-        distinct = {str((one.loss.get("head"), one.training)): one for one in runs}
+        distinct = {str((objective_of(one.loss).head, one.training)): one for one in runs}
         built = [attempt("model", trained, one) for one in distinct.values()]
         yield from dict.fromkeys(built)
         if self.bon is not None:
@@ -227,7 +228,7 @@ class DryRun:
                 raise InputError(f"{missing}, or unset HF_HUB_OFFLINE to fetch it")
             raise NotChecked(f"{missing}, to have a sample tokenised")
         for one in self.composed:
-            require_facts(found.taken, one.loss)
+            require_facts(found.taken, objective_of(one.loss))
         settings = check(self.composed[0])
         if trained_pairs(settings, found.train) == 0:
             raise InputError(

@@ -37,7 +37,7 @@ from pipeline.plan.stages import (
     speed_of,
     trained_pairs,
 )
-from pipeline.settings.checks import distance_of
+from pipeline.settings.objective import objective_of
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ def notes_of(material: Material, bon: BonSettings | None, left_out: str | None) 
             f"{bon.gold.checkpoint} does not say how it was trained, so it scores in float32: its "
             "time holds for eval.compute_dtype=bfloat16."
         )
-    dear = [one.loss.name for one in material.runs if distance_of(one.loss).by_gradient]
+    objectives = [objective_of(one.loss) for one in material.runs]
+    dear = [objective.name for objective in objectives if objective.distance.by_gradient]
     if dear:
         notes.append(f"{dear[0]} takes a backward pass a pair besides: not in the hours.")
     return notes

@@ -27,6 +27,8 @@ from rm.model.backbones import folder_fingerprint
 NEUTRAL = (
     *("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment", "launch"),
     "training.attention",
+    *("loss.label", "loss.base", "loss.role"),  # words for tables; older runs have none
+    *("loss.whole_batch", "loss.needs_margin"),  # of older runs: the loss's parts say so now
 )
 ADDED = {"model.head": "auto"}
 """Settings that older runs lack, with the value that does what they did: left out there too."""

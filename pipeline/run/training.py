@@ -32,10 +32,10 @@ from pipeline.settings.checks import (
     check,
     check_length,
     choose_attention,
-    distance_of,
     require_sharing,
 )
 from pipeline.settings.data import TrainingData, load_data, require_facts
+from pipeline.settings.objective import objective_of
 from rm.data.tokens import ChatTemplate, TokenPair, settled, tokenize_pairs
 from rm.errors import InterruptedRunError
 from rm.files import atomic_write_json, read_json
@@ -46,6 +46,7 @@ from rm.model.parts import train_part
 from rm.model.precision import DTYPES, emulation
 from rm.model.reward_model import RewardModel, set_head
 from rm.model.trunk import open_cache
+from rm.objective.objective import Objective
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 from rm.training.batches import (
     PairCollator,
@@ -66,6 +67,7 @@ class Prepared:
     """Everything that a run needs before its first step."""
 
     settings: TrainingSettings
+    objective: Objective
     model: RewardModel
     tokenizer: PreTrainedTokenizerBase
     data: TrainingData
@@ -121,32 +123,31 @@ def help_along(cfg: DictConfig, launcher: Launcher) -> dict[str, Any]:
 
 def prepare(cfg: DictConfig) -> Prepared:
     """Fetch the backbone, load and tokenise the data, build the model, fill the trunk cache."""
-    settings = check(cfg)
+    settings, objective = check(cfg), objective_of(cfg.loss)
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     cache = Path(cfg.cache_dir)
     backbone = backbone_folder(cfg.model, cfg.cache_dir)
     data = load_data(cfg.data)
-    require_facts(data.train, cfg.loss)
+    require_facts(data.train, objective)
     dtype = DTYPES[settings.compute_dtype]
     slow = emulation(dtype, "training.compute_dtype")
     if slow:
         print(slow, flush=True)
-    kind = cfg.loss.get("head", "linear")
-    kept = keeps_head(backbone, cfg.model.head, kind)
+    kept = keeps_head(backbone, cfg.model.head, objective.head)
     model, tokenizer = new_reward_model(backbone, dtype, cfg.seed, keep_head=kept)
     check_length(model, settings.max_length, "training.max_length")  # before pairs are tokenised
     if not kept:
-        set_head(model, kind, cfg.seed)
+        set_head(model, objective.head, cfg.seed)
     template = ChatTemplate(tokenizer, parse_special_text=settings.parse_special_text)
-    if cfg.loss.get("text"):
+    if objective.text is not None:
         head_of(model.classifier)  # refuses a backbone that has none
     pairs, report = tokenize_pairs(
         data.train,
         template,
         settings.max_length,
         drop=True,
-        mark_response=bool(cfg.loss.get("text")),
+        mark_response=objective.text is not None,
     )
     if "RANK" not in os.environ:  # a rank's output would repeat what the run's process said
         head = f"kept from {backbone}" if kept else f"new, drawn by seed {cfg.seed}"
@@ -168,15 +169,14 @@ def prepare(cfg: DictConfig) -> Prepared:
         "tokens": report.as_dict(),
         "data": data.report,
     }
-    measure = distance_of(cfg.loss)
     collator = PairCollator(
         int(tokenizer.pad_token_id),
         trunk,
         share=settings.share_prefix,
-        distance=measure.of_pair if measure.by_tokens else None,
-        likelihood=bool(cfg.loss.get("text")),
+        distance=objective.distance.of_pair if objective.distance.by_tokens else None,
+        likelihood=objective.text is not None,
     )
-    return Prepared(settings, model, tokenizer, data, pairs, collator, facts)
+    return Prepared(settings, objective, model, tokenizer, data, pairs, collator, facts)
 
 
 def choose_part(model: RewardModel, cfg: DictConfig, settings: TrainingSettings) -> None:
@@ -255,7 +255,7 @@ def write_run(
     the run's beginning in seconds.
     """
     run_dir, settings = Path(cfg.run_dir), ready.settings
-    weight_state = {"mu": trainer.mu, "loss": cfg.loss.name, **scoring_settings(settings)}
+    weight_state = {"mu": trainer.mu, "loss": ready.objective.name, **scoring_settings(settings)}
     save_reward_model(
         ready.model,
         ready.tokenizer,
@@ -306,12 +306,7 @@ def build_trainer(
         arguments,
         stream=PairStream(ready.pairs, batches),
         collator=ready.collator,
-        pair_loss=instantiate(cfg.loss.pair_loss),
-        pair_weight=instantiate(cfg.loss.weight),
-        pair_distance=distance_of(cfg.loss),
-        regularizer=instantiate(cfg.loss.get("regularizer")),
-        text=instantiate(cfg.loss.get("text")),
-        deal=instantiate(cfg.loss.get("deal")),
+        objective=ready.objective,
     )
     trainer.add_callback(MetricsFile(run_dir / "metrics.jsonl"))
     for callback in tracking.callbacks(cfg, trainer):

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 
-import torch
 import yaml
-from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from pipeline.settings import configuration
 from pipeline.settings.data import check_data
+from pipeline.settings.objective import objective_of
 from rm.errors import InputError
 from rm.model.attention import FLEX
 from rm.model.backbones import model_folder
 from rm.model.checks import can_flex, can_share
 from rm.model.precision import DTYPES
 from rm.model.reward_model import RewardModel
-from rm.objective.distances import PairDistance, Representation
 from rm.training.settings import TrainingSettings, check_batches, check_settings
-
-LOSS_PARTS = ("pair_loss", "weight", "distance", "regularizer", "text", "deal")
 
 
 def check(cfg: DictConfig) -> TrainingSettings:
@@ -52,8 +47,6 @@ def check_run(cfg: DictConfig) -> None:
     if settings is not None and not isinstance(settings, DictConfig):
         raise InputError(f"deepspeed.settings={settings}: give DeepSpeed's settings, or null")
     zero_stage(cfg)
-    if not isinstance(cfg.loss.name, str):
-        raise InputError(f"loss.name={cfg.loss.name}: give a text")
 
 
 def check_copy(model: DictConfig) -> None:
@@ -92,33 +85,17 @@ def zero_stage(cfg: DictConfig) -> int:
 
 def check_loss(cfg: DictConfig, settings: TrainingSettings) -> None:
     """Raise InputError for a loss with impossible numbers, or that the settings don't serve."""
-    try:
-        made = {part: instantiate(cfg.loss.get(part)) for part in LOSS_PARTS}
-        tries = torch.tensor([0.5, -0.5])
-        made["pair_loss"](tries, tries)
-        if made["regularizer"] is not None:
-            made["regularizer"](tries, tries)
-        if made["deal"] is not None:
-            made["deal"](tries[:0], [])
-    except HydraException as error:
-        raise InputError(configuration.explain(error, "train")) from error
-    except TypeError as error:  # an argument that a function does not have
-        raise InputError(f"loss={cfg.loss.name}: {error}") from error
-    if needs_every_token(cfg.loss) and settings.share_prefix:
+    objective = objective_of(cfg.loss)
+    if objective.every_token and settings.share_prefix:
         raise InputError(f"loss={cfg.loss.name} needs every token: training.share_prefix=false")
-    if cfg.loss.get("text") and zero_stage(cfg) == 3:
+    if objective.text is not None and zero_stage(cfg) == 3:
         raise InputError(f"loss={cfg.loss.name} needs the whole embedding: deepspeed=zero2 or less")
     whole = settings.micro_batch == settings.global_batch and settings.micro_batch_tokens is None
-    if cfg.loss.get("whole_batch") and not (whole and cfg.devices == 1):
+    if objective.whole_batch and not (whole and cfg.devices == 1):
         raise InputError(
             f"loss={cfg.loss.name} needs the global batch in one piece: training.micro_batch="
             f"{settings.global_batch} training.micro_batch_tokens=null devices=1"
         )
-
-
-def distance_of(loss: DictConfig) -> PairDistance:
-    """What the loss's weight goes by: its `distance`, the paper's where it names none."""
-    return instantiate(loss.get("distance")) or Representation()
 
 
 def check_length(model: RewardModel, max_length: int, key: str) -> None:
@@ -126,11 +103,6 @@ def check_length(model: RewardModel, max_length: int, key: str) -> None:
     positions = getattr(model.classifier.config, "max_position_embeddings", None)
     if positions is not None and max_length > positions:
         raise InputError(f"{key}={max_length}: the backbone has {positions} positions: give fewer")
-
-
-def needs_every_token(loss: DictConfig) -> bool:
-    """Whether the loss reads more than last tokens, so that no prefix may be computed once."""
-    return distance_of(loss).by_mean or bool(loss.get("text"))
 
 
 def require_sharing(model: RewardModel, max_length: int, key: str) -> None:

@@ -25,6 +25,7 @@ from rm.data.preferences import (
 )
 from rm.data.sources import folder_files, local_path, splits_of
 from rm.errors import InputError
+from rm.objective.objective import Objective
 from rm.provenance import file_fingerprint, fingerprint_of
 
 CLOSE = "Reasoning"
@@ -281,7 +282,7 @@ def _held_out(
     return TrainingData(train, validation, facts, lines)
 
 
-def require_facts(pairs: list[PreferencePair], loss: DictConfig) -> None:
+def require_facts(pairs: list[PreferencePair], objective: Objective) -> None:
     """Raise InputError if the loss needs margins or categories and a pair has none.
 
     Also where the loss gives weights to categories and not to one of the pairs'.
@@ -289,19 +290,19 @@ def require_facts(pairs: list[PreferencePair], loss: DictConfig) -> None:
     unrated = [pair.pair_id for pair in pairs if pair.margin is None]
     unsorted = [pair.pair_id for pair in pairs if not pair.category]
     for needed, fact, without, instead in (
-        (loss.needs_margin, "margin", unrated, "data with ratings or a loss without margin"),
-        (loss.get("deal"), "category", unsorted, "data=generated or another loss"),
+        (objective.needs_margin, "margin", unrated, "data with ratings or a loss without margin"),
+        (objective.needs_category, "category", unsorted, "data=generated or another loss"),
     ):
         if needed and without:
             raise InputError(
-                f"loss={loss.name} needs a {fact} for every pair: {len(without)} of {len(pairs)} "
-                f"have none, first {without[0]}; use {instead}"
+                f"loss={objective.name} needs a {fact} for every pair: {len(without)} of "
+                f"{len(pairs)} have none, first {without[0]}; use {instead}"
             )
-    weights = (loss.get("deal") or {}).get("weights")
+    weights = objective.category_weights
     unweighted = sorted({pair.category or "" for pair in pairs} - set(weights or {}))
     if weights is not None and unweighted:
         raise InputError(
-            f"loss={loss.name} has no weight for the category {unweighted[0]!r} (it has for "
+            f"loss={objective.name} has no weight for the category {unweighted[0]!r} (it has for "
             f"{', '.join(map(str, weights))}): leave it out of methods=[…], or give scripts.train "
             f"one for every category, '++loss.deal.weights={{{unweighted[0]}: 1.0}}'"
         )

@@ -32,6 +32,8 @@ class PairDistance(Protocol):
     """Needs the forward pass's graph."""
     by_mean: bool
     """Needs the mean hidden state of every row (no shared prefixes then)."""
+    whole_batch: bool
+    """Depends on the other pairs of the batch (no division into micro-batches then)."""
 
     def of_pair(self, pair: TokenPair) -> float:
         """Distance of a pair's two token rows."""
@@ -45,7 +47,7 @@ class PairDistance(Protocol):
 class _Forward:
     """A distance read from the forward pass."""
 
-    by_tokens = by_gradient = by_mean = False
+    by_tokens = by_gradient = by_mean = whole_batch = False
 
     def of_pair(self, pair: TokenPair) -> float:
         raise NotImplementedError
@@ -54,7 +56,8 @@ class _Forward:
 class _Tokens:
     """A distance read from the tokens."""
 
-    by_tokens, by_gradient, by_mean = True, False, False
+    by_tokens = True
+    by_gradient = by_mean = whole_batch = False
 
     def measure(
         self, output: RewardOutput, difference: Tensor, trained: Sequence[nn.Parameter]
@@ -94,6 +97,7 @@ class Standardised(_Forward):
     """
 
     epsilon: float = 1e-6
+    whole_batch = True
 
     def __post_init__(self) -> None:
         """Raise InputError for an ε below 0."""

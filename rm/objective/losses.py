@@ -1,7 +1,7 @@
 """Pair losses: pure functions of the reward difference d = r_w − r_l and the pair's margin m.
 
-Every function returns one loss per pair; the trainer multiplies it by the pair's weight
-(`rm.objective.weights`) and takes the mean. A regularizer returns one penalty per pair, from the
+Every function returns one loss per pair; the objective (`rm.objective.objective`) multiplies it by
+the pair's weight (`rm.objective.weights`). A regularizer returns one penalty per pair, from the
 rewards. All tensors have the shape (pairs,) and float32 or float64 values; `logsigmoid` is used
 throughout because log(sigmoid(d)) underflows for d < −88 in float32.
 """
@@ -15,9 +15,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from rm.errors import require_range
+from rm.objective.whole_batch import whole_batch
 
 PairLoss = Callable[[Tensor, Tensor | None], Tensor]
-"""(difference (pairs,), margin (pairs,) or None) -> loss (pairs,)."""
+"""(difference (pairs,), margin (pairs,) or None) -> loss (pairs,).
+
+A loss that needs margins has no default for `margin`: data without are refused then."""
 
 Regularizer = Callable[[Tensor, Tensor], Tensor]
 """(chosen rewards (pairs,), rejected rewards (pairs,)) -> penalty (pairs,), not weighted."""
@@ -73,6 +76,7 @@ def centring(chosen: Tensor, rejected: Tensor, *, coefficient: float) -> Tensor:
     return coefficient * (chosen + rejected).square()
 
 
+@whole_batch
 def batch_sum_to_zero(chosen: Tensor, rejected: Tensor, *, coefficient: float) -> Tensor:
     """coefficient · (mean of all the batch's rewards)², the same value for every pair.
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from rm.errors import require_range
+from rm.objective.whole_batch import whole_batch
 
 
 def representation_distance(hidden_chosen: Tensor, hidden_rejected: Tensor) -> Tensor:
@@ -268,6 +269,7 @@ Deal = Callable[[Tensor, Sequence[str]], Tensor]
 """(weights, categories) of a whole batch → weights, each (pairs,)."""
 
 
+@whole_batch
 def dealt_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
     """Weights (pairs,) of a whole batch, dealt to other pairs of the same category.
 
@@ -281,6 +283,7 @@ def dealt_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
     return weight[order]
 
 
+@whole_batch
 def mean_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
     """The mean weight of each pair's category in a whole batch, (pairs,).
 

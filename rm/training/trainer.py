@@ -28,9 +28,8 @@ from rm.data.preferences import section_key
 from rm.errors import InputError
 from rm.files import atomic_write_json, seal, writing
 from rm.model.reward_model import RewardModel, RewardOutput
-from rm.objective.distances import PairDistance, Representation
-from rm.objective.losses import PairLoss, Regularizer, TextGeneration
-from rm.objective.weights import Deal, PairWeight, is_due, representation_distance
+from rm.objective.objective import Objective, PairValues
+from rm.objective.weights import is_due, representation_distance
 from rm.training.batches import PairCollator, PairStream, model_inputs
 from rm.training.records import (
     SPIKE_FACTOR,
@@ -65,29 +64,22 @@ class PairTrainer(Trainer):
         *,
         stream: PairStream,
         collator: PairCollator,
-        pair_loss: PairLoss,
-        pair_weight: PairWeight,
-        pair_distance: PairDistance | None = None,
-        regularizer: Regularizer | None = None,
-        text: TextGeneration | None = None,
-        deal: Deal | None = None,
+        objective: Objective,
         mu: float | None = None,
     ) -> None:
         """`mu`: the pair weight's state to start from (resuming), None for a fresh run.
 
-        `pair_distance` is what the weight goes by, the paper's if None; the records hold
-        ‖h_w − h_l‖ whatever it is. `deal` deals a batch's weights out again. `step_pairs` holds
-        the last step's global batch as `step_record` takes it.
+        `step_pairs` holds the last step's global batch as `step_record` takes it: with
+        ‖h_w − h_l‖, whatever the weight goes by.
         """
         super().__init__(
             model=model, args=args, train_dataset=stream, data_collator=lambda one: collator(*one)
         )
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the global batch itself
         self.reward_model = model
-        self.pair_loss, self.pair_weight, self.mu = pair_loss, pair_weight, mu
-        self.pair_distance, self.regularizer = pair_distance or Representation(), regularizer
-        self.text, self.deal = text, deal
-        model.keep_mean = self.pair_distance.by_mean
+        self.pair_objective = objective  # `objective` is Trainer's own, of its parameter search
+        self.mu = mu
+        model.keep_mean = objective.distance.by_mean
         first = stream.batches[: args.gradient_accumulation_steps * args.world_size]
         self.global_batch = sum(map(len, first))
         self._even = len(set(map(len, stream.batches))) == 1
@@ -111,8 +103,8 @@ class PairTrainer(Trainer):
     ) -> tuple[list[Any], None]:
         """Fetch one step's micro-batches; before the first step, set μ_0 from all of them."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if samples and is_due(self.pair_weight, self.mu):
-            self.mu = self.pair_weight.start(self._distances(samples))
+        if samples and is_due(self.pair_objective.weight, self.mu):
+            self.mu = self.pair_objective.weight.start(self._distances(samples))
         return samples, None
 
     def _distances(self, samples: Sequence[dict[str, Tensor]]) -> Tensor:
@@ -124,7 +116,10 @@ class PairTrainer(Trainer):
         self.reward_model.train()
         distances: list[Tensor] = []
         ids: list[str] = []
-        with torch.set_grad_enabled(self.pair_distance.by_gradient), same_draws(self.args.device):
+        with (
+            torch.set_grad_enabled(self.pair_objective.distance.by_gradient),
+            same_draws(self.args.device),
+        ):
             for sample in samples:
                 inputs = self._prepare_inputs(sample)
                 output = self.reward_model(**model_inputs(inputs))
@@ -153,7 +148,7 @@ class PairTrainer(Trainer):
             return inputs["distance"]
         chosen, rejected = output.rewards.chunk(2)
         trained = [value for value in self.reward_model.parameters() if value.requires_grad]
-        return self.pair_distance.measure(output, chosen - rejected, trained)
+        return self.pair_objective.distance.measure(output, chosen - rejected, trained)
 
     def compute_loss(
         self,
@@ -168,24 +163,29 @@ class PairTrainer(Trainer):
         """
         output = model(**model_inputs(inputs))
         chosen, rejected = output.rewards.chunk(2)
-        difference = chosen - rejected
-        sides = output.hidden.detach().chunk(2)
         distance = self._distance(inputs, output)
-        weight = self.pair_weight.weigh(distance, self.mu, torch.sigmoid(-difference.detach()))
-        if self.deal is not None:
-            weight = self.deal(weight, inputs["category"])
-        loss = self.pair_loss(difference, inputs.get("margin"))
-        category = self._category_numbers(inputs.get("category", []), difference)
-        facts = (difference, representation_distance(*sides), weight, loss, distance, category)
+        pairs = self.pair_objective.values(
+            chosen,
+            rejected,
+            distance,
+            self.mu,
+            margin=inputs.get("margin"),
+            categories=inputs.get("category", ()),
+            log_likelihood=_chosen(output.log_likelihood),
+        )
+        self._keep(inputs, output, distance, pairs)
+        loss = pairs.value.sum() / self.global_batch * self.args.world_size
+        return (loss, output) if return_outputs else loss
+
+    def _keep(
+        self, inputs: dict[str, Any], output: RewardOutput, distance: Tensor, pairs: PairValues
+    ) -> None:
+        """Keep what the step's record needs of a micro-batch's pairs."""
+        representation = representation_distance(*output.hidden.detach().chunk(2))
+        category = self._category_numbers(inputs.get("category", ()), pairs.difference)
+        facts = (pairs.difference, representation, pairs.weight, pairs.loss, distance, category)
         self._pieces.append(torch.stack([fact.detach() for fact in facts]).T)
         self._pair_ids += inputs.get("pair_id", [])
-        total = weight * loss
-        if self.regularizer is not None:
-            total = total + self.regularizer(chosen, rejected)
-        if self.text is not None:
-            total = self.text.combine(total, output.log_likelihood.chunk(2)[0])
-        total = total.sum() / self.global_batch * self.args.world_size
-        return (total, output) if return_outputs else total
 
     def finish_step(self) -> None:
         """Once an optimiser step: gather the global batch, record it, update μ."""
@@ -199,7 +199,7 @@ class PairTrainer(Trainer):
         self.step_record |= category_record(recorded[2], category, self._categories)
         # What each pair adds to the loss, to name the largest after a spike.
         self._shares = dict(zip(ids, (pieces[:, 2] * pieces[:, 3]).tolist(), strict=False))
-        self.mu = self.pair_weight.update(self.mu, weighed.mean().item())
+        self.mu = self.pair_objective.weight.update(self.mu, weighed.mean().item())
 
     def _category_numbers(self, categories: Sequence[str], like: Tensor) -> Tensor:
         """Each pair's place among the categories that are recorded, (pairs,); −1: in none."""
@@ -301,6 +301,11 @@ class PairTrainer(Trainer):
                 "it was written by another configuration"
             )
         self.reward_model.load_state_dict(state, strict=False)
+
+
+def _chosen(of_rows: Tensor | None) -> Tensor | None:
+    """What rows (2·pairs,) hold of the chosen sides, (pairs,)."""
+    return None if of_rows is None else of_rows.chunk(2)[0]
 
 
 def _some(ids: Sequence[str], shown: int = 5) -> str:

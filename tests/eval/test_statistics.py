@@ -32,13 +32,6 @@ def coin(generator: np.random.Generator, size: int, p: float = 0.7) -> np.ndarra
     return (generator.random(size) < p).astype(float)
 
 
-def test_what_a_method_is_compared_with() -> None:
-    present = {"bt", "bt_margin", "mlp"}
-    expected = {"normbt": "bt", "normbt_margin": "bt_margin", "normbt_mlp": "mlp", "hinge": "bt"}
-    expected |= {"normbt_margin_out": None, "bt": None, "bt_margin": None, "normbt_random": "bt"}
-    assert {method: statistics.base_of(method, present) for method in expected} == expected
-
-
 # --- section_intervals ------------------------------------------------------------------------
 
 

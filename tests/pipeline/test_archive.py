@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from eval.benchmarks import BENCHMARKS
 from eval.rows import sample_rows
@@ -192,6 +193,9 @@ def test_committed_runs_can_be_gone_on_from(name: str, tmp_path: Path) -> None:
     cfg = compose_config("reproduce", words)
     configs = matrix.run_configs(cfg, words, matrix.known_rates(cfg))
     there = [one for one in configs if Path(one.run_dir).is_dir()]
+    saved = [yaml.safe_load((Path(one.run_dir) / "config.yaml").read_text()) for one in there]
+    assert all("label" not in one["loss"] for one in saved)  # what came since is no difference
+    assert any("needs_margin" in one["loss"] for one in saved)  # nor what is gone
     assert len(there) >= 6
     assert [stale_because(one, Path(one.run_dir)) for one in there] == [[]] * len(there)
 

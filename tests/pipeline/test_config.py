@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from pipeline.settings.checks import check
 from pipeline.settings.configuration import CONF, check_types, compose_config, typed
 from pipeline.settings.help import command_help
+from pipeline.settings.objective import objective_of
 from rm.errors import InputError
 from rm.model.backbones import BackboneSettings
 from rm.training.settings import TrainingSettings
@@ -33,9 +33,10 @@ def choices(group: str) -> list[str]:
 def test_every_loss_composes_to_working_functions(loss: str) -> None:
     cfg = compose_config("train", [f"loss={loss}"])
     assert cfg.loss.name == loss
-    value = instantiate(cfg.loss.pair_loss)(torch.tensor([0.5, -1.0]), torch.ones(2))
+    objective = objective_of(cfg.loss)
+    value = objective.pair_loss(torch.tensor([0.5, -1.0]), torch.ones(2))
     error = torch.tensor([0.5, 0.5])
-    weight = instantiate(cfg.loss.weight).weigh(torch.tensor([1.0, 4.0]), 2.0, error)
+    weight = objective.weight.weigh(torch.tensor([1.0, 4.0]), 2.0, error)
     assert value.shape == weight.shape == (2,)
     favours_close = weight[0] > weight[1]
     if loss not in ("normbt_shuffled", "normbt_mean_for_all"):

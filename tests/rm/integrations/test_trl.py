@@ -21,6 +21,7 @@ from rm.errors import InputError
 from rm.model.backbones import BackboneSettings, prepare_backbone
 from rm.model.checkpoints import new_reward_model
 from rm.objective.losses import bt, bt_margin, centring
+from rm.objective.objective import Objective
 from rm.objective.weights import MeanForAll, MeanOne, NormBT, PairWeight, Uniform
 from rm.training.batches import PairCollator, PairStream, micro_batches
 from rm.training.records import MetricsFile
@@ -107,7 +108,7 @@ def ours(
             ),
         ),
         collator=PairCollator(int(model.config.pad_token_id)),
-        **{"pair_loss": bt, "pair_weight": weight} | own,
+        objective=Objective(**{"pair_loss": bt, "weight": weight} | own),
     )
     trainer.add_callback(MetricsFile(folder / "metrics.jsonl"))
     trainer.train()
