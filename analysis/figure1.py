@@ -32,7 +32,7 @@ LINE: Final = 0.124
 
 
 def collect(data: Path) -> pd.DataFrame:
-    """Return one row a model, seed and pair of `data`/gradients.csv, with its texts.
+    """Return one row per model, seed and pair of `data`/gradients.csv, with its texts.
 
     Columns: method, seed, pair_id, section, prompt, chosen, rejected, distance, error (|σ(d) − 1|),
     update_bt (‖∇_θ L_BT‖, nats / parameter unit) and update_normbt (the same times the weight w̃).

@@ -24,7 +24,7 @@ POOLINGS: Final = {"last": "last real token", "mean": "mean over tokens"}
 
 
 def collect(data: Path) -> pd.DataFrame:
-    """Return one row a pair, pooling and layer of the untrained backbone (`data`/layers.parquet).
+    """Return one row per pair, pooling and layer of the untrained backbone (`data`/layers.parquet).
 
     Columns: pair_id, pooling ("last" or "mean"), layer (0: embeddings; the last: after the final
     norm), section, distance (activation units), relative (distance over the mean size ‖p‖ of the
@@ -99,7 +99,7 @@ def verdict(table: pd.DataFrame) -> str:
 
 @style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
-    """Return the figure: a column a pooling, relative distances above, separation below.
+    """Return the figure: a column per pooling, relative distances above, separation below.
 
     `frame` is what `collect` returns.
 

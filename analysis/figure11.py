@@ -36,7 +36,7 @@ logarithmically."""
 
 
 def collect(data: Path) -> pd.DataFrame:
-    """Return one row a method, parameter, value, seed and section of `data`/sweep.csv.
+    """Return one row per method, parameter, value, seed and section of `data`/sweep.csv.
 
     Columns: method, parameter, value, seed, section (keys as in tables; "average" is added as the
     mean of the sections where the file lacks it), accuracy (percent; the file holds fractions). A
@@ -110,7 +110,7 @@ def span(values: pd.Series) -> str:
 
 @style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
-    """Return the figure: a panel a parameter. `frame` is what `collect` returns.
+    """Return the figure: a panel per parameter. `frame` is what `collect` returns.
 
     Raises InputError: the frame has no rows or lacks a column.
     """

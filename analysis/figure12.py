@@ -24,7 +24,7 @@ collect = table1.collect
 
 @style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
-    """Return the figure: a column a section and one for their average, a row a method with a base.
+    """Return the figure: a column per section and their average, a row per method with a base.
 
     `frame` is what `collect` returns.
 

@@ -34,7 +34,7 @@ LOG_FROM: Final = 20.0
 
 
 def collect(data: Path) -> pd.DataFrame:
-    """Return one row a model, seed and pair of `data`/gradients.csv.
+    """Return one row per model, seed and pair of `data`/gradients.csv.
 
     Columns: method (untrained, bt, normbt), seed, pair_id, section, gradient_norm, distance.
 
@@ -44,13 +44,13 @@ def collect(data: Path) -> pd.DataFrame:
 
 
 def mean_over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a model and pair: seeds repeat pairs, so each pair counts once."""
+    """Return one row per model and pair: seeds repeat pairs, so each pair counts once."""
     groups = frame.groupby(["method", "section", "pair_id"], sort=False, as_index=False)
     return groups[list(QUANTITIES)].mean()
 
 
 def medians(frame: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Return one row a model, quantity and section.
+    """Return one row per model, quantity and section.
 
     Columns: method, quantity, section, pairs, median (over pairs, each the mean over its seeds),
     smallest (whether this median is the lowest of the model's sections) and smallest_share (the

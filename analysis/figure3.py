@@ -27,7 +27,7 @@ TAIL: Final = 0.1
 
 
 def collect(data: Path) -> pd.DataFrame:
-    """Return one row a model, seed and pair of `data`/gradients.csv.
+    """Return one row per model, seed and pair of `data`/gradients.csv.
 
     Columns: method (the model's state: untrained, bt, normbt), seed, pair_id, distance, difference
     (d), error (|σ(d) − 1|), update_bt (‖∇_θ L_BT‖, nats / parameter unit) and update_normbt (the
@@ -45,7 +45,7 @@ def assign_bins(chosen: pd.DataFrame, bins: int = BINS) -> tuple[np.ndarray, np.
 
 
 def relations(frame: pd.DataFrame, bins: int = BINS, resamples: int = 1000) -> pd.DataFrame:
-    """Return one row a model, update and bin of d.
+    """Return one row per model, update and bin of d.
 
     Columns: method (the model's state), update ("bt" or "normbt"), bin, low, high (of d),
     error_low, error_high (of |σ(d) − 1| within the bin), then those of `relation.relation` for the

@@ -34,7 +34,7 @@ BINS: Final = 6
 
 
 def collect(data: Path) -> pd.DataFrame:
-    """Return one row a seed and pair that both methods scored, from `data`/scores.parquet.
+    """Return one row per seed and pair that both methods scored, from `data`/scores.parquet.
 
     Columns: backbone, data, benchmark, seed, pair_id, cluster (pairs of one problem, resampled
     together), distance (‖h_w − h_l‖ of the *untrained* backbone), correct_bt, correct_normbt (True
@@ -80,7 +80,7 @@ def assign_bins(frame: pd.DataFrame, bins: int = BINS) -> tuple[np.ndarray, np.n
 def bin_table(
     frame: pd.DataFrame, bins: int = BINS, resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Return one row a bin of distance for one backbone, data set and benchmark.
+    """Return one row per bin of distance for one backbone, data set and benchmark.
 
     Columns: bin (0 = closest), low, high (its edges), pairs (distinct pairs), wins_bt, wins_normbt
     (disagreements won, counted over seeds), share (NormBT's part of them) with share_low and
@@ -288,7 +288,7 @@ def draw_wins(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def draw_share(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw NormBT's share of the disagreements, pooled over seeds and one vote a pair."""
+    """Draw NormBT's share of the disagreements, pooled over seeds and one vote per pair."""
     colour = style.METHOD_COLOURS["normbt"]
     axes.axhline(0.5, color=style.GREY, linewidth=0.8, linestyle="--")
     if not (table["wins_bt"] + table["wins_normbt"]).any():

@@ -276,7 +276,7 @@ def shown_n(frame: pd.DataFrame) -> list[int]:
 
 
 def at_shown(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return one row a gold and method: `name`_4, `name`_4_low, `name`_4_high, and so on."""
+    """Return one row per gold and method: `name`_4, `name`_4_low, `name`_4_high, and so on."""
     rows = []
     for _, part in parts(frame):
         for method in [*methods_of(part), *(m for m in (ORACLE, RANDOM) if m in set(part.method))]:

@@ -25,7 +25,7 @@ COLUMNS: Final = [*KEYS, "section", "distance", "gradient_distance"]
 
 
 def collect(data: Path) -> pd.DataFrame:
-    """Return one row a model, seed and pair of `data`/gradients.csv.
+    """Return one row per model, seed and pair of `data`/gradients.csv.
 
     Columns: method (untrained, bt, normbt), seed, pair_id, section, distance, gradient_distance.
 
@@ -35,7 +35,7 @@ def collect(data: Path) -> pd.DataFrame:
 
 
 def correlations(frame: pd.DataFrame, resamples: int = RESAMPLES) -> pd.DataFrame:
-    """Return one row a model and section, "Overall" first.
+    """Return one row per model and section, "Overall" first.
 
     Columns: method, section, then those of `relation` for gradient_distance against distance.
     """
@@ -104,7 +104,7 @@ def head_shares(frame: pd.DataFrame) -> str:
 
 
 def scatter(axes: Axes, chosen: pd.DataFrame) -> None:
-    """Draw one model's pairs, coloured by section, a point a pair and seed."""
+    """Draw one model's pairs, coloured by section, a point per pair and seed."""
     style.scatter_sections(axes, chosen, "distance", "gradient_distance", alpha=0.55)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)

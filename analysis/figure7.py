@@ -50,7 +50,7 @@ LAST: Final = 0.1
 
 
 def collect(data: Path) -> pd.DataFrame:
-    """Return one row a run and step of `data`/metrics.parquet, for the methods to compare.
+    """Return one row per run and step of `data`/metrics.parquet, for the methods to compare.
 
     Columns: method, seed, step (optimiser steps) and, of the following, those that the file has:
     pair_loss (nats a pair, before weights; without it, loss, as minimised), accuracy (fraction of
@@ -93,7 +93,7 @@ def smooth(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def bands(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a method, step and column: mean, low and high over seeds, and seeds.
+    """Return one row per method, step and column: mean, low and high over seeds, and seeds.
 
     `low` and `high` are the smallest and largest seed, not an interval: a handful of seeds gives
     none worth the name.
@@ -105,7 +105,7 @@ def bands(frame: pd.DataFrame) -> pd.DataFrame:
 
 @style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
-    """Return the figure: a panel a quantity, a colour a method.
+    """Return the figure: a panel per quantity, a colour per method.
 
     `frame` is what `collect` returns; panels without a column in it say so.
 

@@ -27,7 +27,7 @@ RESAMPLES: Final = 500
 
 
 def collect(data: Path) -> pd.DataFrame:
-    """Return one row a pair: the untrained backbone's distance and the texts' features.
+    """Return one row per pair: the untrained backbone's distance and the texts' features.
 
     Columns: pair_id, cluster (pairs resampled together), section, distance (activation units),
     length_difference (words), overlap and edit_similarity (0 to 1; `analysis.texts`).
@@ -42,7 +42,7 @@ def collect(data: Path) -> pd.DataFrame:
 
 
 def shares(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
-    """Return how much of the variance of log distance each feature explains, a row a feature.
+    """Return how much of the variance of log distance each feature explains, a row per feature.
 
     Columns: feature (those of FEATURES, then "category"), share (the Shapley value of R²: its mean
     gain over all orders of adding the features; the rows sum to the whole R²), share_low and

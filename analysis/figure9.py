@@ -29,7 +29,7 @@ COLUMNS: Final = [
 
 
 def collect(data: Path) -> pd.DataFrame:
-    """Return one row a model, seed and two pairs, from `data`/directions.parquet and gradients.csv.
+    """Return one row per model, seed and two pairs: `data`/directions.parquet and gradients.csv.
 
     Columns: method, seed, pair_a, pair_b, cosine (of ∇L_BT of the two), projection_error (standard
     deviation bound of a cosine's error), then of each side (_a, _b) section, distance and norm

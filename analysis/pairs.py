@@ -15,7 +15,7 @@ FACTS: Final = ["pair_id", "section", "subset"]
 
 
 def collect(data: Path, a: str = "bt", b: str = "normbt", seed: int | None = None) -> pd.DataFrame:
-    """Return one row a pair that both models scored, closest first.
+    """Return one row per pair that both models scored, closest first.
 
     Columns: pair_id, section, subset, distance (‖h_w − h_l‖ of the untrained backbone), then of
     each model (`_a`, `_b`) difference (d = r_w − r_l), error (|σ(d) − 1|), correct (a tie is not),

@@ -1,6 +1,6 @@
 """The jobs of a sweep as parallel coordinates: what was varied, and the validation accuracy.
 
-A vertical axis a parameter and a line a job, coloured by its accuracy on the held-out pairs.
+One vertical axis per parameter and one line per job, coloured by its accuracy on held-out pairs.
 """
 
 from pathlib import Path
@@ -39,7 +39,7 @@ def varied(frame: pd.DataFrame) -> list[str]:
 
 
 def collect(data: Path) -> pd.DataFrame:
-    """Return one row a job of `data`/jobs.csv, as scripts.jobs writes it.
+    """Return one row per job of `data`/jobs.csv, as scripts.jobs writes it.
 
     Columns: the overrides in which jobs differ, status, seconds, accuracy (percent; the file holds
     fractions; NaN without), pairs.

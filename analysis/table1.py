@@ -66,7 +66,7 @@ PAPER_SCALE: Final = (
 
 
 def collect(data: Path) -> pd.DataFrame:
-    """Return one row a run and pair of the trained methods, from `data`/scores.parquet.
+    """Return one row per run and pair of the trained methods, from `data`/scores.parquet.
 
     Columns: method, backbone, data, benchmark, seed, pair_id, subset, section, cluster, correct
     (0.0 or 1.0), truncated (False where the file does not say). The untrained backbone is left out:

@@ -19,7 +19,7 @@ HEADERS: Final = {"cpus": "CPUs", "compute_dtype": "Compute dtype", "kib": "KiB"
 
 
 def collect(results: Path) -> pd.DataFrame:
-    """Return one row a run of `results`/manifest.json.
+    """Return one row per run of `results`/manifest.json.
 
     Columns: method, seed, backbone, data, beta, epsilon (of NormBT's weight; empty without), then
     the training settings, steps, pairs, tokens, seconds, machine.

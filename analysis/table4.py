@@ -15,7 +15,7 @@ CAPTION: Final = f"Table 4. Accuracy by subset, percent. {table1.INTERVAL}"
 
 
 def build(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
-    """Return one row a backbone, data set, benchmark and subset.
+    """Return one row per backbone, data set, benchmark and subset.
 
     Columns: backbone, data, benchmark, section, subset, pairs, then for every method its accuracy
     in percent (mean over seeds) with `_low` and `_high`; NaN where a method was not run. `frame` is

@@ -21,7 +21,7 @@ UNUSED: Final = "Every value is scored on the test pairs, and none is chosen by 
 
 
 def collect(data: Path) -> pd.DataFrame:
-    """Return one row a run and pair of the sweeps, from `data`/sweep_scores.parquet.
+    """Return one row per run and pair of the sweeps, from `data`/sweep_scores.parquet.
 
     Columns: parameter, value (a number), then those of `table1.collect`. A value's differences are
     of its own runs, so two values are compared by their intervals alone.

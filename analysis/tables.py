@@ -83,7 +83,7 @@ def read_tidy(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def read_scores(path: Path, keys: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the scores in `path`, one row a run and pair, with `correct` and `cluster` added.
+    """Return the scores in `path`, one row per run and pair, with `correct` and `cluster` added.
 
     `correct` is True where the chosen response scores strictly higher: a tie is a loss. `cluster`
     names what is resampled together (the problem behind several pairs); a pair that stands alone is

@@ -219,23 +219,24 @@ def _p(value: float) -> str:
 def _head(a: Sequence[Evaluation], b: Sequence[Evaluation], options: Options) -> list[str]:
     sides = {"a": a, "b": b}
     named = [f"- {s}: {', '.join(str(each.folder) for each in side)}" for s, side in sides.items()]
-    first = f"{a[0].benchmark}: b against a on {len(a[0].scores)} pairs, {len(a)} seed(s) a side."
+    seeds = "1 seed" if len(a) == 1 else f"{len(a)} seeds"
+    first = f"{a[0].benchmark}: b against a on {len(a[0].scores)} pairs, {seeds} per side."
     effect = "h: Cohen's, 0.2 small, 0.5 medium, 0.8 large."
     if len(a) == 1:
         how = (
             "Intervals: paired bootstrap within each subset, whole clusters, "
             f"{options.resamples} resamples. p: McNemar's exact test (every pair once, "
-            "independent) and sign flips of whole clusters on the weighted difference; in brackets "
-            "Holm's correction over the rows. One checkpoint a side: training noise is in none of "
-            f"it. {effect}"
+            "independent) and sign flips of whole clusters on the weighted difference. In "
+            "parentheses: Holm's correction over the rows. One checkpoint per side: the intervals "
+            f"leave out the variation between training seeds. {effect}"
         )
     else:
         how = (
             "Intervals and p: seeds and pairs as crossed random effects (mean squares, "
             "Satterthwaite's degrees of freedom; pairs within each subset, whole clusters). They "
             "hold for new seeds and new pairs. Seeds alone: Student's t over the "
-            f"{len(a)} seeds, for these pairs as a fixed benchmark. In brackets Holm's correction "
-            f"over the rows. {effect}"
+            f"{len(a)} seeds, for these pairs as a fixed benchmark. In parentheses: Holm's "
+            f"correction over the rows. {effect}"
         )
     return [first, *named, *_unlike_scoring([*a, *b]), "", how]
 

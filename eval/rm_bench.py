@@ -119,7 +119,7 @@ def difficulties(wins: np.ndarray) -> np.ndarray:
 
 
 def outcomes(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Turn scores into outcomes for `eval.statistics`: a row an item, its share of the 9 won."""
+    """Turn scores into outcomes for `eval.statistics`: a row per item, its share of the 9 won."""
     items, wins, _ = win_matrices(scores)
     return pd.DataFrame(
         {

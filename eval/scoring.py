@@ -232,7 +232,7 @@ def score_pairs(scorer: Scorer, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
 
 
 def score_items(scorer: Scorer, items: Sequence[EvaluationItem]) -> pd.DataFrame:
-    """Score every response of every item: one row a response.
+    """Score every response of every item: one row per response.
 
     Columns: item_id, subset, section, content, response (index), correct, tokens, truncated and
     special_text (both of the item: its responses are cut together), reward.

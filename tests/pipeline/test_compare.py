@@ -147,7 +147,7 @@ def test_several_seeds(tmp_path: Path) -> None:
     own = crossed.intervals(pd.concat(seeds), protocol).set_index("name")
     assert row["a_low"] == pytest.approx(own.loc["average", "low"])
     assert "p_mcnemar" not in table
-    for words in ("4 seed(s) a side", "crossed random effects", "t over the 4 seeds, for these"):
+    for words in ("4 seeds per side", "crossed random effects", "t over the 4 seeds, for these"):
         assert words in text
 
 
