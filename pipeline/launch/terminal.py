@@ -18,7 +18,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 POLL_SECONDS = 0.5
-FORMAT = "{desc}  {percentage:3.0f}%  {elapsed} gone, {remaining} left  {postfix}"
+FORMAT = "{desc}  {percentage:3.0f}%  {elapsed} gone, {remaining} left{postfix}"
 """What tqdm shows; the time left is that of the rate since the stage began."""
 
 Fraction = Callable[[], tuple[float, str]]
