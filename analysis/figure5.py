@@ -1,7 +1,7 @@
 """Figure 5: Best-of-N, the gold score of the response that the proxy picks, against KL.
 
-A row a gold; a panel a BT variant, with and without NormBT, between the oracle (picked by the gold
-itself) and random picking; in the last panel what NormBT's weight adds to each variant.
+One row per gold; one panel per BT variant, with and without NormBT, between the oracle (picked by
+the gold itself) and random picking; in the last panel what NormBT's weight adds to each variant.
 """
 
 from collections.abc import Iterator

@@ -142,7 +142,7 @@ def scale(values: pd.Series) -> tuple[np.ndarray, list[tuple[object, float]]]:
 
 
 def draw_lines(axes: Axes, places: np.ndarray, accuracy: np.ndarray) -> None:
-    """Draw a job a line over places (axes, jobs), jobs in order of accuracy (percent)."""
+    """Draw one line per job over places (axes, jobs), jobs in order of accuracy (percent)."""
     spread = np.ptp(accuracy)
     shades = (accuracy - accuracy.min()) / spread if spread > 0 else np.full(len(accuracy), 1.0)
     fan = FAN * (np.arange(len(accuracy)) / max(1, len(accuracy) - 1) - 0.5)

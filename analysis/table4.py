@@ -1,4 +1,4 @@
-"""Table 4: accuracy by subset, a row a subset and a column a method."""
+"""Table 4: accuracy by subset, one row per subset, one column per method."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -38,7 +38,7 @@ def backbone() -> Path:
 
 
 def interleave(ways: Mapping[str, Way], rounds: int, label: str, warm_up: int = 1) -> pd.DataFrame:
-    """Call every way once a round; a row a way with medians, extremes and rounds.
+    """Call every way once per round; one row per way with medians, extremes and rounds.
 
     Columns: way, wall_s, wall_low, wall_high, cpu_s, rounds. `warm_up` rounds come before.
     """

@@ -62,7 +62,7 @@ def error(exact: Tensor, found: Tensor) -> tuple[float, float]:
 
 
 def errors(pairs: Sequence[TokenPair]) -> pd.DataFrame:
-    """One row a way: quantiles of the relative errors over pairs."""
+    """One row per way: quantiles of the relative errors over pairs."""
     made = models()
     exact = [hidden(made["float32"], pair, share=False) for pair in pairs]
     rows = []

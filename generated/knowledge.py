@@ -1,6 +1,6 @@
 """Hand-written everyday advice, ideas, messages and requests, cut into disjoint parts by split.
 
-The texts stand in `texts/`, one entry a line with " | " between a title and what answers it (the
+The texts stand in `texts/`, one entry per line with " | " between a title and what answers it (the
 topics as blocks). Every part of every entry is ASCII.
 """
 

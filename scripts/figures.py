@@ -17,7 +17,7 @@ from pipeline.settings import configuration
 
 @configuration.main("reproduce")
 def main(cfg: DictConfig) -> None:
-    """Draw, and print a line a figure or table."""
+    """Draw, and print one line per figure or table."""
     from analysis.gallery import draw_all
     from pipeline.launch.lock import only_one_draws
 

@@ -77,7 +77,7 @@ def curves_of(
 
 
 def table(curves: Mapping[str, Curves], gold: np.ndarray, resamples: int) -> pd.DataFrame:
-    """One row a method, seed (and "all") and n.
+    """One row per method, seed (and "all") and n.
 
     Columns: method, seed, n, kl (nats), proxy, gold with gold_low and gold_high (in the policy's
     standard deviations above its mean), gold_raw (the gold's own units), gain with gain_low and
@@ -140,7 +140,7 @@ def _gain(
 
 
 def overoptimisation(curves: Mapping[str, Curves], resamples: int) -> pd.DataFrame:
-    """Say, a row a method, whether gold falls from its peak on while the proxy goes on rising.
+    """Say, one row per method, whether gold falls from its peak on while the proxy goes on rising.
 
     Columns: method, peak_n (n at which the pooled gold curve is highest), gold_peak, gold_last and
     proxy_last (at n = N), proxy_rise (proxy from peak_n to N); drop (gold at the peak minus gold at

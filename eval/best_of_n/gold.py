@@ -26,7 +26,7 @@ class Gold(Protocol):
     """Scores responses; None where it cannot tell."""
 
     def score(self, items: Sequence[Candidates]) -> list[list[float | None]]:
-        """Return one list a prompt, one value a response."""
+        """Return one list per prompt, one value per response."""
 
 
 class Verifier:

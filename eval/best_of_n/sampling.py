@@ -1,4 +1,4 @@
-"""N responses to every prompt, in a file that grows by one whole line a prompt.
+"""N responses to every prompt, in a file that grows by one whole line per prompt.
 
 A prompt whose line is there is not sampled again; a line cut short by a kill is dropped.
 """

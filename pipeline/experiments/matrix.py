@@ -99,7 +99,7 @@ def check_call(cfg: DictConfig, overrides: Sequence[str]) -> None:
         if not isinstance(values, ListConfig | list) or (not values and name != "grid"):
             raise InputError(f"{name}={values}: give a list, such as {name}=[{example}]")
         if len(set(values)) < len(values):
-            raise InputError(f"{name}={values}: one is named twice")
+            raise InputError(f"{name}={values}: contains duplicates")
         for value in values:
             if isinstance(value, bool) or not isinstance(value, kind):
                 raise InputError(f"{name}={values}: {value} does not belong, as in [{example}]")

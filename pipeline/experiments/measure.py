@@ -78,7 +78,7 @@ def kept(stem: Path, depends_on: Any, make: Callable[[], pd.DataFrame]) -> pd.Da
 
 
 def texts(folder: Path, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
-    """Return the texts of the benchmark's pairs and how alike they are, a row a pair.
+    """Return the texts of the benchmark's pairs and how alike they are, one row per pair.
 
     Columns: pair_id, section, subset, cluster, prompt, chosen, rejected, then those of
     `analysis.texts.text_features`.

@@ -130,7 +130,7 @@ def in_words(one: Judged) -> str:
 
 
 def page(root: Path) -> str:
-    """Return results/CLAIMS.md: a row a claim, a column a results folder."""
+    """Return results/CLAIMS.md: one row per claim, one column per results folder."""
     columns = {name: judged(root / "results" / name) for name in FOLDERS}
     lines = [["Claim", *(f"`{name}`" for name in FOLDERS)], ["---"] * (1 + len(FOLDERS))]
     for name in columns[FOLDERS[0]]:

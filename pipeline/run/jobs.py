@@ -85,7 +85,7 @@ def _is_held(path: Path) -> bool:
 
 
 def table(jobs: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Return one row a job, the best first and then the unfinished ones.
+    """Return one row per job, the best first and then the unfinished ones.
 
     Columns: the overrides in which the jobs differ (all of them where there is one job), status,
     seconds, accuracy and pairs of validation (NaN without), accuracy by section, error. Accuracies

@@ -105,7 +105,7 @@ class LoadReport:
         self.first_problems.setdefault(reason, f"row {number}: {problem.detail}")
 
     def lines(self) -> list[str]:
-        """Return the report for people: a headline, then a line a fact that is not zero."""
+        """Return the report for people: a headline, then one line per count that is not zero."""
         head = f"{self.source}: {self.rows:,} rows ({self.schema}), {self.kept:,} pairs kept"
         notes = [
             (self.not_taken, "not taken: the limit takes a seeded random sample"),

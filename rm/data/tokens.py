@@ -76,7 +76,7 @@ class TokenReport:
         }
 
     def lines(self) -> list[str]:
-        """Return one line a fact, for people."""
+        """Return one line per count, for people."""
         facts = [f"{self.pairs} pairs, {self.tokens} tokens"]
         if self.special_text:
             facts.append(f"{self.special_text} name a special token in their text")

@@ -68,7 +68,7 @@ def hinge(difference: Tensor, margin: Tensor | None = None, *, width: float) -> 
 
 
 def centring(chosen: Tensor, rejected: Tensor, *, coefficient: float) -> Tensor:
-    """coefficient · (r_w + r_l)², one value a pair: rewards stay near zero (TRL's formula).
+    """coefficient · (r_w + r_l)², one value per pair: rewards stay near zero (TRL's formula).
 
     Raises InputError for a coefficient below 0.
     """
@@ -93,7 +93,7 @@ def batch_sum_to_zero(chosen: Tensor, rejected: Tensor, *, coefficient: float) -
 class TextGeneration:
     """GRM's regularisation, sft variant (arXiv 2406.10216): the backbone goes on writing y_w.
 
-    (1 − ratio) · loss − ratio · log σ(β log π(y_w | x)), one value a pair.
+    (1 − ratio) · loss − ratio · log σ(β log π(y_w | x)), one value per pair.
     """
 
     ratio: float

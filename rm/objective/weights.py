@@ -233,7 +233,7 @@ class Proportional(_Averaging):
 
 @dataclass(frozen=True)
 class Shuffled(NormBT):
-    """NormBT's weights dealt to other pairs of the batch: the same numbers, no pairing.
+    """NormBT's weights shuffled among the pairs of the batch: the same numbers, no pairing.
 
     Deals within what `weigh` is given, so the whole global batch must be one micro-batch.
     """
@@ -271,7 +271,7 @@ Deal = Callable[[Tensor, Sequence[str]], Tensor]
 
 @whole_batch
 def dealt_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
-    """Weights (pairs,) of a whole batch, dealt to other pairs of the same category.
+    """Weights (pairs,) of a whole batch, shuffled among the pairs of the same category.
 
     Every category keeps the weights that it has, so what is left of NormBT is how much a category
     counts: by this model's own distances, which drift from those of a run under NormBT.

@@ -16,7 +16,7 @@ PLACE = {"backbone": "tiny", "data": "made", "benchmark": "generated"}
 
 
 def disagreements(outcomes: list[tuple[int, float, str]], seeds: int = 1) -> pd.DataFrame:
-    """One row a seed and pair: (pair, distance, who is right: "b", "n", "bn" or "")."""
+    """One row per seed and pair: (pair, distance, who is right: "b", "n", "bn" or "")."""
     rows = [
         {
             **PLACE,

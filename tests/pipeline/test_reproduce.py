@@ -146,8 +146,8 @@ def test_a_setting_of_a_loss_reaches_every_run_and_its_name_none() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["seeds=[0,0]"], r"seeds=\[0, 0\]: one is named twice"),
-        (["methods=[bt,bt]"], "one is named twice"),
+        (["seeds=[0,0]"], r"seeds=\[0, 0\]: contains duplicates"),
+        (["methods=[bt,bt]"], "contains duplicates"),
         (["seeds=[]"], r"seeds=\[\]: give a list, such as seeds=\[0,1,2\]"),
         (["methods=[]"], "give a list"),
         (["seeds=3"], "seeds=3: give a list"),

@@ -180,7 +180,7 @@ def test_a_run_of_other_settings_stays_where_reproduce_made_it(tmp_path: Path, c
         (["sweep=cap", "sweep.values=[linear]"], r"linear does not belong, as in \[1,2,4\]"),
         (["sweep=cap", "sweep.values=[]"], r"sweep.values=\[\]: give a list, such as"),
         (["sweep=cap", "sweep.values=0.5"], "sweep.values=0.5: give a list"),
-        (["sweep=cap", "sweep.values=[1,1.0]"], "one is named twice"),
+        (["sweep=cap", "sweep.values=[1,1.0]"], "contains duplicates"),
         (["sweep=cap", "sweep.methods=normbt"], "sweep.methods=normbt: give a list"),
         (["sweep=cap", "sweep.methods=[]"], r"sweep.methods=\[\]: give a list"),
         (["sweep=cap", "model=tiny-gemma"], "has sweeps of tiny-llama"),
