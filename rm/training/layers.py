@@ -23,12 +23,11 @@ POOLINGS = ("last", "mean")
 
 @torch.no_grad()
 def layer_distances(model: RewardModel, pairs: Sequence[TokenPair], pad_id: int) -> pd.DataFrame:
-    """Measure ‖p_w − p_l‖₂ for the pooled state p of every layer, one row per pair, layer and
-    pooling.
+    """Measure ‖p_w − p_l‖₂ for the pooled state p of every layer.
 
-    Columns: pair_id; layer, 0 the embeddings, then each decoder layer's output, the last one after
-    the final norm; pooling, "last" (last real token) or "mean" (over all real tokens); distance and
-    norm, the mean of ‖p_w‖ and ‖p_l‖, both in float32.
+    One row per pair, layer and pooling. Columns: pair_id; layer, 0 the embeddings, then each
+    decoder layer's output, the last one after the final norm; pooling, "last" (last real token) or
+    "mean" (over all real tokens); distance and norm, the mean of ‖p_w‖ and ‖p_l‖, both in float32.
     """
     model.eval()
     collate, records = PairCollator(pad_id), []
