@@ -173,6 +173,33 @@ def test_overoptimisation_is_found_where_gold_falls_and_not_in_noise() -> None:
     assert not curves_.overoptimisation(blind, 300).iloc[0]["overoptimised"]
 
 
+def test_draws_weigh_seeds_and_prompts() -> None:
+    curves = np.array([[[1.0], [3.0]], [[10.0], [30.0]]])  # (seeds, prompts, n)
+    draws = curves_.Draws(
+        np.array([[1.0, 0], [0, 1], [0.5, 0.5]]), np.array([[1.0, 0]] * 2 + [[0.5] * 2])
+    )
+    assert draws.means(curves)[:, 0].tolist() == [1.0, 10.0, 11.0]
+    assert draws.means(curves[1:])[:, 0].tolist() == [10.0, 10.0, 20.0]  # one seed: no draw of it
+
+
+def test_gold_that_falls_while_the_proxy_does_not_rise_is_no_overoptimisation() -> None:
+    gold = np.repeat([[[0.0, 2.0, 1.0]]], 20, axis=1)
+    proxy = np.array([0.0, 1.0, 2.0])
+    for rising, expected in ((proxy, True), (proxy[[0, 2, 1]], False), (0 * proxy, False)):
+        curve = curves_.Curves((0,), np.broadcast_to(rising, gold.shape), gold)
+        row = curves_.overoptimisation({"bt": curve}, 50).iloc[0]
+        assert row["drop_low"] > 0 and row["overoptimised"] == expected
+
+
+def test_a_drop_whose_interval_includes_0_is_no_overoptimisation() -> None:
+    drops = np.tile([3.0, 3.0, -2.6, -2.6], 5)  # 0.2 on average in both halves, 2.8 apart
+    gold = np.stack([np.zeros(20), np.full(20, 5.0), 5.0 - drops], axis=1)[None]
+    curve = curves_.Curves((0,), np.broadcast_to([0.0, 1.0, 2.0], gold.shape), gold)
+    row = curves_.overoptimisation({"bt": curve}, 200).iloc[0]
+    assert row["drop"] == pytest.approx(0.2) and row["drop_low"] < 0 < row["proxy_rise"]
+    assert not row["overoptimised"]
+
+
 def test_a_half_of_the_prompts_is_judged_at_the_other_halfs_peak() -> None:
     gold = np.array([[[0.0, 5.0, 1.0], [0.0, 1.0, 4.0]]])  # peaks at n = 2 and n = 3
     curve = curves_.Curves((0,), np.zeros_like(gold), gold)

@@ -52,6 +52,12 @@ def test_means_are_the_protocol_s() -> None:
     assert set(table["seeds"]) == {1}
 
 
+def test_a_subset_that_a_resample_lacks_is_left_out_of_its_sections_mean() -> None:
+    rolled = TWO.roll_up({"x": np.array([np.nan, 0.5, np.nan]), "y": np.array([1.0, 1.0, np.nan])})
+    np.testing.assert_allclose(rolled["section", "A"], [1.0, 0.625, np.nan])
+    np.testing.assert_allclose(rolled["average", "average"], [1.0, 0.625, np.nan])
+
+
 def test_width_of_one_subset_is_the_binomial_one() -> None:
     generator = np.random.default_rng(0)
     correct = coin(generator, 400)
@@ -278,6 +284,18 @@ def test_resamples_without_a_difference_are_on_both_sides_of_0() -> None:
     table = statistics.difference_intervals(frame, ONE, resamples=2000)
     whole = table[table["level"] == "average"].iloc[0]
     assert whole["mean"] == 0 and whole["p"] > 0.9
+
+
+def test_differences_that_cancel_but_for_rounding_are_0() -> None:
+    values = [[-1.0, 0, -1, -1], [0, 0, 1, 0], [1, 1, -1, 1]]  # seed means −3/4, 1/4 and 1/2
+    frame = pd.concat([outcomes_of("x", np.array(row), s) for s, row in enumerate(values)])
+    assert statistics.section_intervals(frame, ONE, resamples=5)["mean"].iloc[0] != 0
+    assert (statistics.difference_intervals(frame, ONE, resamples=5)["mean"] == 0).all()
+
+
+def test_a_p_value_of_sign_flips_counts_the_observed_signs_and_is_never_0() -> None:
+    found = statistics.cluster_p(outcomes_of("x", np.ones(60)), ONE, resamples=99)
+    assert set(found.values()) == {1 / 100}  # 2⁻⁵⁹: no drawn signs are as extreme
 
 
 def test_holm_by_hand() -> None:

@@ -201,19 +201,32 @@ def test_a_pair_over_the_limit_lets_no_others_over_it(seed: int) -> None:
         assert 2 * len(part) * max(len(row) for i in part for row in rows_of([made[i]])) <= 30
 
 
-def test_no_fewer_micro_batches_would_do_and_the_largest_is_as_small_as_can_be() -> None:
+@pytest.mark.parametrize("share_prefix", [False, True])
+def test_no_fewer_micro_batches_would_do_and_the_largest_is_as_small_as_can_be(
+    share_prefix: bool,
+) -> None:
     """Against every way to cut a step's pairs into consecutive parts."""
     made = random_pairs(8, seed=5)
     order = training_order(made, epochs=1, global_batch=8, seed=0)
+    limit = 100 if share_prefix else 130
+
+    def own_tokens(pair: TokenPair) -> int:
+        both = zip(pair.chosen, pair.rejected, strict=False)
+        shared = sum(1 for _ in itertools.takewhile(lambda tokens: tokens[0] == tokens[1], both))
+        return len(pair.chosen) + len(pair.rejected) - shared
 
     def tokens(part: Sequence[int]) -> int:
+        if share_prefix:
+            return sum(own_tokens(made[i]) for i in part)
         return 2 * len(part) * max(len(row) for i in part for row in rows_of([made[i]]))
 
     def every_cut(parts: int) -> Iterator[list[list[int]]]:
         for cuts in itertools.combinations(range(1, 8), parts - 1):
             yield [order[a:b] for a, b in itertools.pairwise([0, *cuts, 8])]
 
-    found = micro_batches(made, order, global_batch=8, micro_batch=8, tokens=130)
+    found = micro_batches(
+        made, order, global_batch=8, micro_batch=8, tokens=limit, share_prefix=share_prefix
+    )
     least = min(max(map(tokens, cut)) for cut in every_cut(len(found)))
-    assert max(map(tokens, found)) == least <= 130
-    assert all(max(map(tokens, cut)) > 130 for cut in every_cut(len(found) - 1))
+    assert max(map(tokens, found)) == least <= limit
+    assert all(max(map(tokens, cut)) > limit for cut in every_cut(len(found) - 1))

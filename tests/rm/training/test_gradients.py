@@ -97,6 +97,20 @@ def test_projection_keeps_inner_products_within_its_stated_error() -> None:
     assert Projection(2048, seed=1)({"x": vectors[0]}).ne(sketches[0]).any()
 
 
+def test_projections_of_orthogonal_gradients_stay_orthogonal() -> None:
+    """Of one sign alone: without random signs, buckets that both share would add up."""
+    first = torch.cat([torch.ones(10_000), torch.zeros(10_000)])
+    projection = Projection(2048)
+    sketches = torch.stack([projection({"x": first}), projection({"x": 1 - first})])
+    (cosine,) = cosines(["a", "b"], sketches, [100.0, 100.0])["cosine"]
+    assert abs(cosine) < 4 * projection.error(20_000)
+
+
+def test_cosines_do_not_leave_their_range() -> None:
+    sketches = torch.tensor([[1.0, 0.0], [1.1, 0.0], [-1.0, 0.0]])  # longer than the exact norms
+    assert cosines(["a", "b", "c"], sketches, [0.9] * 3)["cosine"].tolist() == [1, -1, -1]
+
+
 def test_short_gradients_are_kept_whole() -> None:
     projection = Projection(8)
     assert projection({"a": torch.tensor([[1.0], [2.0]])}).tolist() == [1, 2]

@@ -1,4 +1,4 @@
-"""What the trainer gathers of ranks that hold unlike numbers of pairs."""
+"""Parts of the trainer alone: gathering from ranks, the end of a step, loss spikes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from rm.objective.weights import NormBT
+from rm.training.records import SPIKE_WINDOW
 from rm.training.trainer import PairTrainer
 
 
@@ -53,3 +55,50 @@ def test_every_pair_of_every_rank_is_gathered_once_and_in_order(
     with ThreadPoolExecutor(len(numbers)) as pool:
         for found in pool.map(rank, range(len(numbers))):
             assert torch.equal(found, facts)
+
+
+def test_the_end_of_a_step_updates_mu_and_notes_what_each_pair_added() -> None:
+    # difference, distance, weight, loss, what the weight goes by, category
+    pieces = [
+        torch.tensor([[1.0, 2.0, 0.5, 4.0, 6.0, 0.0], [2.0, 1.0, 3.0, 0.1, 2.0, -1.0]]),
+        torch.tensor([[-1.0, 4.0, 2.0, 1.5, 1.0, 0.0]]),
+    ]
+    trainer = SimpleNamespace(
+        _pieces=pieces,
+        _pair_ids=["a", "b", "c"],
+        _categories=["chat"],
+        _gather=lambda own: own,
+        _require_finite=lambda *_: None,
+        pair_weight=NormBT(beta=0.75, epsilon=0.0),
+        mu=7.0,
+    )
+    PairTrainer.finish_step(trainer)  # type: ignore[arg-type]
+    assert trainer.mu == pytest.approx(0.75 * 7 + 0.25 * 3)
+    assert trainer.step_record["distance_mean"] == pytest.approx(7 / 3)
+    assert trainer.step_record["mu"] == 7.0  # the μ that the step was taken with
+    assert trainer.step_record["weight_mean_chat"] == 1.25
+    assert trainer._shares == pytest.approx({"a": 2.0, "b": 0.3, "c": 3.0})
+    assert trainer._pieces == [] and trainer._pair_ids == []
+
+
+@pytest.mark.parametrize(
+    ("before", "loss", "spike"),
+    [
+        ([2.0] * 20, 10.0, False),
+        ([2.0] * 20, 10.1, True),
+        ([2.0] * 19, 100.0, False),
+        ([0.1] * 20, 0.6, True),
+        ([0.1] * 50 + [9.0] * SPIKE_WINDOW, 10.0, False),  # only the last losses count
+    ],
+)
+def test_a_spike_is_above_five_times_the_median_of_the_steps_before(
+    before: list[float], loss: float, spike: bool
+) -> None:
+    history = [{"loss": value, "learning_rate": 1e-3} for value in before]
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(log_history=history, global_step=len(before) + 1),
+        is_world_process_zero=lambda: False,
+        _shares={},
+        _all=lambda own: own,
+    )
+    assert PairTrainer._is_spike(trainer, loss) == spike  # type: ignore[arg-type]
