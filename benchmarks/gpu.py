@@ -93,7 +93,7 @@ def step_of(
     model.flex_attention = way.flex
     model.to(device).train()
     if checkpointing:
-        model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
+        model.classifier.activation_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     inputs, weight = both_inputs(groups, device)[way.share], NormBT(0.9, 1e-6)
 

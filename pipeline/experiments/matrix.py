@@ -220,7 +220,7 @@ def _scoring_devices(cfg: DictConfig) -> int:
 def choose_rates(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Rates:
     """Choose each method's learning rate from `grid` on validation pairs; return it as an override.
 
-    One run a method and rate, with a seed that no table uses; the test pairs are never read here.
+    One run per method and rate, with a seed that no table uses; the test pairs are never read here.
     Writes data/grid.csv: method, learning_rate, seed, accuracy (fraction, mean of the sections),
     pairs, chosen. An empty grid keeps training.learning_rate.
     """

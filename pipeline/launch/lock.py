@@ -1,4 +1,4 @@
-"""One process at a time in a folder of runs: a second is told so, and mixes no files in."""
+"""One process at a time in a folder of runs: a second one is refused before it writes a file."""
 
 from __future__ import annotations
 

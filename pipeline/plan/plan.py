@@ -92,7 +92,7 @@ def title(cfg: DictConfig) -> str:
 
 
 def facts_of(material: Material, bon: BonSettings | None) -> dict[str, str]:
-    """What the numbers rest on, a line each."""
+    """What the numbers rest on, one line per fact."""
     cfg, decoder, runs = material.cfg, material.decoder, material.runs
     steps = trained_pairs(material.settings, material.pairs.train) // material.settings.global_batch
     matrix = f"{len(cfg.methods)} methods × {len(cfg.seeds)} seeds = {len(runs)} runs"
@@ -143,7 +143,7 @@ def notes_of(material: Material, bon: BonSettings | None, left_out: str | None) 
     objectives = [objective_of(one.loss) for one in material.runs]
     dear = [objective.name for objective in objectives if objective.distance.by_gradient]
     if dear:
-        notes.append(f"{dear[0]} takes a backward pass a pair besides: not in the hours.")
+        notes.append(f"{dear[0]} also takes one backward pass per pair: not in the hours.")
     return notes
 
 

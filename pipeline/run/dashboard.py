@@ -35,7 +35,7 @@ def build(cfg: DictConfig) -> tuple[Any, Any]:
 
 
 def workspace(cfg: DictConfig) -> Any:
-    """Return the project's workspace: a section a kind of run, all runs but those of validation."""
+    """Return the project's workspace: one section per kind of run, without validation runs."""
     from wandb_workspaces import workspaces
 
     entity, project = cfg.project.split("/")
@@ -55,7 +55,7 @@ def workspace(cfg: DictConfig) -> Any:
 
 
 def report(cfg: DictConfig) -> Any:
-    """Return a report with a grid of panels a kind of run."""
+    """Return a report with one grid of panels per kind of run."""
     from wandb_workspaces.reports import v2 as reports
 
     entity, project = cfg.project.split("/")
@@ -64,8 +64,8 @@ def report(cfg: DictConfig) -> Any:
         blocks += [
             reports.H1(kind.capitalize()),
             reports.P(
-                "One colour a method: the mean over seeds, the smallest and the largest seed as a "
-                "band (no interval: a handful of seeds gives none)."
+                "One colour per method: the mean over seeds, with a band from the smallest to the "
+                "largest seed (not an interval: a handful of seeds gives none)."
             ),
             reports.PanelGrid(runsets=[runset(cfg, kind)], panels=panels(cfg, kind)),
         ]

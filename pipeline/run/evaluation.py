@@ -181,7 +181,7 @@ def leave_the_gpu(scorer: Scorer) -> None:
 
 
 def launch(output: Path, devices: int) -> None:
-    """Score on one rank a device, each its share into its own partial file.
+    """Score on one rank per device, each its share into its own partial file.
 
     Raises what `start_ranks` does if a rank fails; what the ranks had finished is kept.
     """

@@ -191,7 +191,7 @@ def choose_part(model: RewardModel, cfg: DictConfig, settings: TrainingSettings)
         seed=cfg.seed,
     )
     if settings.gradient_checkpointing:
-        model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
+        model.classifier.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def _source(backbone: Path) -> str:
