@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     from pipeline.run.jobs import recorded
     from pipeline.run.training import train
 
-    with recorded("scripts.train", Path(cfg.run_dir).parent):
+    with recorded("scripts.train", Path(cfg.run_dir).parent, cfg.run_dir):
         made = train(cfg)
     if made:
         print(f"checkpoint: {Path(cfg.run_dir) / 'checkpoint'}")

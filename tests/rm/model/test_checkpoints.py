@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -17,6 +19,7 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
+    LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
     pipeline,
@@ -163,6 +166,42 @@ def test_gemmas_place_for_images_needs_no_embedding(
     model, tokenizer = new_reward_model(folder, torch.float32, seed=0)
     ids = ChatTemplate(tokenizer).encode([{"role": "user", "content": "<image_soft_token>"}], "a")
     assert max(ids) < model.classifier.get_input_embeddings().num_embeddings
+
+
+# --- A tokenizer of sentencepiece alone -----------------------------------------------------------
+
+
+def test_a_sentencepiece_model_without_tokenizer_json_is_read(tmp_path: Path) -> None:
+    trained, texts = io.BytesIO(), [f"Yes, {n} and {n + 1} are words of text." for n in range(200)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=trained,
+        model_type="bpe",
+        vocab_size=320,
+        byte_fallback=True,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        minloglevel=2,
+    )
+    config = LlamaConfig(
+        **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 320},
+        **{"num_attention_heads": 2, "num_key_value_heads": 1},
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(trained.getvalue())
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    template = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
+    names |= {"tokenizer_class": "LlamaTokenizer"}
+    names["chat_template"] = template + "{% endif %}{% endfor %}"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names))
+    model, tokenizer = new_reward_model(tmp_path, torch.float32, seed=0)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    for text in (texts[7], "Seven times six is 42."):
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == processor.encode(text)
+    save_reward_model(model, tokenizer, tmp_path / "rm")
+    again = load_reward_model(tmp_path / "rm", torch.float32)
+    assert torch.allclose(rewards(*again), rewards(model, tokenizer), rtol=1e-5)
 
 
 # --- Labels (pitfall 28) --------------------------------------------------------------------------
