@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from benchmarks.common import DTYPE, RESULTS, backbone, interleave, machine, with_ratios, write
 from generated import generate
 from rm.data.preferences import PreferencePair, load_preferences
-from rm.data.tokens import ChatTemplate, pad, tokenize_pairs
+from rm.data.templates import ChatTemplate
+from rm.data.tokens import pad, tokenize_pairs
 from rm.model.attention import shared_batch
 from rm.model.checkpoints import new_reward_model
 from rm.model.parts import train_part

@@ -52,7 +52,8 @@ from benchmarks.common import (
 from benchmarks.prefix import SKYWORK, SYNTHETIC, synthetic
 from generated import generate
 from rm.data.preferences import PreferencePair, load_preferences
-from rm.data.tokens import ChatTemplate, TokenPair, tokenize_pairs
+from rm.data.templates import ChatTemplate
+from rm.data.tokens import TokenPair, tokenize_pairs
 from rm.model.checkpoints import new_reward_model
 from rm.model.parts import train_part
 from rm.model.trunk import open_cache

@@ -23,7 +23,8 @@ from transformers import PreTrainedTokenizerBase
 from eval.resume import Found, PartialScores, row_fingerprint
 from eval.rows import EvaluationItem, EvaluationRow
 from rm.data.schemas import Answer, Message, answer_turns
-from rm.data.tokens import ChatTemplate, encode_pair, pad, settled
+from rm.data.templates import ChatTemplate, RefusedConversation
+from rm.data.tokens import encode_pair, pad, settled
 from rm.errors import InputError
 from rm.model.attention import shared_batch
 from rm.model.reward_model import RewardModel
@@ -270,7 +271,32 @@ def prepare_ranks(scorer: Scorer, rows: Sequence[EvaluationRow | EvaluationItem]
 def _encode(
     scorer: Scorer, rows: Sequence[EvaluationRow | EvaluationItem]
 ) -> list[tuple[Batch, bool]]:
-    return [scorer.encode(row.prompt, row.answers) for row in rows]
+    """Token rows of every row's answers. Raises InputError: the row that cannot be rendered."""
+    encoded = []
+    for row in rows:
+        try:
+            encoded.append(scorer.encode(row.prompt, row.answers))
+        except RefusedConversation as error:
+            raise InputError(f"{_name(row)}: {error}") from error
+    return encoded
+
+
+def _name(row: EvaluationRow | EvaluationItem) -> str:
+    return row.pair_id if isinstance(row, EvaluationRow) else row.item_id
+
+
+def refused_empty(scorer: Scorer, rows: Sequence[EvaluationRow | EvaluationItem]) -> list[str]:
+    """Names of the rows with an empty response, where the chat template refuses such a message.
+
+    They are scored all the same: with nothing where the template writes a response.
+    """
+    if scorer.template.takes_empty:
+        return []
+    return [_name(row) for row in rows if any(not _said(answer).strip() for answer in row.answers)]
+
+
+def _said(answer: Answer) -> str:
+    return answer_turns(answer)[-1]["content"]
 
 
 def _flat(encoded: Sequence[tuple[Batch, bool]]) -> list[Row]:

@@ -19,7 +19,8 @@ from transformers import (
 
 from generated import generate
 from generated.pretraining import LanguageSettings, train_language_model
-from rm.data.tokens import ChatTemplate, Row
+from rm.data.templates import ChatTemplate
+from rm.data.tokens import Row
 from rm.errors import InputError
 from rm.files import (
     atomic_write_json,

@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from rm.data.preferences import Message
-from rm.data.tokens import ChatTemplate, pad, shorter_prompts
+from rm.data.templates import ChatTemplate
+from rm.data.tokens import pad, shorter_prompts
 from rm.errors import InputError
 from rm.model.untrusted import explained, load
 

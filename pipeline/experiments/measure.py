@@ -25,7 +25,8 @@ from pipeline.run.run_folder import NEUTRAL
 from pipeline.settings import configuration
 from pipeline.settings.checks import check
 from pipeline.settings.objective import objective_of
-from rm.data.tokens import ChatTemplate, TokenPair, encode_pair
+from rm.data.templates import ChatTemplate
+from rm.data.tokens import TokenPair, encode_pair
 from rm.errors import InputError
 from rm.files import is_intact, write_checked
 from rm.model.checkpoints import load_reward_model

@@ -19,7 +19,8 @@ from pipeline.settings import configuration
 from pipeline.settings.checks import check
 from pipeline.settings.data import load_data, test_pairs
 from rm.data.preferences import PreferencePair, load_preferences, validation_size
-from rm.data.tokens import ChatTemplate, TokenPair, TokenReport, tokenize_pairs
+from rm.data.templates import ChatTemplate
+from rm.data.tokens import TokenPair, TokenReport, tokenize_pairs
 from rm.errors import InputError
 from rm.model.tree import share as share_tokens
 from rm.model.untrusted import load

@@ -13,7 +13,7 @@ from transformers.utils import cached_file
 
 from eval.benchmarks import Benchmark, benchmark_of, summarize
 from eval.resume import PartialScores
-from eval.scoring import Scorer, prepare_ranks
+from eval.scoring import Scorer, prepare_ranks, refused_empty
 from eval.spreadsheet import write_parquet
 from eval.tables import evaluation_tables
 from pipeline.launch.launchers import Local, start_ranks
@@ -72,7 +72,10 @@ def _score(
     summary = summarize(benchmark, scores, cfg.eval.resamples)
     write_outputs(benchmark, output, scores, summary)
     facts = {
-        "scoring": scoring_facts(scorer, cfg.eval.attention, devices),
+        "scoring": {
+            **scoring_facts(scorer, cfg.eval.attention, devices),
+            **text_facts(scorer, rows),
+        },
         "environment": environment(),
     }
     written = {name: file_fingerprint(output / name) for name in OUTPUTS}
@@ -81,6 +84,26 @@ def _score(
         scorer.partial.remove()
     tracking.log_evaluation(cfg, rows if benchmark.in_pairs else [], scores, summary)
     return summary
+
+
+def text_facts(scorer: Scorer, rows: list[Any]) -> dict[str, Any]:
+    """Say what the chat template does that a reader of the scores should know; {} if nothing.
+
+    template_date: the date that it prints. refused_empty: the number of rows with an empty response
+    that it refuses to render (`eval.scoring.refused_empty`); a line names the first.
+    """
+    facts: dict[str, Any] = {}
+    if scorer.template.date:
+        facts["template_date"] = scorer.template.date
+    empty = refused_empty(scorer, rows)
+    if empty:
+        facts["refused_empty"] = len(empty)
+        print(
+            f"{len(empty)} rows have an empty response, which the chat template refuses (first "
+            f"{empty[0]}): scored with nothing in its place",
+            flush=True,
+        )
+    return facts
 
 
 def check_devices(devices: int) -> None:

@@ -36,7 +36,8 @@ from pipeline.settings.checks import (
 )
 from pipeline.settings.data import TrainingData, load_data, require_facts
 from pipeline.settings.objective import objective_of
-from rm.data.tokens import ChatTemplate, TokenPair, settled, tokenize_pairs
+from rm.data.templates import ChatTemplate
+from rm.data.tokens import TokenPair, settled, tokenize_pairs
 from rm.errors import InterruptedRunError
 from rm.files import atomic_write_json, read_json
 from rm.model.backbones import SOURCE_FILE
@@ -169,6 +170,8 @@ def prepare(cfg: DictConfig) -> Prepared:
         "tokens": report.as_dict(),
         "data": data.report,
     }
+    if template.date:
+        facts["template_date"] = template.date
     collator = PairCollator(
         int(tokenizer.pad_token_id),
         trunk,

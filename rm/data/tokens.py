@@ -1,33 +1,30 @@
-"""From preference pairs to token pairs: chat template, truncation, padding.
+"""From preference pairs to token pairs: truncation, padding.
 
 Truncation keeps the response's end. Where prompt + response is over the limit, the oldest turns of
 the prompt go first, whole exchange by whole exchange, the same for both sides of the pair (a system
-message stays to the last); if the last user turn with the longer response is still too long, the
-sequence keeps its last `max_length` tokens. In training a pair whose last user turn alone fills the
-limit is dropped, and so is one whose sides became identical; evaluation never drops a row.
-
-A special token's name that somebody typed in a text ("<|im_end|>") is that text, not the token: a
-response can't end its own turn and open another. Such rows are counted.
+message stays to the last). If the last user turn with the longer response is still too long, the
+user's text loses its beginning, then the response its own; what the chat template writes around
+them (the beginning-of-sequence token, role headers) stays. In training a pair whose last user turn
+alone fills the limit is dropped, and so is one whose sides became identical; evaluation never drops
+a row. Rows that name a special token in a text are counted (`rm.data.templates`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, takewhile
 from typing import Any
 
 import torch
-from jinja2.exceptions import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rm.data.preferences import PreferencePair
 from rm.data.schemas import Answer, Message, answer_turns
+from rm.data.templates import ChatTemplate, RefusedConversation, common_prefix
 from rm.errors import InputError
 
 Row = tuple[int, ...]
@@ -85,156 +82,6 @@ class TokenReport:
         return facts
 
 
-class ChatTemplate:
-    """A tokenizer's chat template, applied and tokenised in one pass (so one BOS, not two).
-
-    `parse_special_text`: whether a special token's name in a message becomes that token, as
-    transformers would have it. Without it (the default) the name is tokenised as the text it is.
-    """
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, parse_special_text: bool = False
-    ) -> None:
-        """Raise InputError if the tokenizer has no chat template."""
-        if tokenizer.chat_template is None:
-            raise InputError(
-                f"the tokenizer of {tokenizer.name_or_path} has no chat template: "
-                "use an instruction-tuned backbone, or set `chat_template` in its tokenizer_config"
-            )
-        self.tokenizer = tokenizer
-        self.parse_special_text = parse_special_text
-        self.special = _special_names(tokenizer)
-        self._added = set(tokenizer.added_tokens_decoder)
-        self.takes_system = self._takes_system()
-
-    def encode(self, prompt: Sequence[Message], answer: Answer) -> list[int]:
-        """Token ids of the conversation `prompt` + `answer`, ending the assistant's turn.
-
-        The ids end as the template ends them; if the template leaves the assistant's turn open,
-        the end-of-sequence token is appended. Raises InputError if the template refuses the roles.
-        """
-        ids = self.render([*prompt, *answer_turns(answer)])
-        if not self._ends_turn(ids):
-            eos = self.tokenizer.eos_token_id
-            if eos is None:
-                raise InputError(
-                    f"the chat template of {self.tokenizer.name_or_path} does not end a turn and "
-                    "the tokenizer has no eos token: set one of them"
-                )
-            ids.append(eos)
-        return ids
-
-    def prompt_length(self, prompt: Sequence[Message]) -> int:
-        """Return the number of tokens of the prompt with an empty response."""
-        return len(self.encode(prompt, ""))
-
-    def names_special(self, turns: Sequence[Message], answers: Sequence[Answer] = ()) -> bool:
-        """Whether a turn's text holds the name of a special token."""
-        every = chain(turns, *map(answer_turns, answers))
-        return any(self.special.search(turn["content"]) for turn in every)
-
-    def render(self, turns: Sequence[Message], **options: Any) -> list[int]:
-        """Token ids of the conversation as the template leaves it.
-
-        `options` are the template's own, such as add_generation_prompt=True. Raises InputError if
-        the template refuses the roles.
-        """
-        turns = turns if self.takes_system else merge_system(turns)
-        try:
-            if not self.parse_special_text and self.names_special(turns):
-                return self._render_as_text(turns, options)
-            encoded: Any = self._apply(turns, tokenize=True, return_dict=True, **options)
-        except TemplateError as error:
-            roles = [turn["role"] for turn in turns]
-            raise InputError(f"the chat template refuses the roles {roles}: {error}") from error
-        return list(encoded["input_ids"])
-
-    def _render_as_text(self, turns: Sequence[Message], options: dict[str, Any]) -> list[int]:
-        """Render with a mark in place of every typed name, and tokenise those names as text."""
-        mark = _unused_character(turn["content"] for turn in turns)
-        names: list[str] = []
-
-        def hide(found: re.Match[str]) -> str:
-            names.append(found[0])
-            return f"{mark}{len(names) - 1}{mark}"
-
-        marked = [{**turn, "content": self.special.sub(hide, turn["content"])} for turn in turns]
-        rendered = self._apply(marked, tokenize=False, **options)
-        first, *rest = re.split(f"{mark}([0-9]+){mark}", rendered)
-        ids = self._ids(first)
-        for index, piece in zip(rest[::2], rest[1::2], strict=True):
-            ids += self._name_ids(names[int(index)]) + self._next_ids(piece)
-        return ids
-
-    def _name_ids(self, name: str) -> list[int]:
-        """Tokenise a token's name as the text it is."""
-        ids = self._next_ids(name, split_special_tokens=True)
-        if self._added.isdisjoint(ids):
-            return ids
-        return self._next_ids(name[:1]) + self._next_ids(name[1:])  # added, but not as special
-
-    def _next_ids(self, piece: str, **options: Any) -> list[int]:
-        """Tokenise what follows other text: without the space that SentencePiece puts in front."""
-        opening, ids = self._ids("\n"), self._ids(f"\n{piece}", **options)
-        prefixed = len(opening) > 1 and ids[: len(opening)] == opening
-        return ids[len(opening) :] if prefixed else self._ids(piece, **options)
-
-    def _ids(self, text: str, **options: Any) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, **options)["input_ids"])
-
-    def _apply(self, turns: Sequence[Message], **options: Any) -> Any:
-        return self.tokenizer.apply_chat_template(list(turns), **TEMPLATE_VARIABLES, **options)
-
-    def _takes_system(self) -> bool:
-        try:
-            probe = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
-            self._apply(probe, tokenize=False)
-        except TemplateError:
-            return False
-        return True
-
-    def _ends_turn(self, ids: Sequence[int]) -> bool:
-        """Whether the last token that is not white space is a special token."""
-        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
-        for token in reversed(ids):
-            if token in special:
-                return True
-            if str(self.tokenizer.decode([token])).strip():
-                return False
-        return False
-
-
-def _special_names(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """Match the names of special tokens, and of added ones that the chat template writes.
-
-    White space alone (Gemma adds tokens for line breaks) is text wherever it stands.
-    """
-    template = str(tokenizer.chat_template)
-    names = {
-        token.content
-        for token in tokenizer.added_tokens_decoder.values()
-        if (token.special or token.content in template) and token.content.strip()
-    }
-    longest_first = sorted(names, key=lambda name: (-len(name), name))
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-
-
-def _unused_character(texts: Iterable[str]) -> str:
-    """A private-use character that no text holds."""
-    used = set("".join(texts))
-    return next(character for character in map(chr, range(0xE000, 0xF900)) if character not in used)
-
-
-def merge_system(turns: Sequence[Message]) -> list[Message]:
-    """Put a leading system message in front of the first user turn (Gemma has no system role)."""
-    if not turns or turns[0]["role"] != "system":
-        return list(turns)
-    system, first, *rest = turns
-    if first["role"] != "user":
-        raise InputError("a system message must be followed by a user turn")
-    return [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *rest]
-
-
 def shorter_prompts(prompt: Sequence[Message]) -> Iterator[list[Message]]:
     """Yield `prompt`, then ever shorter ones: oldest exchanges first, then the system message."""
     system = [turn for turn in prompt[:1] if turn["role"] == "system"]
@@ -252,23 +99,46 @@ def encode_pair(
     """Encode one prompt with each answer within `max_length` tokens.
 
     Returns the id lists, what was cut (None, "oldest turns" or "tokens") and the prompt as used.
+    Raises RefusedConversation where the chat template cannot render one of them.
     """
     for used in shorter_prompts(prompt):
         encoded = [template.encode(used, answer) for answer in answers]
         if all(len(ids) <= max_length for ids in encoded):
             return encoded, None if len(used) == len(prompt) else "oldest turns", used
-    return [ids[-max_length:] for ids in encoded], "tokens", used
+    return [cut_texts(template, used, ids, max_length)[0] for ids in encoded], "tokens", used
+
+
+def cut_texts(
+    template: ChatTemplate, prompt: Sequence[Message], ids: list[int], max_length: int
+) -> tuple[list[int], int]:
+    """Cut the tokens of a prompt with an answer to `max_length`; say how many before them stay.
+
+    The prompt's last text loses its beginning; once nothing is left of it, the answer does. Returns
+    the ids and the number of those that the template wrote before the answer; where these alone
+    fill the limit, all ids lose their beginning, and the number is 0.
+    """
+    opening, closing = template.frame
+    start = common_prefix(ids, opening)
+    answer = common_prefix(ids, template.render(prompt, add_generation_prompt=True))
+    end = answer - common_prefix(ids[:answer][::-1], closing[::-1])
+    kept = start + answer - end
+    surplus = len(ids) - max_length
+    if surplus <= 0:
+        return ids, kept
+    if kept >= max_length or end < start:
+        return ids[-max_length:], 0
+    asked = min(surplus, end - start)
+    return ids[:start] + ids[start + asked : answer] + ids[answer + surplus - asked :], kept
 
 
 def response_start(
     template: ChatTemplate, prompt: Sequence[Message], answer: Answer, kept: int
 ) -> int:
-    """Place of the last response's first token among the last `kept` tokens of the conversation."""
+    """Place of the last response's first token in a conversation cut to `kept` tokens."""
     whole = template.encode(prompt, answer)
     asked = [*prompt, *answer_turns(answer)[:-1]]
-    opening = template.render(asked, add_generation_prompt=True)
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(opening, whole, strict=False))
-    return max(sum(1 for _ in same) - (len(whole) - kept), 0)
+    after = len(whole) - common_prefix(whole, template.render(asked, add_generation_prompt=True))
+    return max(kept - after, cut_texts(template, prompt, whole, kept)[1])
 
 
 def tokenize_pairs(
@@ -290,10 +160,10 @@ def tokenize_pairs(
         sides = pair.sides
         try:
             (chosen, rejected), cut, used = encode_pair(template, pair.prompt, sides, max_length)
-        except InputError:
+        except RefusedConversation as refused:
             if not drop:
-                raise
-            report.dropped["roles that the chat template refuses"] += 1
+                raise InputError(f"pair {pair.pair_id}: {refused}") from refused
+            report.dropped[refused.reason] += 1
             continue
         if drop and cut == "tokens" and template.prompt_length(used) >= max_length:
             report.dropped["prompt longer than the limit"] += 1

@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from rm.data.sources import is_hub_name
-from rm.data.tokens import ChatTemplate, choose_pad_token, pad
+from rm.data.templates import ChatTemplate
+from rm.data.tokens import choose_pad_token, pad
 from rm.errors import InputError
 from rm.files import atomic_folder, require_undamaged
 from rm.model.parts import lower_precision

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rm.data.templates import common_prefix
 from rm.data.tokens import Row
 
 if TYPE_CHECKING:
@@ -91,14 +92,6 @@ def _first(runs: Sequence[Run], length: int) -> list[Run]:
             taken.append((start, min(stop, start + length)))
         length -= stop - start
     return taken
-
-
-def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """Number of leading tokens that two rows share."""
-    for count, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left != right:
-            return count
-    return min(len(one), len(other))
 
 
 def share(rows: Sequence[Row]) -> TokenTree:

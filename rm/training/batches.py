@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rm.data.templates import common_prefix
 from rm.data.tokens import TokenPair, pad
 from rm.errors import InputError
 from rm.model.attention import shared_batch
 from rm.model.likelihood import IGNORED, next_tokens
-from rm.model.tree import common_prefix, share
+from rm.model.tree import share
 from rm.model.trunk import TrunkCache
 
 NOT_FOR_THE_MODEL = ("margin", "pair_id", "category", "distance")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from eval import pairs, rewardbench2
 from eval.resume import PartialScores, row_fingerprint
 from eval.rows import EvaluationItem, EvaluationRow
-from eval.scoring import Scorer, fill_rank, score_items, score_pairs
+from eval.scoring import Scorer, fill_rank, refused_empty, score_items, score_pairs
 from rm.errors import InputError
 from rm.model.checkpoints import load_reward_model
 from rm.model.precision import DTYPES
@@ -286,6 +287,50 @@ def test_an_item_gives_a_row_a_response(scorer: MakeScorer) -> None:
     assert table["response"].tolist() == [0, 1, 2]
     assert table["correct"].tolist() == [True, False, False]
     assert rewardbench2.summarize(table)["pairs"] == 1
+
+
+REFUSE_EMPTY = (
+    "{% if not messages[-1]['content'] and messages[-1]['role'] == 'assistant' %}"
+    "{{ raise_exception('say something') }}{% endif %}"
+)
+
+
+def test_an_empty_response_that_the_template_refuses_is_scored_and_named(
+    scorer: MakeScorer,
+) -> None:
+    prompt = ({"role": "user", "content": "Name a colour."},)
+    items = [
+        EvaluationItem(f"Focus/{n}", prompt, texts, (True, False), "Focus", "Focus")
+        for n, texts in enumerate([("Red.", "Seven."), ("Red.", "")])
+    ]
+    plain, strict = scorer(), scorer()
+    strict.tokenizer.chat_template = REFUSE_EMPTY + str(strict.tokenizer.chat_template)
+    assert score_items(strict, items).equals(score_items(plain, items))
+    assert refused_empty(strict, items) == ["Focus/1"] and refused_empty(plain, items) == []
+
+
+def test_a_row_that_the_template_refuses_is_named(scorer: MakeScorer) -> None:
+    strict = scorer()
+    strict.tokenizer.chat_template = REFUSE_EMPTY.replace(
+        "not messages[-1]['content'] and messages[-1]", "messages | length > 2 and messages[-1]"
+    ) + str(strict.tokenizer.chat_template)
+    long = replace(comparison(1), chosen_history=({"role": "assistant", "content": "?"},))
+    with pytest.raises(InputError, match=r"1: the chat template refuses the roles .*say something"):
+        score_pairs(strict, [comparison(0), long])
+
+
+def test_a_pair_whose_sides_part_early_is_scored_at_the_end_of_both(scorer: MakeScorer) -> None:
+    history = (
+        {"role": "assistant", "content": "Which?"},
+        {"role": "user", "content": "The first."},
+    )
+    row = replace(comparison(0), chosen_history=history)
+    one = scorer()
+    table = score_pairs(one, [row, comparison(0)])
+    whole = one.template.encode([*row.prompt, *history], row.chosen)
+    assert table["reward_chosen"][0] == pytest.approx(one.rewards([tuple(whole)]).item(), 1e-4)
+    assert table["reward_rejected"][0] == table["reward_rejected"][1]
+    assert table["content"].nunique() == 2
 
 
 def test_ranks_of_a_benchmark_leave_nothing_to_score(

@@ -241,6 +241,25 @@ def test_finished_work_is_not_repeated_until_an_input_changes(
         assert ("already scored" in capsys.readouterr().out) is twice
 
 
+def test_the_manifest_says_which_date_the_template_prints_and_how_many_responses_are_empty(
+    score: Evaluate, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, own)
+    (own / "checksums.json").unlink()
+    template = own / "chat_template.jinja"
+    dated = "{{ strftime_now('%Y') }}{% if messages[-1]['content'] == '' %}"
+    template.write_text(dated + "{{ raise_exception('empty') }}{% endif %}" + template.read_text())
+    item = {"prompt": "Why?", "chosen": ["a"], "rejected": ["b", "", "c"], "subset": "Math"}
+    data = write_lines(tmp_path / "items.jsonl", [{**item, "id": n} for n in range(2)])
+    score("benchmark=rewardbench2", f"data={data}", model=own)
+    scoring = json.loads((tmp_path / "out/manifest.json").read_text())["scoring"]
+    assert (scoring["template_date"], scoring["refused_empty"]) == ("2024-07-26", 2)
+    assert "2 rows have an empty response, which the chat template refuses (first Math/0)" in (
+        capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize("name", ["scores.parquet", "summary.json", "manifest.json"])
 def test_damaged_scores_are_made_anew(score: Evaluate, tmp_path: Path, name: str) -> None:
     words = ("benchmark=pairs", f"data={many_pairs(tmp_path / 'pairs.jsonl', 5)}")
@@ -442,5 +461,5 @@ def test_the_command_line_says_what_is_wrong_in_one_line(
         command_line.main()
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"error: {data}: row 1: column 'chosen' must be a text, not int"
+        f"error: {data}: row 1: wrong type: chosen is a int, not a text or a list of messages"
     )

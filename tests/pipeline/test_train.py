@@ -14,7 +14,7 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
-from transformers import TrainingArguments
+from transformers import AutoTokenizer, TrainingArguments
 
 from pipeline.run.training import batches_of, prepare, train
 from pipeline.settings.checks import check
@@ -432,6 +432,20 @@ def test_a_backbone_of_ones_own_is_named_by_its_folder_and_noticed_when_it_chang
     save_file(weights, mine / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"other settings \(backbone fingerprint: "):
         train_smoke(*words, run_dir=tmp_path / "run")
+
+
+def test_the_date_of_the_template_is_in_the_manifest_and_in_the_checkpoint(
+    train_smoke: Train, backbone_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    mine = Path(shutil.copytree(backbone_folders["llama"], tmp_path / "dated"))
+    template = mine / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%d %b %Y') }}" + template.read_text())
+    run = train_smoke("model=local", f"model.path={mine}", "data.train_pairs=16")
+    assert json.loads((run / "manifest.json").read_text())["template_date"] == "2024-07-26"
+    stock = AutoTokenizer.from_pretrained(run / "checkpoint")
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert stock.apply_chat_template(turns, tokenize=False).startswith("26 Jul 2024")
+    assert "macro" not in template.read_text()
 
 
 def test_a_folder_of_other_files_is_left_alone(train_smoke: Train, tmp_path: Path) -> None:

@@ -1,26 +1,24 @@
-"""Chat templates, truncation and padding, per architecture."""
+"""Truncation and padding, per architecture."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from rm.data.preferences import PreferencePair
-from rm.data.tokens import (
-    ChatTemplate,
-    choose_pad_token,
-    merge_system,
-    pad,
-    shorter_prompts,
-    tokenize_pairs,
-)
+from rm.data.templates import ChatTemplate
+from rm.data.tokens import choose_pad_token, cut_texts, pad, shorter_prompts, tokenize_pairs
 from rm.errors import InputError
 
-KINDS = ("llama", "gemma")
-ENDS = {"llama": "<|eot_id|>", "gemma": "<end_of_turn>"}
+NAMES = {
+    "llama": ("<|eot_id|>", "<|start_header_id|>"),
+    "gemma": ("<end_of_turn>", "<start_of_turn>"),
+}
 
 
 def user(text: str) -> dict[str, str]:
@@ -34,72 +32,8 @@ def assistant(text: str) -> dict[str, str]:
 SYSTEM = {"role": "system", "content": "Be kind."}
 
 
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-def tokenizer(kind: str, backbones: dict[str, Path]) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(backbones[kind])
-
-
-@pytest.fixture
-def template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
-    return ChatTemplate(tokenizer)
-
-
 def pair(prompt: list[dict[str, str]], chosen: str, rejected: str) -> PreferencePair:
     return PreferencePair("p", tuple(prompt), chosen, rejected, 1.0, "Chat", "test")
-
-
-def test_beginning_of_sequence_is_there_once(template: ChatTemplate) -> None:
-    ids = template.encode([user("How many?")], "Three.")
-    bos = template.tokenizer.bos_token_id
-    assert ids[0] == bos and ids.count(bos) == 1
-
-
-def test_end_of_turn_comes_after_the_response(template: ChatTemplate, kind: str) -> None:
-    ids = template.encode([user("How many?")], "Three.")
-    tail = template.tokenizer.decode(ids[-4:])
-    assert tail.rstrip().endswith(ENDS[kind])
-    assert ids[-4:].count(template.tokenizer.convert_tokens_to_ids(ENDS[kind])) == 1
-
-
-def test_equal_to_the_templates_text_tokenised_once(template: ChatTemplate) -> None:
-    turns = [user("a <b> c"), assistant("d"), user("e")]
-    text = template.tokenizer.apply_chat_template([*turns, assistant("f")], tokenize=False)
-    expected = template.tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert template.encode(turns, "f") == expected
-
-
-def test_system_message_is_kept_on_both(template: ChatTemplate, kind: str) -> None:
-    assert template.takes_system == (kind == "llama")
-    text = template.tokenizer.decode(template.encode([SYSTEM, user("Hi")], "Hello"))
-    assert "Be kind." in text and text.index("Be kind.") < text.index("Hi")
-
-
-def test_template_that_leaves_the_turn_open_gets_an_eos(template: ChatTemplate) -> None:
-    template.tokenizer.chat_template = (
-        "{{ bos_token }}{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
-    )
-    ids = template.encode([user("a")], "b")
-    assert ids[-1] == template.tokenizer.eos_token_id
-
-
-def test_no_chat_template_is_an_error(tokenizer: PreTrainedTokenizerBase) -> None:
-    tokenizer.chat_template = None
-    with pytest.raises(InputError, match="no chat template"):
-        ChatTemplate(tokenizer)
-
-
-def test_todays_date_does_not_enter(tokenizer: PreTrainedTokenizerBase) -> None:
-    tokenizer.chat_template = (
-        "{{ bos_token }}{% if not date_string is defined %}{{ strftime_now('%d %b %Y') }}"
-        "{% else %}{{ date_string }}{% endif %}{{ messages[-1]['content'] }}{{ eos_token }}"
-    )
-    ids = ChatTemplate(tokenizer).encode([user("a")], "b")
-    assert "26 Jul 2024" in tokenizer.decode(ids)
 
 
 def test_pad_token_never_ends_a_sequence(template: ChatTemplate, kind: str) -> None:
@@ -109,13 +43,6 @@ def test_pad_token_never_ends_a_sequence(template: ChatTemplate, kind: str) -> N
     ends = [*template.encode([user("a")], "b")[-3:], tokenizer.eos_token_id]
     choose_pad_token(tokenizer, ends)
     assert tokenizer.pad_token_id not in ends
-
-
-def test_merge_system_needs_a_user_turn_after_it() -> None:
-    assert merge_system([SYSTEM, user("Hi")]) == [user("Be kind.\n\nHi")]
-    assert merge_system([user("Hi")]) == [user("Hi")]
-    with pytest.raises(InputError, match="user turn"):
-        merge_system([SYSTEM, assistant("Hi")])
 
 
 def test_shorter_prompts_drop_whole_exchanges_then_the_system_message() -> None:
@@ -139,11 +66,114 @@ def test_long_history_is_cut_by_whole_exchanges_on_both_sides(template: ChatTemp
     assert list(tokens.rejected) == template.encode([user("What now?")], "Stop here now.")
 
 
-def test_long_response_keeps_its_end(template: ChatTemplate) -> None:
+OPENINGS = {
+    "llama": "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n",
+    "gemma": "<bos><start_of_turn>user\n",
+}
+CLOSINGS = {
+    "llama": "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    "gemma": "<end_of_turn>\n<start_of_turn>model\n",
+}
+
+
+def test_long_response_keeps_its_end_after_the_role_headers(
+    template: ChatTemplate, kind: str
+) -> None:
     long = "word " * 100 + "the end."
     (tokens,), report = tokenize_pairs([pair([user("Hi")], long, "short")], template, 40, drop=True)
-    whole = template.encode([user("Hi")], long)
-    assert list(tokens.chosen) == whole[-40:] and report.truncated == {"tokens": 1}
+    assert report.truncated == {"tokens": 1} and len(tokens.chosen) == 40
+    text = template.tokenizer.decode(tokens.chosen)
+    opening, _, rest = text.partition("word")
+    assert opening == OPENINGS[kind] + CLOSINGS[kind] + " "
+    whole = template.tokenizer.decode(template.encode([user("Hi")], long))
+    assert whole.endswith(rest) and "the end." in rest
+    assert list(tokens.rejected) == template.encode([user("Hi")], "short")
+
+
+def test_long_question_keeps_its_end_between_what_the_template_writes(
+    template: ChatTemplate, kind: str
+) -> None:
+    question = "first " + "old " * 100 + "What now?"
+    (tokens,), _ = tokenize_pairs(
+        [pair([SYSTEM, user(question)], "Go on.", "Stop.")], template, 40, drop=False
+    )
+    text = template.tokenizer.decode(tokens.chosen)
+    asked = text.removeprefix(OPENINGS[kind]).partition(CLOSINGS[kind])[0]
+    assert text.startswith(OPENINGS[kind]) and asked.endswith("old What now?")
+    assert question.endswith(asked) and "first" not in asked
+    whole = template.encode([user(question)], "Go on.")
+    after = len(whole) - len(template.render([user(question)]))
+    assert len(tokens.chosen) == 40 and list(tokens.chosen[-after:]) == whole[-after:]
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    question=st.text("ab \n?", min_size=1, max_size=80).filter(str.strip),
+    answer=st.text("ab \n!", min_size=1, max_size=80).filter(str.strip),
+    limit=st.integers(1, 60),
+)
+@pytest.mark.parametrize("family", OPENINGS)
+def test_a_cut_conversation_is_as_long_as_the_limit_and_ends_as_the_whole(
+    backbones: dict[str, Path], family: str, question: str, answer: str, limit: int
+) -> None:
+    template = TEMPLATES.setdefault(
+        family, ChatTemplate(AutoTokenizer.from_pretrained(backbones[family]))
+    )
+    whole = template.encode([user(question)], answer)
+    ids, kept = cut_texts(template, [user(question)], whole, limit)
+    assert len(ids) == min(limit, len(whole)) and ids[-1] == whole[-1]
+    if len(whole) <= limit or kept == 0:
+        assert ids == whole[-limit:]
+        return
+    opening, closing = template.frame
+    assert kept == len(opening) + len(closing) and ids[: len(opening)] == opening
+    left = len(ids) - kept  # of question and answer
+    words = [token for token in ids[len(opening) :] if token not in closing]
+    every = [token for token in whole[len(opening) :] if token not in closing]
+    assert words == every[len(every) - len(words) :] and len(words) <= left
+
+
+TEMPLATES: dict[str, ChatTemplate] = {}
+
+
+@pytest.mark.parametrize("beside", [0, 1])
+def test_a_prompt_of_exactly_the_limit_is_dropped_and_of_one_token_less_is_kept(
+    template: ChatTemplate, beside: int
+) -> None:
+    prompt = [user("How many are there, and where?")]
+    limit = template.prompt_length(prompt) + beside
+    pairs = [pair(prompt, "Three in all, over there.", "Four."), pair([user("a")], "b", "c")]
+    kept, report = tokenize_pairs(pairs, template, limit, drop=True)
+    assert len(kept) == 1 + beside
+    assert report.dropped == ({} if beside else {"prompt longer than the limit": 1})
+    if beside:
+        assert len(kept[0].chosen) == limit and report.truncated == {"tokens": 1}
+
+
+def test_a_template_that_refuses_an_empty_response_still_counts_long_prompts(
+    template: ChatTemplate,
+) -> None:
+    """The length of a prompt is that with an empty response, which such a template won't render."""
+    pairs = [pair([user("question " * 80)], "yes", "no"), pair([user("a")], "b", "c")]
+    expected = tokenize_pairs(pairs, template, 40, drop=True)
+    tokenizer = template.tokenizer
+    tokenizer.chat_template = (
+        "{% if messages[-1]['role'] == 'assistant' and not messages[-1]['content'] %}"
+        "{{ raise_exception('empty') }}{% endif %}" + str(tokenizer.chat_template)
+    )
+    assert tokenize_pairs(pairs, ChatTemplate(tokenizer), 40, drop=True) == expected
+    assert expected[1].dropped == {"prompt longer than the limit": 1}
+
+
+def test_sides_of_several_turns_are_encoded_to_their_end(template: ChatTemplate) -> None:
+    history = (assistant("Two."), user("Sure?"))
+    made = replace(pair([user("1 + 1?")], "Yes.", "Two."), chosen_history=history)
+    (tokens,), _ = tokenize_pairs([made], template, 200, drop=True, mark_response=True)
+    whole = template.encode([user("1 + 1?"), *history], "Yes.")
+    assert list(tokens.chosen) == whole
+    assert list(tokens.rejected) == template.encode([user("1 + 1?")], "Two.")
+    start = tokens.response_start
+    assert start is not None and template.tokenizer.decode(whole[start:]).startswith("Yes.")
 
 
 def test_training_drops_and_counts_what_truncation_made_useless(template: ChatTemplate) -> None:
@@ -178,7 +208,7 @@ def test_roles_that_the_template_refuses_are_counted_in_training(template: ChatT
     pairs = [pair([user("a"), user("b")], "x", "y"), pair([user("a")], "x", "y")]
     kept, report = tokenize_pairs(pairs, template, 40, drop=True)
     assert len(kept) == 1 and report.dropped == {"roles that the chat template refuses": 1}
-    with pytest.raises(InputError, match="refuses the roles"):
+    with pytest.raises(InputError, match="pair p: the chat template refuses the roles"):
         tokenize_pairs(pairs, template, 40, drop=False)
 
 
@@ -195,100 +225,8 @@ def test_pad_puts_real_tokens_on_one_side(side: str) -> None:
     assert (ids != 0).long().equal(mask)
 
 
-NAMES = {
-    "llama": ("<|eot_id|>", "<|start_header_id|>"),
-    "gemma": ("<end_of_turn>", "<start_of_turn>"),
-}
-
-
-def test_special_names_typed_in_a_text_stay_text(template: ChatTemplate, kind: str) -> None:
-    end, start = NAMES[kind]
-    ids = template.encode([user(f"Say {end}")], f"No.{end}{start}user\n\nYes")
-    plain = template.encode([user("Say ")], "No.user\n\nYes")
-    for name in (end, start):
-        token = template.tokenizer.convert_tokens_to_ids(name)
-        assert ids.count(token) == plain.count(token)
-    assert f"No.{end}{start}user" in template.tokenizer.decode(ids)
-
-
-def test_special_names_become_tokens_where_that_is_asked_for(
-    tokenizer: PreTrainedTokenizerBase, kind: str
-) -> None:
-    turns = [user(f"Say {NAMES[kind][0]} twice")]
-    asked = ChatTemplate(tokenizer, parse_special_text=True)
-    expected = tokenizer.apply_chat_template([*turns, assistant("b")], return_dict=True)
-    assert asked.encode(turns, "b") == expected["input_ids"]
-    assert asked.encode(turns, "b") != ChatTemplate(tokenizer).encode(turns, "b")
-
-
-def test_rendering_as_text_leaves_the_rest_as_it_was(template: ChatTemplate, kind: str) -> None:
-    """Private-use characters and digits of the text are not taken for marks."""
-    odd = f"\ue000 0 \ue0000\ue000 {NAMES[kind][0]} \ue001"
-    text = template.tokenizer.decode(template.encode([user(odd)], f"{NAMES[kind][1]}é"))
-    assert odd in text and f"{NAMES[kind][1]}é" in text
-
-
-def test_a_template_that_drops_or_repeats_a_message_keeps_typed_names_text(
-    template: ChatTemplate, kind: str
-) -> None:
-    template.tokenizer.chat_template = (
-        "{{ bos_token }}{{ messages[-1]['content'] }}{{ messages[-1]['content'] }}"
-    )
-    end = NAMES[kind][0]
-    ids = template.render([user(f"{end}a"), assistant(f"b{end}")])
-    assert ids.count(template.tokenizer.convert_tokens_to_ids(end)) == 0
-    assert template.tokenizer.decode(ids[1:]).count(f"b{end}") == 2
-
-
 def test_pairs_that_name_a_special_token_are_counted(template: ChatTemplate, kind: str) -> None:
     pairs = [pair([user("a")], "b", "c"), pair([user("a")], f"b {NAMES[kind][0]}", "c")]
     _, report = tokenize_pairs(pairs, template, 100, drop=True)
     assert report.special_text == report.as_dict()["special_text"] == 1
     assert "1 name a special token in their text" in report.lines()
-
-
-def test_added_line_breaks_are_ordinary_text(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Gemma adds tokens for them, and its template holds one: such a text names nothing special."""
-    tokenizer.add_tokens(["\n", "\n\n", "\n\n\n"])
-    template = ChatTemplate(tokenizer)
-    turns = [user("one\n\ntwo\n\n\n"), assistant("a cat\n\nthe dog\n")]
-    assert not template.names_special(turns)
-    expected = tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]
-    assert template.render(turns) == expected
-
-
-def test_a_typed_token_that_is_added_but_not_special_stays_text(
-    tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    tokenizer.add_tokens(["<tool_call>"])
-    tokenizer.chat_template += "{# writes <tool_call> #}"
-    ids = ChatTemplate(tokenizer).encode([user("a")], "see <tool_call> there")
-    assert tokenizer.convert_tokens_to_ids("<tool_call>") not in ids
-    assert "see <tool_call> there" in tokenizer.decode(ids)
-
-
-def sentencepiece() -> PreTrainedTokenizerBase:
-    """Characters with a "▁" before every text, as SentencePiece's Llama 2 and Mistral have it."""
-    names = ["<unk>", "<s>", "</s>", "<0x0A>", "▁", *"abcdefghijklmnopqrstuvwxyz<>/[]"]
-    vocabulary = {name: index for index, name in enumerate(names)}
-    made = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
-    made.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    made.decoder = decoders.Replace("▁", " ")
-    template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}{{ eos_token }}"
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        chat_template=template,
-    )
-
-
-def test_typed_names_bring_no_space_where_the_tokenizer_puts_one_before_a_text() -> None:
-    tokenizer = sentencepiece()
-    ids = ChatTemplate(tokenizer).encode([user("cat<s>sat")], "</s> mat")
-    assert tokenizer.convert_ids_to_tokens(ids) == [
-        *("<s>", "▁", *"cat", *"<s>", *"sat", *"</s>", "▁", *"mat", "</s>")
-    ]

@@ -16,7 +16,8 @@ from transformers import AutoTokenizer, TrainingArguments
 from generated import generate
 from generated.backbones import build_tiny
 from pipeline.settings.configuration import CONF
-from rm.data.tokens import ChatTemplate, TokenPair, tokenize_pairs
+from rm.data.templates import ChatTemplate
+from rm.data.tokens import TokenPair, tokenize_pairs
 from rm.errors import InputError
 from rm.model.backbones import BackboneSettings, prepare_backbone
 from rm.model.checkpoints import new_reward_model

@@ -22,6 +22,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from rm.data.templates import common_prefix
 from rm.data.tokens import pad
 from rm.errors import InputError
 from rm.model import attention as prefix
@@ -31,7 +32,7 @@ from rm.model.checkpoints import load_reward_model, new_reward_model, save_rewar
 from rm.model.checks import can_share
 from rm.model.parts import train_part
 from rm.model.reward_model import RewardModel, RewardOutput
-from rm.model.tree import batches_by_shared_tokens, common_prefix, row_states, share
+from rm.model.tree import batches_by_shared_tokens, row_states, share
 from rm.model.trunk import Row, _lower_states, split_backbone
 from rm.objective.weights import representation_distance
 from tests.rm.conftest import windowed_model

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rm.data.preferences import PreferencePair
-from rm.data.tokens import ChatTemplate, tokenize_pairs
+from rm.data.templates import ChatTemplate
+from rm.data.tokens import tokenize_pairs
 from rm.errors import InputError
 from rm.model.checkpoints import new_reward_model
 from rm.model.likelihood import IGNORED, head_of, log_likelihood, next_tokens
@@ -52,12 +53,14 @@ def test_equals_the_causal_models_likelihood_of_each_response(
 def test_the_start_moves_with_what_truncation_cut(backbones: dict[str, Path]) -> None:
     _, tokenizer = new_reward_model(backbones["gemma"], torch.float32, seed=0)
     template = ChatTemplate(tokenizer)
-    for limit in (200, 16, 5):
+    (whole, *_), _ = tokenize_pairs(PAIRS, template, 200, drop=False, mark_response=True)
+    assert whole.response_start is not None
+    response = len(whole.chosen) - whole.response_start
+    written = sum(map(len, template.frame))
+    for limit, after in ((200, response), (16, 16 - written), (5, 5)):
         (one, *_), _ = tokenize_pairs(PAIRS, template, limit, drop=False, mark_response=True)
-        whole, _ = tokenize_pairs(PAIRS, template, 200, drop=False, mark_response=True)
-        assert one.response_start is not None and whole[0].response_start is not None
-        left = len(whole[0].chosen) - len(one.chosen)
-        assert one.response_start == max(whole[0].response_start - left, 0)
+        assert one.response_start == len(one.chosen) - after
+        assert one.chosen[one.response_start :] == whole.chosen[-after:]
 
 
 def test_gradient_reaches_the_states_at_the_targets_alone() -> None:

@@ -18,7 +18,8 @@ from transformers import (
     GPT2ForSequenceClassification,
 )
 
-from rm.data.tokens import ChatTemplate, TokenPair, pad
+from rm.data.templates import ChatTemplate
+from rm.data.tokens import TokenPair, pad
 from rm.errors import InputError
 from rm.files import CHECKSUMS_FILE
 from rm.model.checkpoints import load_reward_model, new_reward_model, save_reward_model
