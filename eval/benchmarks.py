@@ -17,9 +17,12 @@ from rm.errors import InputError
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How one benchmark is read, scored, summarised and given intervals."""
+    """How one benchmark is read, scored, summarised and given intervals.
 
-    load: Callable[[str], list[Any]]
+    `load(source, ignore)`: `ignore` names parts of rows that are left out (conf/eval).
+    """
+
+    load: Callable[..., list[Any]]
     summarize: Callable[[pd.DataFrame], dict[str, Any]]
     protocol: Callable[[pd.DataFrame], Protocol]
     score: Callable[[Scorer, Any], pd.DataFrame] = score_pairs
@@ -52,7 +55,7 @@ BENCHMARKS = {
     "judgebench": Benchmark(judgebench.load, judgebench.summarize, lambda _: judgebench.PROTOCOL),
     "pairs": Benchmark(pairs.load, pairs.summarize, pairs.protocol),
     "generated": Benchmark(
-        lambda source: pairs.load(source, "generated"),
+        lambda source, ignore=(): pairs.load(source, "generated", ignore),
         lambda scores: pairs.summarize(scores, "generated"),
         lambda scores: pairs.protocol(scores, "generated"),
     ),

@@ -7,6 +7,8 @@ Four categories by source: knowledge (MMLU-Pro), reasoning and math (LiveBench),
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from eval.protocol import Protocol, Summary
@@ -40,32 +42,34 @@ PROTOCOL = Protocol(
 )
 
 
-def load(source: str = "hub") -> list[EvaluationRow]:
+def load(source: str = "hub", ignore: Iterable[str] = ()) -> list[EvaluationRow]:
     """Read JudgeBench pairs from the Hub ("hub"), or of a local file in its schema.
 
     Columns: pair_id, source, question, response_A, response_B, label ("A>B" or "B>A"). Section and
     subset are the category. InputError names a malformed row.
     """
     name = HUB if source == "hub" else source
-    rows = parse_rows(read_records(name, split=SPLIT), parse_row, name)
+    rows = parse_rows(read_records(name, split=SPLIT), parse_row, name, ignore)
     check_unique((row.pair_id for row in rows), name)
     return rows
 
 
-def parse_row(record: Row, number: int) -> EvaluationRow:
+def parse_row(record: Row, number: int, ignore: frozenset[str]) -> EvaluationRow:
     """Turn one JudgeBench record into a row. Raises InputError or DropRow: what is wrong."""
     sides = [text_field(record, "response_A"), text_field(record, "response_B")]
     label = record.get("label")
     if label not in ("A>B", "B>A"):
         raise InputError(f"column 'label' must be 'A>B' or 'B>A', not {label!r}")
     chosen, rejected = sides if label == "A>B" else reversed(sides)
+    texts = {"prompt": text_field(record, "question"), "chosen": chosen, "rejected": rejected}
     category = category_of(text_field(record, "source"))
     return evaluation_row(
-        {"prompt": text_field(record, "question"), "chosen": chosen, "rejected": rejected},
+        {**record, **texts},
         "explicit_prompt",
         pair_id=text_field(record, "pair_id"),
         subset=category,
         section=category,
+        ignore=ignore,
     )
 
 

@@ -6,7 +6,8 @@ is the project's own test set in RewardBench's schema plus a `section` column.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Literal
 
 import pandas as pd
@@ -21,33 +22,39 @@ from eval.rows import (
     read_records,
     text_field,
 )
+from rm.data.columns import identifier
 from rm.data.preferences import schema_of
-from rm.data.schemas import identifier
 from rm.data.sources import Row
 from rm.errors import InputError
 
 Benchmark = Literal["pairs", "generated"]
 
 
-def load(source: str, benchmark: Benchmark = "pairs") -> list[EvaluationRow]:
+def load(
+    source: str, benchmark: Benchmark = "pairs", ignore: Iterable[str] = ()
+) -> list[EvaluationRow]:
     """Read preference pairs from a local file, or the split "test" of a Hub data set.
 
     The texts are in any schema of training data (`rm.data.schemas`). "pairs" needs a column
     category besides (section and subset alike), "generated" needs section and subset. `pair_id` is
     the column pair_id or id, or the row number; rows with one `cluster` are resampled together.
-    InputError names a malformed row.
+    `ignore`: parts that are left out (`rm.data.columns.NOT_TEXT`). InputError names a malformed
+    row.
     """
     if source == "hub":
         raise InputError(f"benchmark={benchmark} has no data set on the Hub; give data=PATH")
     records = read_records(source, split="test")
     schema = schema_of(records, source)
     sections = ("category", "category") if benchmark == "pairs" else ("subset", "section")
-    rows = parse_rows(records, lambda record, n: _parse(record, n, schema, sections), source)
+    parse = partial(_parse, schema=schema, columns=sections)
+    rows = parse_rows(records, parse, source, ignore)
     check_unique((row.pair_id for row in rows), source)
     return rows
 
 
-def _parse(record: Row, number: int, schema: str, columns: Sequence[str]) -> EvaluationRow:
+def _parse(
+    record: Row, number: int, ignore: frozenset[str], *, schema: str, columns: Sequence[str]
+) -> EvaluationRow:
     subset, section = (text_field(record, key) for key in columns)
     cluster = record.get("cluster")
     return evaluation_row(
@@ -57,6 +64,7 @@ def _parse(record: Row, number: int, schema: str, columns: Sequence[str]) -> Eva
         subset=subset,
         section=section,
         cluster="" if cluster is None else str(cluster),
+        ignore=ignore,
     )
 
 

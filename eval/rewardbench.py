@@ -74,7 +74,7 @@ CODE_SECTION = PROTOCOL.section_of("hep-cpp")
 NO_PROBLEMS = "hep-* have unequal row counts: resampled row by row, not by problem"
 
 
-def load(source: str = "hub") -> list[EvaluationRow]:
+def load(source: str = "hub", ignore: Iterable[str] = ()) -> list[EvaluationRow]:
     """Read all rows of RewardBench from the Hub ("hub"), or of a local file in its schema.
 
     Columns: id, prompt, chosen, rejected, subset. `pair_id` is "subset/id" (the row number where
@@ -82,12 +82,12 @@ def load(source: str = "hub") -> list[EvaluationRow]:
     malformed row.
     """
     name = HUB if source == "hub" else source
-    rows = parse_rows(read_records(name, split=SPLIT), _parse, name)
+    rows = parse_rows(read_records(name, split=SPLIT), _parse, name, ignore)
     check_unique((row.pair_id for row in rows), name)
     return with_problems(rows)
 
 
-def _parse(record: Row, number: int) -> EvaluationRow:
+def _parse(record: Row, number: int, ignore: frozenset[str]) -> EvaluationRow:
     subset = text_field(record, "subset")
     return evaluation_row(
         record,
@@ -95,6 +95,7 @@ def _parse(record: Row, number: int) -> EvaluationRow:
         pair_id=f"{subset}/{identifier_of(record, number)}",
         subset=subset,
         section=_section(subset, record),
+        ignore=ignore,
     )
 
 

@@ -12,7 +12,7 @@ whole-number rewards the two differ by up to 0.5 points.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +25,11 @@ from eval.rows import (
     check_unique,
     identifier_of,
     parse_rows,
-    prompt_of,
     read_records,
     text_field,
     text_list,
 )
+from rm.data.schemas import read_prompt
 from rm.data.sources import Row
 from rm.errors import InputError
 
@@ -51,7 +51,7 @@ PROTOCOL = Protocol(
 )
 
 
-def load(source: str = "hub") -> list[EvaluationItem]:
+def load(source: str = "hub", ignore: Iterable[str] = ()) -> list[EvaluationItem]:
     """Read RewardBench 2 from the Hub ("hub"), or of a local file in its schema.
 
     Columns: id, prompt, chosen (texts), rejected (texts), subset, and num_correct where given.
@@ -59,12 +59,12 @@ def load(source: str = "hub") -> list[EvaluationItem]:
     malformed.
     """
     name = HUB if source == "hub" else source
-    items = parse_rows(read_records(name, split=SPLIT), parse_item, name)
+    items = parse_rows(read_records(name, split=SPLIT), parse_item, name, ignore)
     check_unique((item.item_id for item in items), name)
     return items
 
 
-def parse_item(record: Row, number: int) -> EvaluationItem:
+def parse_item(record: Row, number: int, ignore: frozenset[str]) -> EvaluationItem:
     """Turn one RewardBench 2 record into an item. Raises InputError or DropRow: what is wrong."""
     subset = _subset(text_field(record, "subset"))
     chosen, rejected = text_list(record, "chosen"), text_list(record, "rejected")
@@ -75,7 +75,7 @@ def parse_item(record: Row, number: int) -> EvaluationItem:
         ties_key(item_id)
     return EvaluationItem(
         item_id=item_id,
-        prompt=prompt_of(record),
+        prompt=read_prompt(record, ignore),
         responses=chosen + rejected,
         correct=(True,) * len(chosen) + (False,) * len(rejected),
         subset=subset,

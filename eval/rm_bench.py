@@ -6,6 +6,7 @@ with markdown, so a 3 × 3 matrix of comparisons: rows the chosen style, columns
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -18,11 +19,11 @@ from eval.rows import (
     check_unique,
     identifier_of,
     parse_rows,
-    prompt_of,
     read_records,
     text_field,
     text_list,
 )
+from rm.data.schemas import read_prompt
 from rm.data.sources import Row
 from rm.errors import InputError
 
@@ -45,7 +46,7 @@ PROTOCOL = Protocol(
 )
 
 
-def load(source: str = "hub") -> list[EvaluationItem]:
+def load(source: str = "hub", ignore: Iterable[str] = ()) -> list[EvaluationItem]:
     """Read RM-Bench from the Hub ("hub"), or of a local file in its schema.
 
     Columns: id, prompt, chosen (3 texts), rejected (3 texts), domain. `item_id` is "domain/id", the
@@ -53,19 +54,19 @@ def load(source: str = "hub") -> list[EvaluationItem]:
     names a malformed row.
     """
     name = HUB if source == "hub" else source
-    items = parse_rows(read_records(name, split=SPLIT), parse_item, name)
+    items = parse_rows(read_records(name, split=SPLIT), parse_item, name, ignore)
     check_unique((item.item_id for item in items), name)
     return items
 
 
-def parse_item(record: Row, number: int) -> EvaluationItem:
+def parse_item(record: Row, number: int, ignore: frozenset[str]) -> EvaluationItem:
     """Turn one RM-Bench record into an item. Raises InputError or DropRow: what is wrong."""
     domain = text_field(record, "domain")
     size = len(STYLES)
     return EvaluationItem(
         item_id=f"{domain}/{identifier_of(record, number)}",
         section=PROTOCOL.section_of(domain),
-        prompt=prompt_of(record),
+        prompt=read_prompt(record, ignore),
         responses=text_list(record, "chosen", size) + text_list(record, "rejected", size),
         correct=(True,) * size + (False,) * size,
         subset=domain,

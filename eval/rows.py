@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from rm.data.columns import ignored, optional_text, plain_text
 from rm.data.preferences import PreferencePair, parse_row
-from rm.data.schemas import Answer, Turns, check_prompt, optional_text, plain_text, prompt_turns
+from rm.data.schemas import Answer, Turns
 from rm.data.sources import DropRow, Row, read_rows
 from rm.errors import InputError
 
@@ -83,16 +84,20 @@ def read_records(source: str, *, split: str) -> list[Row]:
 
 
 def parse_rows(
-    records: Sequence[Row], parse: Callable[[Row, int], Parsed], source: str
+    records: Sequence[Row],
+    parse: Callable[[Row, int, frozenset[str]], Parsed],
+    source: str,
+    ignore: Iterable[str] = (),
 ) -> list[Parsed]:
-    """Apply `parse(record, row number from 1)` to all records.
+    """Apply `parse(record, row number from 1, ignore)` to all records.
 
-    InputError names the source and the row, whatever went wrong in it.
+    `ignore`: kinds of parts that are left out (`rm.data.columns.NOT_TEXT`). InputError names the
+    source and the row, whatever went wrong in it.
     """
-    rows = []
+    rows, left_out = [], ignored(ignore)
     for number, record in enumerate(records, start=1):
         try:
-            rows.append(parse(record, number))
+            rows.append(parse(record, number, left_out))
         except (InputError, DropRow) as error:
             raise InputError(f"{source}: row {number}: {error}") from error
     return rows
@@ -106,18 +111,12 @@ def evaluation_row(
     subset: str,
     section: str,
     cluster: str = "",
+    ignore: frozenset[str] = frozenset(),
 ) -> EvaluationRow:
     """Return a record as a row, its texts read as in training. Raises DropRow: what is wrong."""
-    pair = parse_row(record, schema)
+    pair = parse_row(record, schema, ignore=ignore)
     named = {"pair_id": pair_id, "subset": subset, "section": section, "cluster": cluster}
     return EvaluationRow(**{**vars(pair), **named})
-
-
-def prompt_of(record: Row) -> Turns:
-    """Return the column prompt of a row with several responses. Raises DropRow."""
-    prompt = prompt_turns(record)
-    check_prompt(prompt)
-    return prompt
 
 
 def identifier_of(record: Row, number: int) -> str:

@@ -341,7 +341,7 @@ def prompts_trained_on(cfg: DictConfig, test: str) -> int:
 
     Raises InputError where learning rates would be chosen on prompts of the benchmark.
     """
-    data, rows = load_data(cfg.data), BENCHMARKS[cfg.benchmark].load(test)
+    data, rows = load_data(cfg.data), BENCHMARKS[cfg.benchmark].load(test, cfg.eval.ignore)
     seen = len(data.validation) - len(unseen(data.validation, rows))
     if cfg.grid and seen:
         raise InputError(

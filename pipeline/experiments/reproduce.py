@@ -188,7 +188,7 @@ def measure_all(cfg: DictConfig, runs: Sequence[Run], test: str, folder: Path) -
     Gradients: the untrained backbone, and BT and NormBT of the first seed, on a sample of pairs.
     Distances by layer: the untrained backbone. Texts: all pairs of the benchmark.
     """
-    rows = BENCHMARKS[cfg.benchmark].load(test)
+    rows = BENCHMARKS[cfg.benchmark].load(test, cfg.eval.ignore)
     sample = sample_rows(rows, cfg.gradient_pairs)
     shown = [
         run

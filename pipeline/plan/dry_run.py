@@ -183,7 +183,7 @@ class DryRun:
         check_benchmark(self.cfg)
         if source is None:
             return f"{name}, {'written here' if name == 'generated' else 'from the Hub'}"
-        rows = BENCHMARKS[name].load(str(source))
+        rows = BENCHMARKS[name].load(str(source), self.cfg.eval.ignore)
         return f"{name}: {len(rows):,} pairs in {Path(source).name}"
 
     def architecture(self, model: DictConfig) -> Architecture:

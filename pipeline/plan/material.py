@@ -77,7 +77,13 @@ def find_pairs(data: DictConfig, plan: DictConfig) -> Pairs:
     if not Path(source).expanduser().exists():
         return _by_name(data, plan)
     options = {} if data.kind == "files" else {"name": data.config, "split": data.train_split}
-    taken, report = load_preferences(source, limit=plan.sample_pairs, seed=data.seed, **options)
+    taken, report = load_preferences(
+        source,
+        limit=plan.sample_pairs,
+        seed=data.seed,
+        ignore=data.get("ignore", ()),
+        **options,
+    )
     usable = report.kept + report.not_taken
     pairs = min(usable, data.limit or usable)
     split = data.get("validation") if data.kind == "files" else data.validation_split
@@ -210,7 +216,7 @@ def find_benchmark(
     if cfg.benchmark == "generated" and cfg.benchmark_data is None:
         pairs = [made.pair for made in test_pairs(cfg.data)]
     elif cfg.benchmark_data is not None and Path(cfg.benchmark_data).exists():
-        pairs = benchmark.load(str(cfg.benchmark_data))
+        pairs = benchmark.load(str(cfg.benchmark_data), cfg.eval.ignore)
     else:
         rows = sum(benchmark.protocol(pd.DataFrame()).rows.values())
         return rows, upper_bound(settings.max_length, "no benchmark file on this machine")

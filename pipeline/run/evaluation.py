@@ -50,7 +50,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             PartialScores(output, "").remove()  # left there by a kill in the last moment
             return read_json(output / "summary.json")
         print(f"{output}: {', '.join(damaged)} is damaged or missing, scored again", flush=True)
-    rows = benchmark.load(cfg.data)
+    rows = benchmark.load(cfg.data, cfg.eval.ignore)
     scorer = open_scorer(cfg, inputs)
     with only_one(output):
         return _score(cfg, benchmark, rows, scorer, inputs)
@@ -162,7 +162,7 @@ def describe_test(cfg: DictConfig) -> dict[str, Any]:
         "data": found[0] if data is not None and data.is_file() else found,
         "benchmark": cfg.benchmark,
         "settings": fingerprint_of(
-            {k: v for k, v in settings.items() if k not in NEUTRAL_SETTINGS}
+            {k: v for k, v in settings.items() if k not in NEUTRAL_SETTINGS and v != []}
         ),
     }
 

@@ -23,7 +23,7 @@ def main(output: str) -> None:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         if torch.cuda.is_available():
             torch.cuda.set_device(rank)
-        rows = benchmark_of(cfg.benchmark).load(cfg.data)
+        rows = benchmark_of(cfg.benchmark).load(cfg.data, cfg.eval.ignore)
         fill_rank(open_scorer(cfg, describe_inputs(cfg), rank=rank), rows, rank, size)
 
 

@@ -41,6 +41,7 @@ class EvalSettings:
     share_prefix: bool | None
     attention: str | None
     resamples: int
+    ignore: list[str]
 
 
 def check_settings(section: DictConfig) -> EvalSettings:
@@ -54,10 +55,9 @@ def check_settings(section: DictConfig) -> EvalSettings:
 
 
 def scores_depend_on(section: DictConfig) -> dict[str, Any]:
-    """Return what of the eval section can change a score: all but the bootstrap's size."""
+    """Return what of the eval section can change a response's score."""
     settings = asdict(check_settings(section))
-    del settings["resamples"]
-    return settings
+    return {key: value for key, value in settings.items() if key not in ("resamples", "ignore")}
 
 
 def load_scorer(

@@ -66,6 +66,7 @@ class FilesData:
     validation: str | None
     validation_share: Any  # a share or a number of pairs: split_pairs says what it may be
     limit: int | None
+    ignore: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -83,6 +84,7 @@ class HubData:
     validation_share: Any
     limit: int | None
     validation_limit: int | None
+    ignore: list[str] = field(default_factory=list)
 
 
 KINDS = {"generated": GeneratedData, "files": FilesData, "hub": HubData}
@@ -221,7 +223,9 @@ def swap_labels(
 
 def _files(data: FilesData) -> TrainingData:
     """Of a folder, its split train; as data.validation its split validation, where it has one."""
-    train, report = load_preferences(data.train, limit=data.limit, seed=data.seed)
+    train, report = load_preferences(
+        data.train, limit=data.limit, seed=data.seed, ignore=data.ignore
+    )
     if data.validation is None:
         made = _held_out(train, report, data)
         rest = [split for split in splits_of(data.train) if split != "train"]
@@ -232,13 +236,18 @@ def _files(data: FilesData) -> TrainingData:
             )
         return made
     own = "validation" if "validation" in splits_of(data.validation) else "train"
-    validation, second = load_preferences(data.validation, split=own)
+    validation, second = load_preferences(data.validation, split=own, ignore=data.ignore)
     return _apart(train, report, validation, second)
 
 
 def _hub(data: HubData) -> TrainingData:
     train, report = load_preferences(
-        data.hub, name=data.config, split=data.train_split, limit=data.limit, seed=data.seed
+        data.hub,
+        name=data.config,
+        split=data.train_split,
+        limit=data.limit,
+        seed=data.seed,
+        ignore=data.ignore,
     )
     if data.validation_split is None:
         return _held_out(train, report, data)
@@ -248,6 +257,7 @@ def _hub(data: HubData) -> TrainingData:
         split=data.validation_split,
         limit=data.validation_limit,
         seed=data.seed,
+        ignore=data.ignore,
     )
     return _apart(train, report, validation, second)
 

@@ -17,15 +17,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from rm.data.schemas import (
-    Message,
-    Turns,
-    answer_turns,
-    detect_schema,
-    identifier,
-    optional_text,
-    read_parts,
-)
+from rm.data.columns import identifier, ignored, optional_text
+from rm.data.schemas import Message, Turns, answer_turns, detect_schema, read_parts
 from rm.data.sources import DropRow, Reason, Row, Rows, local_path, read_rows, short_name
 from rm.errors import InputError, visible
 from rm.files import atomic_write_bytes
@@ -134,6 +127,7 @@ def load_preferences(
     name: str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    ignore: Iterable[str] = (),
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[PreferencePair], LoadReport]:
     """Return the usable pairs of a source in its order, and the report on every row.
@@ -142,8 +136,9 @@ def load_preferences(
     or a Hub name with its config `name`; `split` applies to folders and the Hub. `limit` takes a
     random sample of that many usable pairs, the same for the same rows and `seed` (the first n are
     biased: sources are sorted). Ids that occur again get #2, #3, ... and are counted. A pair
-    without a source column is given the source's own name. `progress` gets the number of rows read,
-    every 10,000 rows.
+    without a source column is given the source's own name. Rows with tools, images and the like are
+    dropped unless `ignore` names them (`rm.data.columns.NOT_TEXT`). `progress` gets the number of
+    rows read, every 10,000 rows.
 
     Raises InputError: a source that cannot be read, an unknown schema, or no usable row at all.
     """
@@ -153,7 +148,7 @@ def load_preferences(
     report = LoadReport(_label(source, split, name), schema)
     sample = _Sample(limit, seed)
     used: dict[str, int] = {}
-    default_source = short_name(source)
+    default_source, left_out = short_name(source), ignored(ignore)
     for number, row in rows:
         report.rows += 1
         if progress is not None and report.rows % 10_000 == 0:
@@ -161,7 +156,13 @@ def load_preferences(
         try:
             if isinstance(row, DropRow):
                 raise row
-            pair = parse_row(row, schema, default_id=f"row-{number}", default_source=default_source)
+            pair = parse_row(
+                row,
+                schema,
+                ignore=left_out,
+                default_id=f"row-{number}",
+                default_source=default_source,
+            )
             _check_different(pair)
         except DropRow as problem:
             report.drop(number, problem)
@@ -263,13 +264,19 @@ def _with_unique_id(
 
 
 def parse_row(
-    row: Row, schema: str, *, default_id: str = "", default_source: str = ""
+    row: Row,
+    schema: str,
+    *,
+    ignore: frozenset[str] = frozenset(),
+    default_id: str = "",
+    default_source: str = "",
 ) -> PreferencePair:
     """Return the row as a pair; `default_*` stand in where the row has no id or no source.
 
-    Raises DropRow (the row is unusable, and why), InputError for a schema that does not exist.
+    `ignore` as in `rm.data.schemas.read_parts`. Raises DropRow (the row is unusable, and why),
+    InputError for a schema that does not exist.
     """
-    parts = read_parts(row, schema)
+    parts = read_parts(row, schema, ignore)
     source = optional_text(row, "source")
     return PreferencePair(
         pair_id=identifier(row) or default_id,

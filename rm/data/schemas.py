@@ -5,13 +5,20 @@ Training and evaluation read every row through `read_parts`, so that they accept
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile
-from numbers import Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from rm.data.columns import (
+    finite,
+    from_json,
+    number,
+    optional_text,
+    plain_row,
+    plain_text,
+    required,
+)
 from rm.data.sources import DropRow, Reason, Row
 from rm.errors import InputError
 
@@ -31,8 +38,15 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
 unified_feedback: llm-blender/Unified-Feedback. explicit_prompt: TRL's explicit form, each column a
 message list or a text; chosen and rejected may also be whole conversations that begin with the
 prompt (UltraFeedback). implicit_prompt: TRL's implicit form, so Skywork's too, and hh-rlhf's
-Human/Assistant transcripts.
+Human/Assistant transcripts; in ShareGPT's form the prompt may stand in a column conversations.
+The columns system and history may add to any of them.
 """
+_CONVERSATIONS = {
+    "unified_feedback": ("history", "conv_A", "conv_B"),
+    "explicit_prompt": ("history", "prompt", "chosen", "rejected"),
+    "implicit_prompt": ("history", "conversations", "chosen", "rejected"),
+}
+"""Schema -> the columns that hold conversations, those of the two sides last."""
 
 _ROLES = {
     "system": "system",
@@ -78,50 +92,93 @@ def detect_schema(columns: Iterable[str]) -> str:
     raise InputError(f"unknown schema with columns {found}; rename them to one of: {known}")
 
 
-def read_parts(row: Row, schema: str) -> PairParts:
+def read_parts(row: Row, schema: str, ignore: frozenset[str] = frozenset()) -> PairParts:
     """Return prompt, sides and margin of a row, checked.
 
     The turns that both conversations share, up to a user's, are the prompt. Texts are kept to the
-    character. Message keys other than role and content (or ShareGPT's from and value) are ignored.
+    character. `ignore`: kinds of parts that are left out (`rm.data.columns.NOT_TEXT`); other keys
+    of a message than role and content, or ShareGPT's from and value, are left out, too.
 
     Raises DropRow (the row is unusable, and why), InputError for a schema that does not exist.
     """
     if schema not in _PARSERS:
         raise InputError(f"unknown schema {schema!r}; choose from {', '.join(SCHEMAS)}")
+    row = plain_row(row, _CONVERSATIONS[schema], ignore)
     first, second, margin = _PARSERS[schema](row)
     pairs = zip(first[:-1], second[:-1], strict=False)
     shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
     while shared and first[shared - 1]["role"] != "user":
         shared -= 1
-    prompt, chosen, rejected = first[:shared], first[shared:], second[shared:]
-    check_prompt(prompt)
+    chosen, rejected = first[shared:], second[shared:]
+    prompt = _whole_prompt(first[:shared], row)
     _check_side(chosen, "chosen")
     _check_side(rejected, "rejected")
     return PairParts(prompt, chosen, rejected, margin)
 
 
+def read_prompt(row: Row, ignore: frozenset[str] = frozenset()) -> Turns:
+    """Return the prompt of a row with several responses to it. Raises DropRow as `read_parts`."""
+    row = plain_row(row, ("history", "prompt"), ignore)
+    return _whole_prompt(_prompt(row), row)
+
+
+def _whole_prompt(prompt: Turns, row: Row) -> Turns:
+    """Return the prompt after what the columns system and history say, checked."""
+    if not prompt:
+        raise DropRow(Reason.MALFORMED, "the two sides share no prompt message")
+    system, asked = _split_system(prompt)
+    text, history = optional_text(row, "system"), _history(row)
+    given: Turns = ({"role": "system", "content": text},) if text and text.strip() else ()
+    if system and given and not _alike(system, given):
+        raise DropRow(Reason.MALFORMED, "the column system is not the prompt's system message")
+    if not _alike(asked[: len(history)], history):
+        asked = history + asked
+    whole = (system or given) + asked
+    _check_prompt(whole)
+    return whole
+
+
+def _history(row: Row) -> Turns:
+    """Return the column history: earlier messages, or pairs of what was said and answered."""
+    value = from_json(row["history"]) or row["history"]
+    if not value:
+        return ()
+    turns: list[object] = []
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(item, list | tuple) and len(item) == 2:
+            said, answered = item
+            turns.append({"role": "user", "content": plain_text(said, "history")})
+            turns.append({"role": "assistant", "content": plain_text(answered, "history")})
+        else:
+            turns.append(item)
+    return _messages(turns, "history")
+
+
 def _parse_unified(row: Row) -> tuple[Turns, Turns, float | None]:
     """The higher-rated conversation is chosen; margin = |rating difference|; equal is a tie."""
-    ratings = _number(row, "conv_A_rating"), _number(row, "conv_B_rating")
+    ratings = number(row, "conv_A_rating"), number(row, "conv_B_rating")
     if ratings[0] is None or ratings[1] is None:
         raise DropRow(Reason.MISSING, "conv_A_rating or conv_B_rating is missing")
     if ratings[0] == ratings[1]:
         raise DropRow(Reason.TIE, f"both conversations are rated {ratings[0]:g}")
-    margin = _finite(abs(ratings[0] - ratings[1]), "the rating difference")
+    margin = finite(abs(ratings[0] - ratings[1]), "the rating difference")
     first, second = _conversation(row, "conv_A"), _conversation(row, "conv_B")
     return (first, second, margin) if ratings[0] > ratings[1] else (second, first, margin)
 
 
 def _parse_explicit(row: Row) -> tuple[Turns, Turns, float | None]:
     """Of rows without a prompt of their own those are read that hold whole conversations."""
-    if row.get("prompt") is None and isinstance(row.get("chosen"), list | tuple):
+    if row["prompt"] is None and isinstance(row["chosen"], list):
         return _parse_implicit(row)
-    prompt = prompt_turns(row)
+    prompt = _prompt(row)
     return _answered(row, "chosen", prompt), _answered(row, "rejected", prompt), _margin(row)
 
 
 def _parse_implicit(row: Row) -> tuple[Turns, Turns, float | None]:
-    return _conversation(row, "chosen"), _conversation(row, "rejected"), _margin(row)
+    chosen, rejected = _conversation(row, "chosen"), _conversation(row, "rejected")
+    if row.get("conversations") is not None and chosen[0]["role"] == "assistant":
+        return _parse_explicit({**row, "prompt": row["conversations"]})
+    return chosen, rejected, _margin(row)
 
 
 _PARSERS: dict[str, Callable[[Row], tuple[Turns, Turns, float | None]]] = {
@@ -134,13 +191,13 @@ _PARSERS: dict[str, Callable[[Row], tuple[Turns, Turns, float | None]]] = {
 
 def _conversation(row: Row, key: str) -> Turns:
     """Return a column's message list, or the turns of its Human/Assistant transcript."""
-    value = _required(row, key)
+    value = required(row, key)
     if not isinstance(value, str):
         return _messages(value, key)
     if not _TRANSCRIPT_TURN.match(value):
         detail = f"{key} is a text without a prompt: add a prompt column or Human:/Assistant: turns"
         raise DropRow(Reason.MALFORMED, detail)
-    return _transcript(_text(value, key))
+    return _transcript(plain_text(value, key))
 
 
 def _transcript(text: str) -> Turns:
@@ -150,15 +207,15 @@ def _transcript(text: str) -> Turns:
     return tuple({"role": _ROLES[who.lower()], "content": said.strip()} for who, said in turns)
 
 
-def prompt_turns(row: Row) -> Turns:
+def _prompt(row: Row) -> Turns:
     r"""Return the column prompt as messages: a list, one user's text, or an hh-rlhf transcript.
 
     A transcript starts with "\n\nHuman:" and may end with an open "\n\nAssistant:". Raises DropRow.
     """
-    value = _required(row, "prompt")
+    value = required(row, "prompt")
     if not isinstance(value, str):
         return _messages(value, "prompt")
-    text = _text(value, "prompt")
+    text = plain_text(value, "prompt")
     if not text.startswith(_TRANSCRIPT):
         return ({"role": "user", "content": text},)
     turns = _transcript(text)
@@ -167,13 +224,13 @@ def prompt_turns(row: Row) -> Turns:
 
 def _answered(row: Row, key: str, prompt: Turns) -> Turns:
     """Return the prompt and the answer of a response column, which may repeat the prompt."""
-    value = _required(row, key)
+    value = required(row, key)
     if not isinstance(value, str):
         turns = _messages(value, key)
     elif value.startswith(_TRANSCRIPT):
-        turns = _transcript(_text(value, key))
+        turns = _transcript(plain_text(value, key))
     else:
-        turns = answer_turns(_text(value, key))
+        turns = answer_turns(plain_text(value, key))
     if turns[0]["role"] != "assistant":
         return _repeated(prompt, turns, key)
     if prompt[-1]["role"] != "user":
@@ -210,10 +267,8 @@ def _alike(first: Turns, second: Turns) -> bool:
     ]
 
 
-def check_prompt(prompt: Sequence[Message]) -> None:
+def _check_prompt(prompt: Turns) -> None:
     """DropRow unless the prompt ends with a user's text and has a system message first only."""
-    if not prompt:
-        raise DropRow(Reason.MALFORMED, "the two sides share no prompt message")
     if any(message["role"] == "system" for message in prompt[1:]):
         raise DropRow(Reason.MALFORMED, "a system message comes after the first message")
     if prompt[-1]["role"] != "user":
@@ -255,71 +310,7 @@ def _message(item: object, where: str) -> Message:
     if not isinstance(content, str):
         detail = f"{where} has a message whose content is a {type(content).__name__}, not a text"
         raise DropRow(Reason.MALFORMED, detail)
-    return {"role": _ROLES[role], "content": _text(content, where)}
-
-
-# --- One value -----------------------------------------------------------------------------------
-
-
-def _required(row: Row, key: str) -> Any:
-    value = row.get(key)
-    if value is None:
-        raise DropRow(Reason.MISSING, f"{key} is missing")
-    return value
-
-
-def _text(text: str, where: str) -> str:
-    r"""Return the text; DropRow if it holds a lone surrogate (JSON's "\ud800"), as no UTF-8 can."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        detail = f"{where} has no valid Unicode at character {error.start}"
-        raise DropRow(Reason.UNDECODABLE, detail) from error
-    return text
-
-
-def plain_text(value: object, where: str) -> str:
-    """Return the value if it is a text that UTF-8 can hold. Raises DropRow."""
-    if not isinstance(value, str):
-        raise DropRow(Reason.WRONG_TYPE, f"{where} is a {type(value).__name__}, not a text")
-    return _text(value, where)
-
-
-def optional_text(row: Row, key: str) -> str | None:
-    """Return a column's text, None where it has none; DropRow for another type."""
-    value = row.get(key)
-    return None if value is None else plain_text(value, key)
-
-
-def identifier(row: Row) -> str:
-    """Return pair_id, else id, as text; "" where neither is given. Whole numbers are accepted."""
-    for key in ("pair_id", "id"):
-        value = row.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 64:
-            return str(value)
-        text = optional_text(row, key)
-        if text:
-            return text
-    return ""
-
-
-def _number(row: Row, key: str) -> float | None:
-    """Return a finite number or None where there is none; a bool or a text is no number."""
-    value = row.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise DropRow(Reason.WRONG_TYPE, f"{key} is a {type(value).__name__}, not a number")
-    try:
-        return _finite(float(value), key)
-    except OverflowError as error:
-        raise DropRow(Reason.BAD_MARGIN, f"{key} is too large a number") from error
-
-
-def _finite(value: float, where: str) -> float:
-    if not math.isfinite(value):
-        raise DropRow(Reason.BAD_MARGIN, f"{where} is {value}")
-    return value
+    return {"role": _ROLES[role], "content": plain_text(content, where)}
 
 
 def _margin(row: Row) -> float | None:
@@ -327,11 +318,11 @@ def _margin(row: Row) -> float | None:
 
     Scores must agree with the labels even where the margin column is used; a margin of 0 is a tie.
     """
-    margin = _number(row, "margin")
-    chosen, rejected = _number(row, "score_chosen"), _number(row, "score_rejected")
+    margin = number(row, "margin")
+    chosen, rejected = number(row, "score_chosen"), number(row, "score_rejected")
     difference = None
     if chosen is not None and rejected is not None:
-        difference = _finite(chosen - rejected, "score_chosen - score_rejected")
+        difference = finite(chosen - rejected, "score_chosen - score_rejected")
         if difference <= 0:
             detail = f"score_chosen {chosen:g} is not above score_rejected {rejected:g}"
             raise DropRow(Reason.CONTRADICTORY, detail)

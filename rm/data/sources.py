@@ -71,6 +71,7 @@ class Reason(StrEnum):
     UNDECODABLE = "undecodable text"
     TOO_LONG = "row too long"
     REPEATED_KEY = "repeated key"
+    NOT_TEXT = "tools, images or other parts that are not read"
 
 
 class DropRow(Exception):
