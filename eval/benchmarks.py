@@ -55,7 +55,7 @@ BENCHMARKS = {
     "judgebench": Benchmark(judgebench.load, judgebench.summarize, lambda _: judgebench.PROTOCOL),
     "pairs": Benchmark(pairs.load, pairs.summarize, pairs.protocol),
     "generated": Benchmark(
-        lambda source, ignore=(): pairs.load(source, "generated", ignore),
+        lambda source, ignore=(): pairs.load(source, ignore, benchmark="generated"),
         lambda scores: pairs.summarize(scores, "generated"),
         lambda scores: pairs.protocol(scores, "generated"),
     ),

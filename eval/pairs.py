@@ -31,7 +31,7 @@ Benchmark = Literal["pairs", "generated"]
 
 
 def load(
-    source: str, benchmark: Benchmark = "pairs", ignore: Iterable[str] = ()
+    source: str, ignore: Iterable[str] = (), *, benchmark: Benchmark = "pairs"
 ) -> list[EvaluationRow]:
     """Read preference pairs from a local file, or the split "test" of a Hub data set.
 

@@ -280,7 +280,7 @@ def test_generated_set_goes_through_the_same_aggregation(tmp_path: Path) -> None
         {**PAIR, "subset": "sums-hard", "section": "Reasoning"},
         {**PAIR, "subset": "greet", "section": "Chat"},
     ]
-    loaded = pairs.load(write_lines(tmp_path / "a.jsonl", *rows), "generated")
+    loaded = pairs.load(write_lines(tmp_path / "a.jsonl", *rows), benchmark="generated")
     assert [row.cluster for row in loaded] == ["3", "3", "", ""]
     scores = score(loaded, [1, 1, -1, 1])
     summary = pairs.summarize(scores, "generated")
@@ -293,4 +293,6 @@ def test_generated_set_goes_through_the_same_aggregation(tmp_path: Path) -> None
 
 def test_generated_rows_need_a_section(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="row 1: column 'section' is missing"):
-        pairs.load(write_lines(tmp_path / "a.jsonl", {**PAIR, "subset": "sums"}), "generated")
+        pairs.load(
+            write_lines(tmp_path / "a.jsonl", {**PAIR, "subset": "sums"}), benchmark="generated"
+        )
