@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ from eval.best_of_n.sampling import (
     marks,
     marks_line,
     read_samples,
+    respond,
     sample_all,
 )
 from rm.errors import InputError
@@ -76,6 +78,27 @@ def test_cut_and_empty_responses_are_marked(tmp_path: Path) -> None:
     assert "1 cut at the token limit, 1 empty; 0 prompts skipped" in marks_line(counts)
     record = json.loads(path.read_text())
     assert record["responses"][0] == {"text": "", "tokens": 3, "finished": True, "empty": True}
+
+
+def test_marks_by_hand() -> None:
+    same = Response("x", 3, True, False)
+    one = Sampled(prompt("a"), (same, same, Response("", 1, True, True)))
+    two = Sampled(prompt("b"), (Response("cut", 8, False, False),))
+    assert marks([one, two, Sampled(prompt("c"), (), "too long")]) == {
+        **{"prompts": 2, "skipped": 1, "responses": 4, "empty": 1, "cut": 1},
+        **{"tokens": 15, "distinct": 3},
+    }
+
+
+@pytest.mark.parametrize(
+    ("ids", "finished"), [((5, 6, 0), True), ((5, 6, 7), False), ((0, 5), False), ((), False)]
+)
+def test_a_response_is_finished_by_a_stop_token_at_its_end(
+    ids: tuple[int, ...], finished: bool
+) -> None:
+    words = SimpleNamespace(decode=lambda ids, skip_special_tokens: f" {len(ids)} words ")
+    found = respond(SimpleNamespace(tokenizer=words, stops={0}), ids)  # type: ignore[arg-type]
+    assert found == Response(f"{len(ids)} words", len(ids), finished, False)
 
 
 def test_a_policy_that_answers_nothing_at_all_is_named(tmp_path: Path) -> None:

@@ -499,6 +499,19 @@ def test_deepspeed_on_one_device_is_the_same_run(reference: Path, train_smoke: T
     assert_same_run(reference, train_smoke(*TWENTY, "devices=1", "deepspeed=zero2"), rtol=2e-4)
 
 
+def test_settings_reach_transformers(tmp_path: Path) -> None:
+    words = ["weight_decay=0.03", "clip_norm=0.7", "learning_rate=0.02", "schedule=linear"]
+    words += ["warmup_ratio=0.25", "optimizer=adamw_torch", "save_steps=7"]
+    cfg = compose_config("train", ["profile=smoke", *(f"training.{word}" for word in words)])
+    made = training_arguments(
+        check(cfg), run_dir=tmp_path, accumulation=4, steps=20, seed=3, report_to=[], run_name="a",
+        deepspeed=None,
+    )  # fmt: skip
+    assert (made.weight_decay, made.max_grad_norm, made.learning_rate) == (0.03, 0.7, 0.02)
+    assert (made.lr_scheduler_type, made.warmup_steps, made.optim) == ("linear", 5, "adamw_torch")
+    assert (made.gradient_accumulation_steps, made.save_steps, made.seed) == (4, 7, 3)
+
+
 def test_a_process_takes_one_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Else transformers hands micro-batches to all GPUs that it sees, as DataParallel."""
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda _: 8))

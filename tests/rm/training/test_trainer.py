@@ -69,7 +69,7 @@ def test_the_end_of_a_step_updates_mu_and_notes_what_each_pair_added() -> None:
         _categories=["chat"],
         _gather=lambda own: own,
         _require_finite=lambda *_: None,
-        pair_weight=NormBT(beta=0.75, epsilon=0.0),
+        pair_objective=SimpleNamespace(weight=NormBT(beta=0.75, epsilon=0.0)),
         mu=7.0,
     )
     PairTrainer.finish_step(trainer)  # type: ignore[arg-type]
