@@ -24,11 +24,12 @@ from safetensors.torch import load_file, save_file
 from eval import rewardbench, rm_bench
 from generated.backbones import build_tiny
 from pipeline.launch.lock import LOCK_FILE
-from pipeline.run.evaluation import evaluate
+from pipeline.run.evaluation import NEUTRAL_SETTINGS, describe_test, evaluate
 from pipeline.settings.configuration import compose_config, hydra_words
 from rm.errors import InputError
 from rm.model.backbones import BackboneSettings, prepare_backbone
 from rm.model.checkpoints import new_reward_model, save_reward_model
+from rm.provenance import fingerprint_of
 from scripts import evaluate as command_line
 from tests.marks import two_ranks
 
@@ -258,6 +259,24 @@ def test_the_manifest_says_which_date_the_template_prints_and_how_many_responses
     assert "2 rows have an empty response, which the chat template refuses (first Math/0)" in (
         capsys.readouterr().out
     )
+
+
+def test_rows_with_tools_are_refused_or_scored_without(score: Evaluate, tmp_path: Path) -> None:
+    data = write_lines(tmp_path / "pairs.jsonl", [PAIR, {**PAIR, "tools": [{"name": "f"}]}])
+    words = ("benchmark=pairs", f"data={data}")
+    with pytest.raises(InputError, match=r"row 2: tools.*row has tools; data.ignore=\[tools\]"):
+        score(*words)
+    assert score(*words, "eval.ignore=[tools]")["pairs"] == 2
+    with pytest.raises(InputError, match=r"ignore=\[tool\]: choose from tools, images"):
+        score(*words, "eval.ignore=[tool]")
+
+
+def test_evaluations_of_before_a_key_was_added_are_finished_still(tmp_path: Path) -> None:
+    cfg = configured("data=hub", output=tmp_path, checkpoint=tmp_path)
+    settings = {k: v for k, v in cfg.eval.items() if k not in ("ignore", *NEUTRAL_SETTINGS)}
+    assert describe_test(cfg)["settings"] == fingerprint_of(settings)
+    cfg.eval.ignore = ["tools"]
+    assert describe_test(cfg)["settings"] != fingerprint_of(settings)
 
 
 @pytest.mark.parametrize("name", ["scores.parquet", "summary.json", "manifest.json"])

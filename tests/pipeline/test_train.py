@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, TrainingArguments
 
+from pipeline.run.run_folder import comparable, differences
 from pipeline.run.training import batches_of, prepare, train
 from pipeline.settings.checks import check
 from pipeline.settings.configuration import compose_config
@@ -297,6 +298,15 @@ def test_finished_run_is_not_repeated_but_completed(
     assert (folder / "manifest.json").read_text() == before
     assert set((folder / "checkpoint").iterdir()) == files  # the card that a kill left half
     assert "already trained" in capsys.readouterr().out
+
+
+def test_a_setting_that_an_older_run_lacks_is_as_it_was() -> None:
+    words = ["profile=smoke", "data=files", "data.train=x.jsonl"]
+    cfg = compose_config("train", words)
+    old = OmegaConf.create({**cfg, "data": {k: v for k, v in cfg.data.items() if k != "ignore"}})
+    assert differences(comparable(cfg), comparable(old)) == []
+    other = compose_config("train", [*words, "data.ignore=[tools]"])
+    assert differences(comparable(other), comparable(old)) == ["data.ignore: ['tools'] ≠ None"]
 
 
 def test_folder_of_another_configuration_is_refused(train_smoke: Train) -> None:
