@@ -23,7 +23,7 @@ from rm.model.backbones import BackboneSettings, prepare_backbone
 from rm.model.checkpoints import new_reward_model
 from rm.objective.losses import bt, bt_margin, centring
 from rm.objective.objective import Objective
-from rm.objective.weights import MeanForAll, MeanOne, NormBT, PairWeight, Uniform
+from rm.objective.weights import GradientClip, MeanForAll, MeanOne, NormBT, PairWeight, Uniform
 from rm.training.batches import PairCollator, PairStream, micro_batches
 from rm.training.records import MetricsFile
 from rm.training.trainer import PairTrainer
@@ -116,7 +116,9 @@ def ours(
     return trainer
 
 
-@pytest.mark.parametrize("weight", [Uniform(), NormBT(0.9, 1e-6), MeanOne(0.9, 1e-6)])
+@pytest.mark.parametrize(
+    "weight", [Uniform(), NormBT(0.9, 1e-6), MeanOne(0.9, 1e-6), GradientClip(0.5)]
+)
 def test_losses_weights_mu_and_parameters_equal_ours_at_every_step(
     backbone: Path, pairs: list[TokenPair], weight: PairWeight, tmp_path: Path
 ) -> None:

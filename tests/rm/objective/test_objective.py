@@ -64,6 +64,15 @@ def test_no_gradient_flows_through_the_weight() -> None:
     assert torch.allclose(slope, expected, rtol=1e-12)
 
 
+def test_the_weight_is_given_the_prediction_errors() -> None:
+    found = Objective(losses.bt, weights.GradientClip(limit=0.4)).values(
+        CHOSEN, REJECTED, DISTANCE, None
+    )
+    gradient = torch.sigmoid(REJECTED - CHOSEN) * DISTANCE  # of the score head, by pair
+    assert gradient.min() < 0.4 < gradient.max()
+    assert torch.allclose(found.weight * gradient, gradient.clamp(max=0.4), rtol=1e-12)
+
+
 def test_a_deal_gives_weights_by_category() -> None:
     objective = Objective(losses.bt, NORMBT, deal=weights.mean_within)
     found = objective.values(CHOSEN, REJECTED, DISTANCE, 8.0, categories=CATEGORIES)

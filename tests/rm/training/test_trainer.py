@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from rm.model.reward_model import RewardOutput
+from rm.objective.objective import PairValues
 from rm.objective.weights import NormBT
 from rm.training.records import SPIKE_WINDOW
 from rm.training.trainer import PairTrainer
@@ -79,6 +81,22 @@ def test_the_end_of_a_step_updates_mu_and_notes_what_each_pair_added() -> None:
     assert trainer.step_record["weight_mean_chat"] == 1.25
     assert trainer._shares == pytest.approx({"a": 2.0, "b": 0.3, "c": 3.0})
     assert trainer._pieces == [] and trainer._pair_ids == []
+
+
+def test_the_record_holds_the_representation_distance_whatever_the_weight_goes_by() -> None:
+    hidden = torch.tensor([[3.0, 0.0], [1.0, 1.0], [0.0, 4.0], [1.0, 3.0]])  # chosen, then rejected
+    values = [torch.tensor(pair) for pair in ([1.0, -1.0], [0.5, 2.0], [0.3, 1.3], [0.15, 2.6])]
+    trainer = SimpleNamespace(
+        _pieces=[], _pair_ids=[], _category_numbers=lambda names, like: like.new_tensor([0.0, -1.0])
+    )
+    inputs = {"pair_id": ["a", "b"], "category": ["chat", ""]}
+    output, edits = RewardOutput(torch.zeros(4), hidden), torch.tensor([7.0, 9.0])
+    PairTrainer._keep(trainer, inputs, output, edits, PairValues(*values))  # type: ignore[arg-type]
+    (piece,) = trainer._pieces
+    difference, distance, weight, loss, weighed, category = piece.T.tolist()
+    assert (distance, weighed) == ([5.0, 2.0], [7.0, 9.0])
+    assert [difference, weight, loss] == [value.tolist() for value in values[:3]]
+    assert category == [0.0, -1.0] and trainer._pair_ids == ["a", "b"]
 
 
 @pytest.mark.parametrize(
