@@ -29,12 +29,15 @@ def steps_of(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def change_outputs(patch: pytest.MonkeyPatch, change: Change, calls: int = 0) -> None:
-    """Let `change` alter (rewards, hidden) of the model, in the `calls`-th call or in all (0)."""
+    """Let `change` alter (rewards, hidden) in training's `calls`-th call or in all calls (0).
+
+    A model scores one conversation as soon as it is read; that call is not training's.
+    """
     original, count = RewardModel.forward, [0]
 
     def forward(self: RewardModel, *args: Any, **kwargs: Any) -> Any:
         output = original(self, *args, **kwargs)
-        count[0] += 1
+        count[0] += not args  # the trainer gives a batch by its names
         if calls in (0, count[0]):
             output.rewards, output.hidden = change(output.rewards, output.hidden)
         return output
