@@ -55,6 +55,7 @@ from pipeline.run.training import train
 from pipeline.settings import configuration
 from pipeline.settings.backbone import backbone_folder
 from pipeline.settings.checks import check
+from pipeline.settings.words import quoted
 from rm.data.preferences import fingerprint, write_pairs
 from rm.data.sources import is_hub_name
 from rm.errors import InputError
@@ -231,7 +232,7 @@ def judge(
     runs = [(method, seed) for method in bon.proxy.methods for seed in bon.proxy.seeds]
     for number, (method, seed) in enumerate(runs, start=1):
         print(f"[{kind} {number}/{len(runs)}] {method}, seed {seed}", flush=True)
-        own = [*bon.proxy.overrides, "data=files", f"data.train='{train_file}'"]
+        own = [*bon.proxy.overrides, "data=files", f"data.train={quoted(str(train_file))}"]
         own += ["data.validation_share=0.0", f"loss={method}", f"seed={seed}"]
         proxies.setdefault(method, {})[seed] = proxy_scores(cfg, bon, kept, own, texts, samples)
     return Judged(kind, truth, proxies, {"gold": name, "relabelled": report})
@@ -271,9 +272,14 @@ def train_gold(cfg: DictConfig, bon: BonSettings, kept: Sequence[str]) -> Path:
     pairs = [made.pair for made in generate("train", bon.gold.pairs, cfg.data.seed)]
     path = Path(cfg.runs_dir) / "data" / f"gold-{fingerprint(pairs)[:16]}.jsonl"
     write_pairs(pairs, path)
-    own = [*bon.gold.overrides, "data=files", f"data.train='{path}'", "data.validation_share=0.0"]
+    own = [
+        *bon.gold.overrides,
+        "data=files",
+        f"data.train={quoted(str(path))}",
+        "data.validation_share=0.0",
+    ]
     run = run_folder(cfg, kept, own, "gold")
-    train(compose_run(kept, [*own, f"run_dir='{run}'"]))
+    train(compose_run(kept, [*own, f"run_dir={quoted(str(run))}"]))
     gc.collect()
     return run
 
@@ -317,7 +323,7 @@ def proxy_scores(
     def make() -> np.ndarray:
         if not (run / "checkpoint").is_dir():
             (run / "manifest.json").unlink(missing_ok=True)
-        train(compose_run(kept, [*own, f"run_dir='{run}'"]))
+        train(compose_run(kept, [*own, f"run_dir={quoted(str(run))}"]))
         gc.collect()
         scorer = open_scorer(cfg, str(run / "checkpoint"), "proxy")
         encoded = [scorer.encode(item.prompt, item.texts)[0] for item in texts]

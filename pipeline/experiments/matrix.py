@@ -31,6 +31,7 @@ from pipeline.run.training import train
 from pipeline.settings import configuration
 from pipeline.settings.data import load_data, test_pairs
 from pipeline.settings.objective import objective_of
+from pipeline.settings.words import quoted
 from rm.data.preferences import PreferencePair, unseen
 from rm.errors import InputError
 from rm.files import atomic_write_text, read_json
@@ -138,7 +139,12 @@ def train_config(
     global batch in one piece, one that reads every token no shared prefixes and no kernel for them.
     """
     folder = Path(cfg.runs_dir) / part / f"{method}-seed{seed}"
-    words = [*kept_words(overrides), f"loss={method}", f"seed={seed}", f"run_dir='{folder}'"]
+    words = [
+        *kept_words(overrides),
+        f"loss={method}",
+        f"seed={seed}",
+        f"run_dir={quoted(str(folder))}",
+    ]
     made = configuration.compose_config("train", words)
     if made.launch.name == "torchrun":
         raise InputError(

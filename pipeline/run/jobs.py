@@ -22,6 +22,7 @@ from eval.spreadsheet import csv_text
 from eval.tables import markdown
 from pipeline.launch.launchers import ROOT
 from pipeline.settings.configuration import key_of
+from pipeline.settings.words import quoted
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text
 from rm.provenance import fingerprint_of
@@ -117,7 +118,7 @@ def rerun(jobs: Sequence[dict[str, Any]]) -> int:
     failures = 0
     for number, job in enumerate(again, start=1):
         print(f"[{number}/{len(again)}] {' '.join(job['overrides'])}", flush=True)
-        place = [f"run_dir='{job['run_dir']}'"] if "run_dir" in job else []
+        place = [f"run_dir={quoted(str(job['run_dir']))}"] if "run_dir" in job else []
         command = [sys.executable, "-m", job["module"], "-m", *job["overrides"], *place]
         failures += subprocess.run(command, cwd=ROOT).returncode != 0
     return failures

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from pipeline.settings import private
 from pipeline.settings.help import CONF, command_help
+from pipeline.settings.words import literal
 from rm.errors import InputError, InterruptedRunError, visible
 from rm.files import storage_error
 
@@ -70,7 +71,7 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose(name, list(overrides))
+            return compose(name, literal(overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # a group that is no text
         raise InputError(explain(error, name, overrides)) from error
 
@@ -211,6 +212,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
 
             try:
                 private.check_words(sys.argv[1:])
+                sys.argv[1:] = literal(sys.argv[1:])
                 _check_sweeper(name)
                 _note_sweep(name)
                 app(job)()

@@ -86,7 +86,7 @@ def test_what_a_matrix_names_is_what_is_run(entry: str, matrix: str) -> None:
 @pytest.mark.parametrize(
     ("entry", "word", "message"),
     [
-        ("reproduce", "results_dir=5", "results_dir=5: give a text"),
+        ("tune", "+title=5", "title=5: give a text"),
         ("reproduce", "runs_dir=''", "runs_dir is empty: give a text"),
         ("reproduce", "threads=abc", "threads=abc: must be a whole number, 1 or more"),
         ("evaluate", "threads=0", "threads=0: must be a whole number"),
