@@ -19,6 +19,7 @@ import torch
 import transformers
 from safetensors import safe_open
 
+from rm.data.templates import RefusedConversation
 from rm.errors import InputError
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
@@ -83,10 +84,15 @@ def explained(source: Path | str) -> Iterator[None]:
     """Turn whatever fails while somebody's model is read or tried into an InputError.
 
     It names the folder, the cause and a remedy. Memory that runs out is not the folder's fault and
-    passes, and so does an InputError.
+    passes, and so does an InputError, but for a chat template's refusal, which names no folder.
     """
     try:
         yield
+    except RefusedConversation as error:
+        raise InputError(
+            f"{source}: {error}: correct its chat template (chat_template.jinja, or "
+            "tokenizer_config.json)"
+        ) from error
     except (InputError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -107,7 +113,7 @@ def _explanation(source: Path, error: Exception) -> str:
             f"a newer format than tokenizers {tokenizers.__version__} reads: fetch it again, or "
             "upgrade tokenizers and transformers"
         )
-    if not isinstance(error, OSError | ValueError):
+    if " " not in reason:  # a KeyError's key
         reason = f"{type(error).__name__} {reason}".strip()
     return (
         f"no model could be read from {source}: {reason}: fetch the model again, or save it with "

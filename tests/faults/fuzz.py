@@ -50,6 +50,8 @@ BATCH = 200
 FORMS = {"jsonl": 6, "json": 6, "jsonl.gz": 6, "json.gz": 6, "parquet": 6, "folder": 1}
 """Forms of a source, and how often each is drawn (a folder takes long to open)."""
 ENDS = ("kept", "dropped", "refused")
+Inputs = tuple[Callable[[Path, str], Path], Callable[[Path], str]]
+"""Writes the input that a seed stands for into a folder; reads it and says how it ended."""
 TOKENS = (
     *(b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xc0\xaf", b"\r", b"\n", b"\r\n"),
     *(b"\\ud800", b"\\u0000", b"\xe2\x80\xa8", b"NaN", b"-Infinity", b"1e999", b"9" * 5000),
@@ -197,12 +199,17 @@ def load(path: Path) -> str:
     return end
 
 
+class Hang(BaseException):
+    """An input that takes too long; no loader may take it for an error of its own."""
+
+
 def _stop(*_: object) -> None:
-    raise TimeoutError(f"more than {SECONDS} s")
+    raise Hang(f"more than {SECONDS} s")
 
 
-def work(folder: Path, seeds: Sequence[str], results: Connection) -> None:
+def work(folder: Path, seeds: Sequence[str], results: Connection, inputs: Inputs) -> None:
     """Load the inputs of `seeds` and report each one's end; runs in a process of its own."""
+    make, read = inputs
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGALRM, _stop)
     datasets.disable_progress_bars()
@@ -210,18 +217,18 @@ def work(folder: Path, seeds: Sequence[str], results: Connection) -> None:
     for seed in seeds:
         signal.alarm(SECONDS)
         try:
-            end = load(write(folder, seed))
-        except Exception:
+            end = read(make(folder, seed))
+        except (Exception, Hang):
             end = traceback.format_exc()
         signal.alarm(0)
         results.send(end)
 
 
-def batch(folder: Path, seeds: Sequence[str]) -> Iterator[tuple[str, str]]:
+def batch(folder: Path, seeds: Sequence[str], inputs: Inputs) -> Iterator[tuple[str, str]]:
     """Yield each seed and its end, from a fresh process; the one at which it dies is a failure."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(folder, seeds, theirs))
+    process = context.Process(target=work, args=(folder, seeds, theirs, inputs))
     process.start()
     theirs.close()  # so that its end is seen here
     with ours:
@@ -237,24 +244,34 @@ def batch(folder: Path, seeds: Sequence[str]) -> Iterator[tuple[str, str]]:
     process.join()
 
 
-def fuzz(minutes: float, seed: int, keep: Path) -> tuple[Counter[str], list[tuple[str, str]]]:
-    """Try inputs until the time is over, a batch at least; return their ends and the failures.
+def fuzz(
+    minutes: float,
+    seed: int,
+    keep: Path,
+    *,
+    tries: int = 1,
+    inputs: Inputs | None = None,
+    folder: Path | None = None,
+) -> tuple[Counter[str], list[tuple[str, str]]]:
+    """Try inputs until the time is over and `tries` were tried; return ends and failures.
 
-    A failure is its seed and its trace.
+    inputs: how one is written and read (None: data files). folder: where (None: a new one). A
+    failure is its seed and its trace.
     """
+    inputs = inputs or (write, load)
     ends: Counter[str] = Counter()
     failures: list[tuple[str, str]] = []
     until, number = time.monotonic() + 60 * minutes, 0
     with tempfile.TemporaryDirectory() as name:
-        while number == 0 or time.monotonic() < until:
+        while number < tries or time.monotonic() < until:
             seeds = [f"{seed}/{number + i}" for i in range(BATCH)]
             number += BATCH
-            for one, end in batch(Path(name), seeds):
+            for one, end in batch(folder or Path(name), seeds, inputs):
                 ends[end if end in ENDS else "failed"] += 1
                 if end not in ENDS:
                     failures.append((one, end))
                     keep.mkdir(parents=True, exist_ok=True)
-                    write(keep, one)
+                    inputs[0](keep, one)
     return ends, failures
 
 

@@ -7,9 +7,9 @@ Kinds: kills (SIGKILL of training, cache, evaluation, figures and report, whole 
 moments and just before random changes of files), changes (SIGKILL just before each change of a
 file of training, cache and evaluation, one run a change), disk (full tmpfs, quota), damage (files
 cut short, bits flipped), permissions, ranks (one of two ranks killed, the command over two ranks
-killed), fuzz (damaged files for the loaders). A run has survived if it ends, after the same command
-again, with the very bytes of a run that nobody disturbed, or if it refuses in one line and does so
-after what the line says to delete is deleted.
+killed), fuzz (damaged files for the loaders), models (damaged model folders). A run has survived if
+it ends, after the same command again, with the very bytes of a run that nobody disturbed, or if it
+refuses in one line and does so after what the line says to delete is deleted.
 
 Each kind's lines are written to results/benchmarks/faults.csv (fault, tried, runs, survived, seed)
 as soon as it is done, in the place of its older ones: an interrupted call goes on with --only.
@@ -26,7 +26,7 @@ from pathlib import Path
 import pandas as pd
 
 from rm.files import atomic_write_text
-from tests.faults import commands, damage, fuzz, hindrances, kills, ranks
+from tests.faults import commands, damage, fuzz, hindrances, kills, model_folders, ranks
 from tests.faults.workplace import Row, Workplace
 
 OUTPUT = commands.ROOT / "results/benchmarks/faults.csv"
@@ -88,6 +88,16 @@ def fuzzed(place: Workplace, hundred: int, short: bool) -> list[Row]:
     return [Row(**fuzz.row(ends, place.seed))]
 
 
+def model_fuzz(place: Workplace, hundred: int, short: bool) -> list[Row]:
+    """Damaged model folders, 2,500 of them; not in short, where pytest does."""
+    if short:
+        return []
+    ends, failures = model_folders.fuzzed(25 * hundred, place.seed, commands.ROOT / "runs/fuzz")
+    for seed, trace in failures[:10]:
+        print(f"--- {seed}\n{trace}")
+    return [model_folders.row(ends, place.seed)]
+
+
 # Another kind is a function of (place, hundred, short) that returns rows.
 KINDS: dict[str, Callable[[Workplace, int, bool], list[Row]]] = {
     "kills": all_kills,
@@ -97,6 +107,7 @@ KINDS: dict[str, Callable[[Workplace, int, bool], list[Row]]] = {
     "permissions": permissions,
     "ranks": dropped_ranks,
     "fuzz": fuzzed,
+    "models": model_fuzz,
 }
 
 

@@ -17,7 +17,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from generated.backbones import build_tiny
-from rm.data.tokens import ChatTemplate
+from rm.data.templates import ChatTemplate
 from rm.errors import InputError
 from rm.model import backbones as origin
 from rm.model.backbones import SOURCE_FILE, BackboneSettings, prepare_backbone

@@ -25,7 +25,8 @@ from transformers import (
     pipeline,
 )
 
-from rm.data.tokens import ChatTemplate, pad
+from rm.data.templates import ChatTemplate
+from rm.data.tokens import pad
 from rm.errors import InputError
 from rm.files import CHECKSUMS_FILE
 from rm.model.checkpoints import (
@@ -443,6 +444,10 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "AWQ": (quantised(quantization_config={"quant_method": "awq"}), r"is quantised \(awq\)"),
     "MLX": (quantised(quantization={"bits": 8}), r"is quantised \(unnamed method, 8 bit\)"),
+    "no Jinja": (
+        lambda folder: (folder / "chat_template.jinja").write_text("{% if %}"),
+        r"the chat template .*: correct its chat template \(chat_template\.jinja",
+    ),
     "config of another type": (quantised(hidden_size="large"), "no model could be read from"),
     "no heads": (quantised(num_attention_heads=0), "no model could be read from"),
 }
