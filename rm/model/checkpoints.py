@@ -204,7 +204,8 @@ def _check_tokens(tokenizer: PreTrainedTokenizerBase, model: RewardModel, folder
 def _try(model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Score one short conversation: what cannot work ends here, not after an hour.
 
-    A tokenizer without a chat template is asked for plain text.
+    In training's mode too, where a dropout that is no probability shows; the random state stays as
+    it was. A tokenizer without a chat template is asked for plain text.
     """
     turns = [{"role": "user", "content": "a"}]
     if tokenizer.chat_template is None:
@@ -212,7 +213,13 @@ def _try(model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> None:
     else:
         row = ChatTemplate(tokenizer).encode(turns, "b")
     ids, mask = pad([row], int(tokenizer.pad_token_id or 0))
-    model(mask, input_ids=ids)
+    backbone = model.backbone
+    was_training = backbone.training
+    with torch.random.fork_rng(devices=[]):
+        for mode in (True, False):
+            backbone.train(mode)
+            model(mask, input_ids=ids)
+    backbone.train(was_training)
 
 
 def _load_head(model: RewardModel, folder: Path) -> None:

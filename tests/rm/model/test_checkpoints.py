@@ -29,6 +29,7 @@ from rm.data.templates import ChatTemplate
 from rm.data.tokens import pad
 from rm.errors import InputError
 from rm.files import CHECKSUMS_FILE
+from rm.model import checkpoints
 from rm.model.checkpoints import (
     keeps_head,
     load_reward_model,
@@ -449,6 +450,10 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"the chat template .*: correct its chat template \(chat_template\.jinja",
     ),
     "config of another type": (quantised(hidden_size="large"), "no model could be read from"),
+    "no probability": (
+        quantised(attention_dropout=3),
+        r"dropout probability has to be between 0 and 1, but got 3: fetch",
+    ),
     "no heads": (quantised(num_attention_heads=0), "no model could be read from"),
 }
 
@@ -464,6 +469,18 @@ def test_a_folder_that_cannot_be_read_is_one_line(trained: Path, name: str) -> N
         with pytest.raises(InputError, match=message) as caught:
             read()
         assert "\n" not in str(caught.value) and str(trained) in str(caught.value)
+
+
+def test_the_trial_leaves_mode_and_random_state_as_they_were(backbone: Path) -> None:
+    """Dropout draws numbers in it, and what training draws must not depend on that."""
+    change(backbone / "config.json", attention_dropout=0.5)
+    model, tokenizer = new_reward_model(backbone, torch.float32, seed=0)
+    assert not model.backbone.training
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    checkpoints._try(model, tokenizer)
+    assert torch.rand(4).equal(expected)
 
 
 def test_memory_that_runs_out_is_not_the_folders_fault(
