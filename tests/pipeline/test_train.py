@@ -389,7 +389,6 @@ def test_folder_of_another_configuration_is_refused(train_smoke: Train) -> None:
         (["data=files", "data.train=a", "data.limit=true"], "limit: .*Integer"),
         (["deepspeed.settings=abc"], "settings=abc: give DeepSpeed's settings"),
         (["loss.name=null"], "loss.name=None: give a text"),
-        (["run_dir=5"], "run_dir=5: give a text"),
         (["cache_dir=null"], "cache_dir=None: give a text"),
         (["tracking.histogram_steps=abc"], "histogram_steps=abc: must be a whole number"),
         *(
