@@ -27,6 +27,8 @@ Features = Callable[[Pairs, Pairs], tuple[csr_matrix, csr_matrix]]
 """From training and test pairs to chosen − rejected features, one row per pair."""
 
 FOLDS = 5
+ALL = ""
+"""Stands for all training pairs, where none are of a section's own."""
 WORD = r"[A-Za-z']+|\d+|[^\w\s]|\n"
 """A token of the word n-grams: a word, a number, a mark or a line break."""
 
@@ -93,10 +95,6 @@ def baselines(train: Pairs, rows: Sequence[EvaluationRow], resamples: int = 2000
     bootstrap over pairs or clusters; equal scores count half), pairs, trained_on. Raises InputError
     as `differences`.
     """
-    sections = list(dict.fromkeys(row.section for row in rows))
-    own: dict[str, Pairs] = {
-        s: [pair for pair in train if pair.category == s] or list(train) for s in sections
-    }
     frame = pd.DataFrame(
         {
             "seed": 0,
@@ -106,28 +104,32 @@ def baselines(train: Pairs, rows: Sequence[EvaluationRow], resamples: int = 2000
             "cluster": [row.cluster for row in rows],
         }
     )
+    known = {pair.category for pair in train}
+    source = frame["section"].where(frame["section"].isin(known), ALL)
+    fitted = {s: [pair for pair in train if s in (ALL, pair.category)] for s in source.unique()}
     protocol, parts = Protocol.from_counts("baselines", frame), []
     for name, features in BASELINES.items():
         correct = pd.Series(0.0, index=frame.index)
-        for section in sections:
-            places = frame.index[frame["section"] == section]
-            found = differences(features, own[section], [rows[place] for place in places])
+        for section, places in source.groupby(source).groups.items():
+            found = differences(features, fitted[section], [rows[place] for place in places])
             correct[places] = (found > 0) + 0.5 * (found == 0)
         table = section_intervals(frame.assign(correct=correct), protocol, resamples=resamples)
         parts.append(table.assign(baseline=name))
-    return _tidy(pd.concat(parts, ignore_index=True), protocol, own, len(train))
+    counts = {section: len(fitted[s]) for section, s in zip(frame["section"], source, strict=True)}
+    return _tidy(pd.concat(parts, ignore_index=True), protocol, counts, len(train))
 
 
 def _tidy(
-    table: pd.DataFrame, protocol: Protocol, own: dict[str, Pairs], every: int
+    table: pd.DataFrame, protocol: Protocol, counts: dict[str, int], every: int
 ) -> pd.DataFrame:
-    def trained_on(row: pd.Series) -> int:
-        if row["level"] == "average":
-            return every
-        section = row["name"] if row["level"] == "section" else protocol.section_of(row["name"])
-        return len(own[section])
+    """Give the table its columns, in percent; `counts` are the sections' training pairs."""
 
-    percent = table[["mean", "low", "high"]].mul(100).round(1)
-    table[["accuracy", "low", "high"]] = percent.to_numpy()
-    table["trained_on"] = table.apply(trained_on, axis=1)
+    def trained_on(level: str, name: str) -> int:
+        if level == "average":
+            return every
+        return counts[name if level == "section" else protocol.section_of(name)]
+
+    table[["accuracy", "low", "high"]] = table[["mean", "low", "high"]].mul(100).round(1).to_numpy()
+    places = zip(table["level"], table["name"], strict=True)
+    table["trained_on"] = [trained_on(*place) for place in places]
     return table[["baseline", "level", "name", "accuracy", "low", "high", "pairs", "trained_on"]]
