@@ -1,10 +1,8 @@
-"""The paper's claims (conf/claims.yaml), measured on a results folder and judged by rules."""
+"""The claims of conf/claims.yaml, measured on a results folder and judged by their margins."""
 
 import inspect
-import operator
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,33 +10,35 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from analysis import figure2, figure3, figure4, figure5, figure6, figure7, gradients, table1, table5
+from analysis import figure2, figure3, figure5, figure6, figure7, gradients, table1
 from analysis.relation import relation
-from analysis.style import method_label, plural, short
+from analysis.style import method_label, plural, section_label, short
 from analysis.tables import GROUP, AbsentError, of_method, read_tidy, within
+from eval import crossed, strata, verdicts
 from eval.bootstrap import percentile_interval, redrawn, row_weights
+from eval.crossed import Student
+from eval.spreadsheet import read_csv
+from eval.verdicts import (
+    INCONCLUSIVE,
+    NOT_TESTABLE,
+    Estimate,
+    Margins,
+    Verdict,
+    judge_alone,
+)
 from rm.data.preferences import section_key
 from rm.errors import InputError
 
 CLAIMS: Final = Path(__file__).parent.parent / "conf" / "claims.yaml"
-KEYS: Final = {
-    *("id", "text", "where", "paper", "measure", "says", "holds", "fails", "seeds", "pairs")
-}
-CONDITION: Final = re.compile(r"(value|low|high) *(<=|>=|<|>) *(-?\d+(?:\.\d+)?)")
-COMPARISONS: Final[dict[str, Callable[[float, float], bool]]] = {
-    "<": operator.lt,
-    ">": operator.gt,
-    "<=": operator.le,
-    ">=": operator.ge,
-}
-HOLDS: Final = "holds"
-FAILS: Final = "does not hold"
-UNDECIDED: Final = "undecided"
+KINDS: Final = ("primary", "secondary")
+KEYS: Final = {*("id", "kind", "text", "where", "paper", "measure", "says", "margins")}
+IDENTITY_KEYS: Final = {*("id", "kind", "text", "why", "test")}
 NOT_RUN: Final = "not run"
 RESAMPLES: Final = 2000
+FEWEST_SEEDS: Final = 3
+FEWEST_PAIRS: Final = 30
+"""Fewer training seeds, or pairs of a side, give no verdict but "inconclusive"."""
 CHOICES: Final[dict[str, tuple[str, ...]]] = {
-    "against": ("smallest", "rest"),
-    "at": ("largest", "worst"),
     "cell": tuple(table1.CELLS),
     "gold": tuple(figure5.GOLDS),
     "quantity": tuple(figure2.QUANTITIES),
@@ -48,163 +48,276 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A number with its interval, and what it rests on.
-
-    `basis` says so in words; `pairs`: pairs (or prompts, or the problems behind several pairs), the
-    fewest where groups of them are compared; `seeds`: training seeds. None: the number does not
-    rest on such. `unit`: what `pairs` counts.
-    """
+class Stated:
+    """A number with its 95% interval alone: no rule can ask for another level."""
 
     value: float
     low: float
     high: float
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the interval. Raises InputError for a level other than 95%."""
+        if not np.isclose(level, 0.95):
+            raise InputError(
+                "this measure has a 95% interval only: its margins take supported, and refuted "
+                "with refuted_by: high"
+            )
+        return self.low, self.high
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An estimate and what it rests on.
+
+    `basis` says so in words; `pairs`: pairs (or prompts, or the clusters that pairs share), the
+    fewest where groups of them are compared; `seeds`: training seeds. None: the number does not
+    rest on such.
+    """
+
+    estimate: Estimate
     basis: str
     pairs: int | None = None
     seeds: int | None = None
-    unit: str = "pair"
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95% interval."""
+        return self.estimate.interval()[0]
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95% interval."""
+        return self.estimate.interval()[1]
+
+    @property
+    def enough(self) -> str:
+        """Return what there is too little of for a verdict; "" if of nothing."""
+        if not np.isfinite([self.estimate.value, self.low, self.high]).all():
+            return "too few pairs for an interval"
+        for what, there, asked in (
+            ("training seed", self.seeds, FEWEST_SEEDS),
+            ("pair", self.pairs, FEWEST_PAIRS),
+        ):
+            if there is not None and there < asked:
+                return f"{plural(there, what)}, {asked} asked for"
+        return ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of conf/claims.yaml. `gate`: the sections that BT must have learned."""
+
+    id: str
+    kind: str
+    text: str
+    where: str
+    paper: str
+    says: str
+    measure: Mapping[str, Any]
+    margins: Margins
+    unit: str = "points"
+    gate: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A claim that is arithmetic: `why` it is, and the test that shows it. It has no verdict."""
+
+    id: str
+    text: str
+    why: str
+    test: str
+    kind: str = "identity"
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The claims of a file, and the accuracies in percent that its gates ask BT for."""
+
+    claims: tuple[Claim, ...]
+    identities: tuple[Identity, ...]
+    gates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One claim with our number (None where it was not run), verdict and the reason for it."""
+    """One claim with our number (None where it was not run) and its verdict."""
 
-    claim: dict[str, Any]
+    claim: Claim
     measured: Measured | None
     verdict: str
     reason: str = ""
+    p_holm: float = float("nan")
+
+    def open_as(self, kind: str) -> bool:
+        """Return whether it is a claim of this kind whose margins have to say the verdict."""
+        return self.verdict == "" and self.claim.kind == kind
+
+    def with_verdict(self, found: Verdict | None) -> "Judged":
+        """Return the same with the verdict that was found."""
+        if found is None:
+            return self
+        return replace(self, verdict=found.verdict, reason=found.reason, p_holm=found.p_holm)
 
 
-def read_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
+def read_claims(path: Path = CLAIMS) -> Claims:
     """Return the claims of a YAML file.
 
-    Raises InputError: the file cannot be read, or a claim lacks a key, names an unknown measure,
-    gives one what it does not take, or has a rule that cannot be read.
+    Raises InputError: the file cannot be read, or a claim lacks a key, has one too many, names an
+    unknown measure, gives one what it does not take, or has margins that are none.
     """
     try:
-        claims = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    for claim in claims:
-        absent = KEYS - set(claim)
-        if absent:
-            raise InputError(f"{path}: claim {claim.get('id')} lacks {', '.join(sorted(absent))}")
-        if claim["measure"]["name"] not in MEASURES:
-            raise InputError(
-                f"{path}: claim {claim['id']} names no known measure; known: {', '.join(MEASURES)}"
-            )
-        check_measure(claim, path)
-        for rule in (claim["holds"], claim["fails"]):
-            satisfied(rule, Measured(0.0, 0.0, 0.0, basis=""))
-    return claims
+    claims, identities = [], []
+    for one in content["claims"]:
+        if one.get("kind") == "identity":
+            _check_keys(one, IDENTITY_KEYS, set(), path)
+            identities.append(Identity(**one))
+        else:
+            _check_keys(one, KEYS, {"unit", "gate"}, path)
+            claims.append(_claim(one, path))
+    return Claims(tuple(claims), tuple(identities), content["gates"])
 
 
-def check_measure(claim: dict[str, Any], path: Path) -> None:
-    """Raise InputError unless the claim's measure takes the arguments that it is given."""
-    arguments = arguments_of(claim)
-    try:
-        inspect.signature(MEASURES[claim["measure"]["name"]]).bind(path, **arguments)
-    except TypeError as error:
-        raise InputError(f"{path}: claim {claim['id']}, measure: {error}") from error
-    for name, value in arguments.items():
-        if value not in CHOICES.get(name, (value,)):
-            raise InputError(
-                f"{path}: claim {claim['id']}, measure: {name}: {value} is none of "
-                f"{', '.join(CHOICES[name])}"
-            )
+def _check_keys(claim: Mapping[str, Any], needed: set[str], more: set[str], path: Path) -> None:
+    for what, keys in (
+        ("lacks", needed - set(claim)),
+        ("has an unknown", set(claim) - needed - more),
+    ):
+        if keys:
+            raise InputError(f"{path}: claim {claim.get('id')} {what} {', '.join(sorted(keys))}")
 
 
-def arguments_of(claim: dict[str, Any]) -> dict[str, Any]:
-    """Return what a claim gives its measure."""
-    return {key: value for key, value in claim["measure"].items() if key != "name"}
-
-
-def judge_all(data: Path, claims: list[dict[str, Any]]) -> list[Judged]:
-    """Measure and judge every claim on the files of a results folder's `data`."""
-    return [judge(data, claim) for claim in claims]
-
-
-def judge(data: Path, claim: dict[str, Any]) -> Judged:
-    """Measure and judge one claim: its rule `holds` first, then `fails`, else undecided.
-
-    What was not run is "not run", with the reason; fewer training seeds or pairs than the claim
-    asks for, or a number that is undefined, is "undecided".
-
-    Raises InputError: data that are there are unusable.
-    """
-    try:
-        measured = MEASURES[claim["measure"]["name"]](data, **arguments_of(claim))
-    except AbsentError as error:
-        return Judged(claim, None, NOT_RUN, within(data, error))
-    numbers = {name: getattr(measured, name) for name in ("value", "low", "high")}
-    if not np.isfinite([*numbers.values()]).all():
-        return Judged(claim, measured, UNDECIDED, "too few pairs for an interval")
-    # An interval that ends at 0 ends at 1e-15.
-    measured = replace(measured, **{name: round(x, 12) for name, x in numbers.items()})
-    for what, name in (("seeds", "training seed"), ("pairs", measured.unit)):
-        there = getattr(measured, what)
-        if there is not None and there < claim[what]:
-            few = f"{plural(there, name)}, {claim[what]} asked for"
-            return Judged(claim, measured, UNDECIDED, few)
-    for verdict, rule in ((HOLDS, claim["holds"]), (FAILS, claim["fails"])):
-        if satisfied(rule, measured):
-            return Judged(claim, measured, verdict, rule)
-    return Judged(claim, measured, UNDECIDED, f"neither {claim['holds']} nor {claim['fails']}")
-
-
-def satisfied(rule: str, measured: Measured) -> bool:
-    """Return whether a rule such as "low > 0.8 and high < 1.25" is true ("and" binds first).
-
-    Raises InputError: the rule cannot be read.
-    """
-    return any(
-        all(condition(part, measured) for part in either.split(" and "))
-        for either in rule.split(" or ")
+def _claim(one: Mapping[str, Any], path: Path) -> Claim:
+    where = f"{path}: claim {one['id']}"
+    if one["kind"] not in KINDS:
+        raise InputError(f"{where}: kind {one['kind']}: choose {', '.join(KINDS)} or identity")
+    check_measure(one["measure"], where)
+    unknown = set(one["margins"]) - {entry.name for entry in fields(Margins)}
+    if unknown:
+        raise InputError(f"{where}: margins: unknown {', '.join(sorted(unknown))}")
+    return Claim(
+        **{**one, "margins": Margins(**one["margins"]), "gate": tuple(one.get("gate", ()))}
     )
 
 
-def condition(text: str, measured: Measured) -> bool:
-    """Return whether one comparison is true. Raises InputError: it cannot be read."""
-    found = CONDITION.fullmatch(text.strip())
-    if found is None:
-        raise InputError(
-            f"rule {text!r} cannot be read: write value, low or high, < or >, a number"
-        )
-    return COMPARISONS[found[2]](float(getattr(measured, found[1])), float(found[3]))
+def check_measure(measure: Mapping[str, Any], where: str) -> None:
+    """Raise InputError unless a measure is known and takes the arguments that it is given."""
+    if measure["name"] not in MEASURES:
+        raise InputError(f"{where} names no known measure; known: {', '.join(MEASURES)}")
+    arguments = arguments_of(measure)
+    try:
+        inspect.signature(MEASURES[measure["name"]]).bind(Path(), **arguments)
+    except TypeError as error:
+        raise InputError(f"{where}, measure: {error}") from error
+    for name, value in arguments.items():
+        if value not in CHOICES.get(name, (value,)):
+            raise InputError(
+                f"{where}, measure: {name}: {value} is none of {', '.join(CHOICES[name])}"
+            )
 
 
-def median_ratio(
-    data: Path, quantity: str, section: str, against: str, method: str = "untrained"
-) -> Measured:
-    """Median of `quantity` in `section` over that of other sections, bootstrapped over pairs.
+def arguments_of(measure: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a claim gives its measure."""
+    return {key: value for key, value in measure.items() if key != "name"}
 
-    `against`: "smallest", the smallest of the other sections' medians, chosen anew in every
-    resample; "rest", the median of all pairs of other sections.
+
+def judge_all(data: Path, claims: Claims) -> list[Judged]:
+    """Measure and judge every claim on the files of a results folder's `data`.
+
+    What was not run is "not run", with the reason; too few seeds or pairs, or a number that is
+    undefined, is inconclusive. Holm's correction is over the primary claims that were run.
+
+    Raises InputError: data that are there are unusable.
+    """
+    failed = failed_gates(data, claims)
+    done = [_judge_without_rule(data, one, failed) for one in claims.claims]
+    estimates = {one.claim.id: one.measured.estimate for one in done if one.measured}
+    open_ = {kind: [one.claim for one in done if one.open_as(kind)] for kind in KINDS}
+    found = verdicts.judge(
+        {one.id: one.margins for one in open_["primary"]},
+        {one.id: _student(estimates[one.id], one) for one in open_["primary"]},
+    )
+    found |= {one.id: judge_alone(one.margins, estimates[one.id]) for one in open_["secondary"]}
+    return [one.with_verdict(found.get(one.claim.id)) for one in done]
+
+
+def _student(estimate: Estimate, claim: Claim) -> Student:
+    if not isinstance(estimate, Student):
+        raise InputError(f"claim {claim.id} is primary: its measure must have a standard error")
+    return estimate
+
+
+def _judge_without_rule(data: Path, claim: Claim, failed: Mapping[str, str]) -> Judged:
+    """Measure a claim; its verdict is "" where its rule has to say."""
+    try:
+        measured = MEASURES[claim.measure["name"]](data, **arguments_of(claim.measure))
+    except AbsentError as error:
+        return Judged(claim, None, NOT_RUN, within(data, error))
+    if reasons := [failed[cell] for cell in claim.gate if cell in failed]:
+        return Judged(claim, measured, NOT_TESTABLE, "; ".join(reasons))
+    few = measured.enough
+    return Judged(claim, measured, INCONCLUSIVE if few else "", few)
+
+
+def failed_gates(data: Path, claims: Claims) -> dict[str, str]:
+    """Return the sections that BT has not learned → why claims about them are not testable.
+
+    By BT's accuracy on validation pairs at the learning rate that was chosen (data/grid.csv), or on
+    the benchmark where no rate was chosen on pairs with sections. An empty dict where BT was not
+    run.
+    """
+    try:
+        accuracies, where = _bt_accuracies(data)
+    except AbsentError:
+        return {}
+    least = claims.gates[where]
+    return {
+        cell: f"BT reaches {value:.1f} % on {section_label(cell)} ({where}), {least:g} asked for"
+        for cell, value in accuracies.items()
+        if value < least
+    }
+
+
+def _bt_accuracies(data: Path) -> tuple[dict[str, float], str]:
+    """Return BT's accuracy in percent by section, and on which pairs."""
+    cells = [cell for cell in table1.CELLS if cell != "average"]
+    if (data / "grid.csv").is_file():
+        grid = read_csv(data / "grid.csv")
+        chosen = grid[grid["chosen"] & (grid["method"] == "bt")]
+        known = [cell for cell in cells if cell in grid]
+        if known and len(chosen):
+            return {cell: 100 * float(chosen[cell].mean()) for cell in known}, "validation"
+    rows = table1.collect(data)
+    bt = rows[rows["method"] == "bt"]
+    if bt.empty:
+        raise AbsentError("BT was not run in this profile")
+    means = 100 * bt.groupby(bt["section"].map(section_key))["correct"].mean()
+    return {str(cell): float(value) for cell, value in means.items()}, "benchmark"
+
+
+def median_ratio(data: Path, quantity: str, section: str) -> Measured:
+    """Smallest median of the other sections over that of `section`, of the untrained backbone.
+
+    Above 1 where `section` is the smallest. Bootstrapped over pairs; which of the other sections is
+    the smallest is found in every resample.
     """
     frame = figure2.mean_over_seeds(figure2.collect(data))
-    frame = frame[frame["method"] == method]
+    frame = frame[frame["method"] == "untrained"]
     groups = {str(name): part[quantity].to_numpy() for name, part in frame.groupby("section")}
     if section not in groups or len(groups) < 2:
-        raise AbsentError(f"needs pairs of {section} and of another section, of method {method}")
+        raise AbsentError(f"needs pairs of {section} and of another section")
     own, others = groups.pop(section), list(groups.values())
-    if against == "rest":
-        others = [np.concatenate(others)]
     ratios = []
     for sides in ([v[None] for v in (own, *others)], redrawn([own, *others], RESAMPLES)):
         ours, *theirs = (np.median(values, axis=1) for values in sides)
-        ratios.append(ours / np.min(theirs, axis=0))
+        ratios.append(np.min(theirs, axis=0) / ours)
     fewest = min(map(len, (own, *others)))
-    basis = f"{plural(len(frame), 'pair')}, {fewest} or more of each side"
-    return Measured(float(ratios[0][0]), *percentile_interval(ratios[1]), basis, fewest)
-
-
-def head_identity(data: Path) -> Measured:
-    """Largest relative deviation of the head's gradient norm from error × distance."""
-    frame = gradients.read(data, [*gradients.KEYS, "head_gradient_norm", "error", "distance"])
-    stated = frame["error"] * frame["distance"]
-    known = frame[stated > 0]
-    worst = float((known["head_gradient_norm"] / stated[stated > 0] - 1).abs().max())
-    return Measured(worst, worst, worst, plural(len(known), "measured pair"), len(known))
+    basis = f"{plural(len(frame), 'pair')}, {fewest} or more of each section"
+    ends = percentile_interval(ratios[1])
+    return Measured(Stated(float(ratios[0][0]), *ends), basis, len(frame))
 
 
 def within_bins(
@@ -242,7 +355,8 @@ def centred_correlation(
 def update_correlation(data: Path, update: str) -> Measured:
     """Correlation of update size and distance at a like reward difference, untrained backbone."""
     value, draws, pairs = within_bins(data, update)
-    return Measured(value, *percentile_interval(draws), plural(pairs, "pair"), pairs)
+    stated = Stated(value, *percentile_interval(draws))
+    return Measured(stated, plural(pairs, "pair"), pairs)
 
 
 def correlation_drop(data: Path) -> Measured:
@@ -254,96 +368,109 @@ def correlation_drop(data: Path) -> Measured:
     own, low, high = map(short, (ours, *percentile_interval(our_draws)))
     basis = f"{plural(pairs, 'pair')}; NormBT's own r {own} [{low}, {high}]"
     ends = percentile_interval(np.abs(bt_draws) - np.abs(our_draws))
-    return Measured(abs(bt) - abs(ours), *ends, basis, pairs)
+    return Measured(Stated(abs(bt) - abs(ours), *ends), basis, pairs)
 
 
 def proxy_correlation(data: Path) -> Measured:
-    """Pearson's r of distance and exact gradient distance over all sections, untrained backbone."""
+    """Pearson's r of distance and exact gradient distance of the backbone, untrained.
+
+    Without the score head: its part of ∇_θ(r_w − r_l) is h_w − h_l, the distance itself.
+    """
     frame = of_method(figure6.collect(data), "untrained", data / "gradients.csv")
-    found = relation(frame, "distance", "gradient_distance")
-    ends = (found["pearson_low"], found["pearson_high"])
+    rest = frame["gradient_distance"] ** 2 - frame["distance"] ** 2
+    found = relation(frame.assign(backbone=np.sqrt(rest.clip(lower=0))), "distance", "backbone")
     pairs = int(found["pairs"])
-    return Measured(found["pearson"], *ends, plural(pairs, "pair"), pairs)
+    stated = Stated(found["pearson"], found["pearson_low"], found["pearson_high"])
+    return Measured(stated, plural(pairs, "pair"), pairs)
 
 
 def mean_weight(data: Path, method: str = "normbt") -> Measured:
-    """Mean weight of a method over its steps, averaged over seeds; low and high are seeds."""
+    """Mean weight of a method over its steps, minus 1: mean and Student's t over seeds."""
     frame = read_tidy(data / "metrics.parquet", [*figure7.KEYS, "weight_mean"])
-    means = frame[frame["method"] == method].groupby("seed")["weight_mean"].mean()
-    if means.empty:
+    means = frame[frame["method"] == method].groupby("seed")["weight_mean"].mean().to_numpy() - 1
+    if not len(means):
         raise AbsentError(f"metrics.parquet has no {method} run")
-    ends = (float(means.min()), float(means.max()))
-    return Measured(float(means.mean()), *ends, plural(len(means), "seed"), seeds=len(means))
+    error = means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else float("nan")
+    student = Student(float(means.mean()), float(error), max(len(means) - 1, 1))
+    return Measured(student, plural(len(means), "seed"), seeds=len(means))
 
 
 def accuracy_difference(data: Path, method: str, minus: str, cell: str) -> Measured:
-    """Difference of two methods' accuracies in points (`table1.paired`)."""
-    return difference(one_place(table1.collect(data)), method, minus, cell)
+    """Difference of two methods' accuracies in points, over new seeds and new pairs."""
+    both, protocol = differences(data, method, minus)
+    present = sorted(both["subset"].unique())
+    targets = {
+        section_key(name): weights
+        for (level, name), weights in crossed.targets(protocol, present).items()
+        if level != "subset"
+    }
+    if cell not in targets:
+        raise AbsentError(f"the benchmark has no {section_label(cell)} pairs")
+    return over_seeds_and_pairs(both, targets[cell])
 
 
-def difference_at_rates(
-    data: Path, method: str, minus: str, cell: str, rate: float, minus_rate: float
-) -> Measured:
-    """`accuracy_difference` of two methods with learning rates of their own, from the sweep."""
-    if not (data / table5.FILE).is_file():
-        raise AbsentError("the sensitivity sweep was not run in this profile")
-    frame = table5.collect(data)
-    frame = frame[frame["parameter"] == "learning_rate"]
-    sides = [
-        frame[(frame["method"] == name) & np.isclose(frame["value"].astype(float), at, atol=0)]
-        for name, at in ((method, rate), (minus, minus_rate))
-    ]
-    for side, name, at in zip(sides, (method, minus), (rate, minus_rate), strict=True):
-        if side.empty:
-            raise AbsentError(f"{method_label(name)} was not swept at a learning rate of {at:g}")
-    return difference(one_place(pd.concat(sides)), method, minus, cell)
+def close_minus_far(data: Path, method: str, minus: str, cell: str) -> Measured:
+    """Difference on close pairs minus that on far pairs of a section, in points.
+
+    Subsets of the generated data are named by their wrapping: …-close and …-far have the same
+    faults. Each side weighs its subsets by their pairs.
+    """
+    both, _ = differences(data, method, minus)
+    both = both[both["section"].map(section_key) == cell]
+    counts = both.drop_duplicates("pair_id")["subset"].value_counts()
+    sides = {
+        sign: counts[counts.index.str.endswith(f"-{name}")]
+        for sign, name in ((1, "close"), (-1, "far"))
+    }
+    if any(side.empty for side in sides.values()):
+        raise AbsentError("the benchmark has no close and far pairs: it needs data=generated_v2")
+    weights = {
+        str(subset): sign * count / side.sum()
+        for sign, side in sides.items()
+        for subset, count in side.items()
+    }
+    return over_seeds_and_pairs(both[both["subset"].isin(weights)], weights)
 
 
-def difference(frame: pd.DataFrame, method: str, minus: str, cell: str) -> Measured:
-    """Return the difference of two methods of `frame` (of `table1.collect`) in points.
+def over_seeds_and_pairs(both: pd.DataFrame, weights: Mapping[str, float]) -> Measured:
+    """Estimate Σ weight × mean difference of a subset, in points (`eval.crossed.estimate`)."""
+    seeds = both["seed"].nunique()
+    of_seeds = plural(seeds, "seed")
+    kept = both[both["subset"].isin([name for name, weight in weights.items() if weight])]
+    pairs = kept["pair_id"].nunique()
+    basis = f"{plural(pairs, 'pair')} × {of_seeds}"
+    if seeds < 2:
+        mean = kept.groupby("subset")["correct"].mean()
+        value = 100 * float(sum(weights[name] * mean[name] for name in mean.index))
+        return Measured(Student(value, float("nan"), 1), basis, pairs, seeds)
+    found = crossed.estimate(both, weights)
+    of = found.population
+    if found.units != pairs:
+        basis = (
+            f"{plural(pairs, 'pair')} in {plural(found.units, 'cluster')} × {plural(seeds, 'seed')}"
+        )
+    return Measured(Student(100 * of.value, 100 * of.error, of.df), basis, found.units, seeds)
+
+
+def differences(data: Path, method: str, minus: str) -> tuple[pd.DataFrame, Any]:
+    """Return the pairs' differences of two methods of the same seeds, and the protocol.
 
     Raises AbsentError: one was not run, or they share no seed.
     """
+    frame = one_place(table1.collect(data))
     absent = [name for name in (method, minus) if name not in set(frame["method"])]
     if absent:
         names = ", ".join(method_label(name) for name in absent)
         raise AbsentError(
             f"{names} {'was' if len(absent) == 1 else 'were'} not run in this profile"
         )
-    table = table1.paired(frame, [(method, minus)], RESAMPLES)
-    if table.empty:
+    ours, base = (frame[frame["method"] == name] for name in (method, minus))
+    both = strata.paired(ours, base)
+    if both.empty:
         raise AbsentError(f"{method} and {minus} share no seed: train both with the same seeds")
-    row, seeds = table.iloc[0], int(table.iloc[0]["seeds"])
-    if cell != "average":
-        frame = frame[frame["section"].map(section_key) == cell]
-    words, units, unit = counted(frame)
-    basis = f"{words} × {plural(seeds, 'seed')}"
-    ends = (float(row[f"{cell}_low"]), float(row[f"{cell}_high"]))
-    return Measured(float(row[cell]), *ends, basis, units, seeds, unit)
-
-
-def counted(frame: pd.DataFrame) -> tuple[str, int, str]:
-    """Return how many pairs `frame` has, in words; how many units can be redrawn apart; of what.
-
-    Pairs of one problem (`cluster`) are redrawn together, so a claim rests on so many problems.
-    """
-    pairs, units = frame["pair_id"].nunique(), frame["cluster"].nunique()
-    if units == pairs:
-        return plural(pairs, "pair"), pairs, "pair"
-    return f"{plural(pairs, 'pair')} of {plural(units, 'problem')}", units, "problem"
-
-
-def close_gain(data: Path) -> Measured:
-    """Accuracy gain NormBT − BT of the closest bin minus that of the farthest (`figure4.trend`)."""
-    frame = one_place(figure4.collect(data))
-    found = figure4.trend(frame)
-    places, edges = figure4.assign_bins(frame)
-    close, far = (counted(frame[places == at]) for at in (0, len(edges) - 2))
-    seeds = frame["seed"].nunique()
-    basis = f"{close[0]} and {far[0]} × {plural(seeds, 'seed')}"
-    ends = (found["trend_low"], found["trend_high"])
-    _, units, unit = min(close, far, key=lambda side: side[1])
-    return Measured(found["trend"], *ends, basis, units, seeds, unit)
+    sections = frame.drop_duplicates("pair_id").set_index("pair_id")["section"]
+    both = both.assign(section=both["pair_id"].map(sections))
+    return both, table1.protocol_of(str(frame["benchmark"].iloc[0]), frame)
 
 
 def one_place(frame: pd.DataFrame) -> pd.DataFrame:
@@ -358,13 +485,8 @@ def one_place(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def gold_gain(data: Path, method: str, gold: str, at: str) -> Measured:
-    """Gold score of a NormBT method minus its base's (`figure5.collect`).
-
-    `at`: "largest", the largest n; "worst", the n of the smallest gain, with the smallest lower and
-    the smallest upper end over all n above 1 (at n = 1 all methods pick alike). So low > 0 says
-    that the method is ahead at every n, and high < 0 that it is behind at one at least.
-    """
+def gold_gain(data: Path, method: str, gold: str) -> Measured:
+    """Gold score of a NormBT method minus its base's at the largest n (`figure5.collect`)."""
     if not (data / "best_of_n.csv").is_file():
         raise AbsentError("Best-of-N was not run in this profile")
     frame = figure5.collect(data)
@@ -372,32 +494,25 @@ def gold_gain(data: Path, method: str, gold: str, at: str) -> Measured:
     rows = rows[rows["gain"].notna() & (rows["n"] > 1)]
     if rows.empty:
         raise AbsentError(f"Best-of-N has no {method_label(method)} beside its base by this gold")
-    if at == "largest":
-        rows = rows.nlargest(1, "n")
-    row = rows.nsmallest(1, "gain").iloc[0]
+    row = rows.nlargest(1, "n").iloc[0]
     prompts, seeds = int(row["prompts"]), int(row["seeds"])
     basis = f"n = {row['n']}, {plural(prompts, 'prompt')} × {plural(seeds, 'seed')}"
-    if at == "worst":
-        behind = int((rows["gain_high"] < 0).sum())
-        basis += f"; behind at {behind} of {len(rows)} n"
     if row["quality"]:
         basis += f"; {row['quality'][0].lower()}{row['quality'][1:].rstrip('.')}"
-    ends = (float(rows["gain_low"].min()), float(rows["gain_high"].min()))
-    return Measured(float(row["gain"]), *ends, basis, prompts, seeds, "prompt")
+    stated = Stated(*(float(row[name]) for name in ("gain", "gain_low", "gain_high")))
+    return Measured(stated, basis, prompts, seeds)
 
 
 MEASURES: Final[dict[str, Callable[..., Measured]]] = {
     function.__name__: function
     for function in (
         median_ratio,
-        head_identity,
         update_correlation,
         correlation_drop,
         proxy_correlation,
         mean_weight,
         accuracy_difference,
-        difference_at_rates,
-        close_gain,
+        close_minus_far,
         gold_gain,
     )
 }

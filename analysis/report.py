@@ -20,6 +20,7 @@ from analysis import claims, figure1
 from analysis.gallery import TABLES, Item, read_index, read_manifest
 from analysis.style import method_label, model_label, plural, section_label, short
 from analysis.tables import AbsentError, read_markdown
+from eval import verdicts
 from rm.errors import InputError
 from rm.files import atomic_write_text, read_json
 
@@ -29,9 +30,11 @@ KINDS: Final = {"svg": "image/svg+xml", "png": "image/png"}
 LONGEST: Final = 3000
 """Characters of a text that the page shows."""
 BADGES: Final = {
-    claims.HOLDS: "holds",
-    claims.FAILS: "fails",
-    claims.UNDECIDED: "open",
+    verdicts.SUPPORTED: "holds",
+    verdicts.REFUTED: "fails",
+    verdicts.EQUIVALENT: "same",
+    verdicts.INCONCLUSIVE: "open",
+    verdicts.NOT_TESTABLE: "none",
     claims.NOT_RUN: "none",
 }
 
@@ -87,7 +90,9 @@ def context(results: Path) -> dict[str, Any]:
     manifest, items = read_manifest(results), read_index(results)
     place = f"results/{results.name}" if results.is_absolute() else results.as_posix()
     usual = f"results/{manifest['profile']}"
-    judged = claims.judge_all(results / "data", claims.read_claims())
+    listed = claims.read_claims()
+    judged = claims.judge_all(results / "data", listed)
+    rows = [claim_row(one) for one in judged]
     figures = [item for item in items if item.name.startswith("figure")]
     tables = [item for item in items if item.name in TABLES]
     return {
@@ -98,8 +103,16 @@ def context(results: Path) -> dict[str, Any]:
         "labels": labels(manifest),
         "facts": facts(manifest) | best_of_n_fact(manifest, results / "data" / "best_of_n.json"),
         "runs": runs(manifest),
-        "claims": [claim_row(one) for one in judged],
-        "counts": {word: sum(one.verdict == word for one in judged) for word in BADGES},
+        "claims": {
+            f"{kind.capitalize()} claims": [row for row in rows if row["kind"] == kind]
+            for kind in claims.KINDS
+        },
+        "identities": listed.identities,
+        "counts": {
+            word: number
+            for word in BADGES
+            if (number := sum(one.verdict == word for one in judged))
+        },
         "badges": BADGES,
         "figures": [(item, picture(results, item) if item.files else None) for item in figures],
         "tables": [(item, read_tables(results, item)) for item in tables],
@@ -202,16 +215,18 @@ def runs(manifest: dict[str, Any]) -> list[dict[str, str]]:
 
 def claim_row(judged: claims.Judged) -> dict[str, Any]:
     """Return one claim's cells for the page."""
-    measured = judged.measured
+    measured, claim = judged.measured, judged.claim
     number = interval = basis = ""
-    if measured is not None and np.isfinite(measured.value):
-        number, low, high = map(short, (measured.value, measured.low, measured.high))
-        basis, interval = measured.basis, f"[{low}, {high}]" if low != high else ""
+    if measured is not None and np.isfinite(measured.estimate.value):
+        number = short(measured.estimate.value)
+        interval = f"[{short(measured.low)}, {short(measured.high)}]"
+        basis = measured.basis
     return {
-        **judged.claim,
-        "unit": measured.unit if measured is not None else "pair",
+        **{name: getattr(claim, name) for name in ("id", "kind", "text", "where", "paper", "says")},
+        "rule": claim.margins.in_words(),
+        "unit": claim.unit,
         "number": number,
-        "interval": interval,
+        "interval": interval if "nan" not in interval else "",
         "basis": basis,
         "verdict": judged.verdict,
         "badge": BADGES[judged.verdict],

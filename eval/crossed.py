@@ -152,7 +152,7 @@ def intervals(outcomes: pd.DataFrame, protocol: Protocol, *, level: float = 0.95
     strata = strata_of(outcomes, protocol)
     present = [name for stratum in strata for name in stratum.subsets]
     counts, rows = pair_counts(outcomes, protocol), []
-    for key, weights in _targets(protocol, present).items():
+    for key, weights in targets(protocol, present).items():
         found = _estimate(strata, weights)
         rows.append((
             *(*key, found.population.value),
@@ -163,7 +163,7 @@ def intervals(outcomes: pd.DataFrame, protocol: Protocol, *, level: float = 0.95
     return pd.DataFrame(rows, columns=[*COLUMNS])
 
 
-def _targets(protocol: Protocol, present: Sequence[str]) -> dict[Key, dict[str, float]]:
+def targets(protocol: Protocol, present: Sequence[str]) -> dict[Key, dict[str, float]]:
     """Return, for each subset, section and the average, the weights of the subsets present."""
     indicators = {name: row for name, row in zip(present, np.eye(len(present)), strict=True)}
     rolled = protocol.roll_up(indicators)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import numpy as np
 
@@ -22,6 +22,17 @@ EQUIVALENT: Final = "equivalent"
 INCONCLUSIVE: Final = "inconclusive"
 NOT_TESTABLE: Final = "not testable"
 ALPHA: Final = 0.05
+
+
+class Estimate(Protocol):
+    """A number with an interval of any level that its claim's margins ask for."""
+
+    @property
+    def value(self) -> float:
+        """The number."""
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the two-sided interval: (low, high)."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +55,31 @@ class Margins:
         if self.equivalent is not None and self.equivalent <= 0:
             raise InputError(f"equivalent={self.equivalent}: must be above 0")
 
-    def met(self, estimate: Student) -> dict[str, str]:
+    def met(self, estimate: Estimate) -> dict[str, str]:
         """Return the verdicts whose rule `estimate` meets, each with the rule in words."""
         low, high = estimate.interval(1 - ALPHA)
-        lower, upper = estimate.interval(1 - 2 * ALPHA)
         found = {}
         if low > self.supported:
             found[SUPPORTED] = f"low > {self.supported:g}"
-        end = {"upper": upper, "high": high}[self.refuted_by]
-        if self.refuted is not None and end < self.refuted:
-            found[REFUTED] = f"{self.refuted_by} < {self.refuted:g}"
-        if self.equivalent is not None and -self.equivalent < lower and upper < self.equivalent:
-            found[EQUIVALENT] = f"90% interval within ±{self.equivalent:g}"
+        if self.refuted is not None:
+            upper = self.refuted_by == "upper"
+            if (estimate.interval(1 - 2 * ALPHA)[1] if upper else high) < self.refuted:
+                found[REFUTED] = f"{self.refuted_by} < {self.refuted:g}"
+        if self.equivalent is not None:
+            lower, upper_end = estimate.interval(1 - 2 * ALPHA)
+            if -self.equivalent < lower and upper_end < self.equivalent:
+                found[EQUIVALENT] = f"90% interval within ±{self.equivalent:g}"
         return found
+
+    def in_words(self) -> str:
+        """Return the rules as a sentence."""
+        rules = [f"supported if low > {self.supported:g}"]
+        if self.refuted is not None:
+            end = "one-sided 95% upper bound" if self.refuted_by == "upper" else "high"
+            rules.append(f"refuted if {end} < {self.refuted:g}")
+        if self.equivalent is not None:
+            rules.append(f"equivalent if the 90% interval lies within ±{self.equivalent:g}")
+        return "; ".join(rules)
 
 
 @dataclass(frozen=True)
@@ -102,7 +125,15 @@ def judge(
     }
 
 
-def _judge_one(margins: Margins, estimate: Student, p: float, p_holm: float) -> Verdict:
+def judge_alone(margins: Margins, estimate: Estimate) -> Verdict:
+    """Return the verdict of one secondary claim: its margins' rules, no correction."""
+    met = margins.met(estimate)
+    return Verdict(
+        next(iter(met), INCONCLUSIVE), "; ".join(met.values()) or "no rule is met", tuple(met)
+    )
+
+
+def _judge_one(margins: Margins, estimate: Estimate, p: float, p_holm: float) -> Verdict:
     met, missed = margins.met(estimate), ""
     if SUPPORTED in met and p_holm >= ALPHA:
         missed = f"{met.pop(SUPPORTED)}, but p = {p_holm:.3f} after Holm's correction"

@@ -28,6 +28,9 @@ def main(cfg: DictConfig) -> None:
     from pipeline.experiments.reproduce import reproduce
 
     results = reproduce(cfg, configuration.words())
+    if cfg.until == "rates":
+        print(f"learning rates: {results / 'data' / 'grid.csv'}")
+        return
     for line in closing_lines(results, Path("results") / cfg.profile.name):
         print(line)
 

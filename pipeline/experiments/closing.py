@@ -48,8 +48,8 @@ def verdict_lines(results: Path) -> Iterator[str]:
     for one in claims.judge_all(results / "data", claims.read_claims()):
         if one.verdict != claims.NOT_RUN:
             row = claim_row(one)
-            number = f"{row['number']} {row['interval']}".rstrip()
-            yield f"  {one.verdict:14} {one.claim['text']}: {number}"
+            number = " ".join(filter(None, (row["number"], row["interval"])))
+            yield f"  {one.verdict:14} {one.claim.text}: {number} {row['unit']}"
 
 
 def beside(results: Path, committed: Path) -> list[str]:

@@ -32,7 +32,7 @@ from pipeline.settings import configuration
 from pipeline.settings.data import load_data, test_pairs
 from pipeline.settings.objective import objective_of
 from pipeline.settings.words import quoted
-from rm.data.preferences import PreferencePair, unseen
+from rm.data.preferences import PreferencePair, section_key, unseen
 from rm.errors import InputError
 from rm.files import atomic_write_text, read_json
 from rm.provenance import file_fingerprint
@@ -43,6 +43,7 @@ OWN_KEYS = (
     "methods",
     "seeds",
     "grid",
+    "until",
     "keep_checkpoints",
     "benchmark",
     "benchmark_data",
@@ -60,8 +61,8 @@ OWN_KEYS = (
 Rates = dict[str, list[str]]
 """Method → the override with its learning rate."""
 
-GRID_SEED = 1000
-"""Seed of the runs that choose learning rates: none that a table shows."""
+GRID_SEEDS = (1000, 1001)
+"""Seeds of the runs that choose learning rates: none that a table shows."""
 
 
 PER_RUN = {"loss": "methods=[…]", "seed": "seeds=[…]", "run_dir": "runs_dir=FOLDER"}
@@ -91,6 +92,8 @@ def check_call(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """
     configuration.check_types(cfg)
     refuse_words_of_one_run(overrides)
+    if cfg.get("until") is not None and (cfg.until != "rates" or not cfg.grid):
+        raise InputError(f"until={cfg.until}: give null, or rates together with a grid")
     for name, (kind, example) in LISTED.items():
         *group, key = name.split(".")
         part = cfg if not group else cfg.get(group[0], {})
@@ -145,6 +148,8 @@ def train_config(
         f"seed={seed}",
         f"run_dir={quoted(str(folder))}",
     ]
+    if cfg.data.get("pool_pairs") and cfg.training.reuse_trunk:
+        words.append("training.trunk_pool=true")  # several seeds draw from it
     made = configuration.compose_config("train", words)
     if made.launch.name == "torchrun":
         raise InputError(
@@ -226,30 +231,35 @@ def _scoring_devices(cfg: DictConfig) -> int:
 def choose_rates(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Rates:
     """Choose each method's learning rate from `grid` on validation pairs; return it as an override.
 
-    One run per method and rate, with a seed that no table uses; the test pairs are never read here.
-    Writes data/grid.csv: method, learning_rate, seed, accuracy (fraction, mean of the sections),
-    pairs, chosen. An empty grid keeps training.learning_rate.
+    Runs of two seeds that no table uses for every method and rate; the test pairs are never read
+    here. Writes data/grid.csv: method, learning_rate, seed, accuracy (fraction, mean of the
+    sections), pairs, one column per section, chosen. An empty grid keeps training.learning_rate.
     """
     if not cfg.grid:
         return {}
-    held_out, tried = validation_data(cfg, "validation.jsonl"), []
-    for method in cfg.methods:
-        for rate in sorted(cfg.grid):
-            words = [*overrides, f"training.learning_rate={rate}"]
-            tried.append((rate, train_config(cfg, words, method, GRID_SEED, f"grid/{rate:g}")))
+    held_out = validation_data(cfg, "validation.jsonl")
+    tried = [
+        (rate, train_config(cfg, [*overrides, f"training.learning_rate={rate}"], *name, place))
+        for method in cfg.methods
+        for rate in sorted(cfg.grid)
+        for name in ((method, seed) for seed in GRID_SEEDS)
+        for place in (f"grid/{rate:g}",)
+    ]
     configs = [one for _, one in tried]
-    runs = [Run(one.loss.name, GRID_SEED, Path(one.run_dir)) for one in configs]
+    runs = [Run(one.loss.name, one.seed, Path(one.run_dir)) for one in configs]
     jobs = [
-        Job(f"{run.method}, learning rate {rate:g}", train_and_validate, (cfg, one, run, held_out))
+        Job(
+            f"{run.method}, learning rate {rate:g}, seed {run.seed}",
+            train_and_validate,
+            (cfg, one, run, held_out),
+        )
         for run, (rate, one) in zip(runs, tried, strict=True)
     ]
     name = f"choose learning rates on validation pairs, {len(runs)} runs"
     do_all(cfg, screen, name, jobs, runs, configs)
-    frame = pd.DataFrame(
-        [_validated(run, rate) for run, (rate, _) in zip(runs, tried, strict=True)]
+    frame = with_choice(
+        pd.DataFrame([_validated(run, rate) for run, (rate, _) in zip(runs, tried, strict=True)])
     )
-    best = frame.groupby("method")["accuracy"].idxmax()  # the smaller rate where two are equal
-    frame["chosen"] = frame.index.isin(best)
     for line in at_the_edge(frame):
         screen.line(line)
     atomic_write_text(grid_file(cfg), csv_text(frame))
@@ -260,7 +270,19 @@ def _validated(run: Run, rate: float) -> dict[str, Any]:
     """A row of data/grid.csv."""
     summary = read_json(run.scores / "summary.json")
     facts = {"accuracy": summary["average"], "pairs": summary["pairs"]}
-    return {"method": run.method, "learning_rate": rate, "seed": run.seed, **facts}
+    sections = {section_key(name): value for name, value in summary["sections"].items()}
+    return {"method": run.method, "learning_rate": rate, "seed": run.seed, **facts, **sections}
+
+
+def with_choice(grid: pd.DataFrame) -> pd.DataFrame:
+    """Mark the rows of the learning rate that each method did best at, on average over its seeds.
+
+    The smaller rate where two are equal.
+    """
+    means = grid.groupby(["method", "learning_rate"], as_index=False)["accuracy"].mean()
+    best = means.loc[means.groupby("method")["accuracy"].idxmax()]
+    of_method = best.set_index("method")["learning_rate"]
+    return grid.assign(chosen=grid["learning_rate"] == grid["method"].map(of_method))
 
 
 def at_the_edge(grid: pd.DataFrame) -> list[str]:
@@ -269,7 +291,7 @@ def at_the_edge(grid: pd.DataFrame) -> list[str]:
     return [
         f"grid: {row['method']} did best at its {ends[row['learning_rate']]} learning rate, "
         f"{row['learning_rate']:g}: better ones may lie beyond: widen grid=[…]"
-        for _, row in grid[grid["chosen"]].iterrows()
+        for _, row in grid[grid["chosen"]].drop_duplicates("method").iterrows()
         if len(ends) > 1 and row["learning_rate"] in ends
     ]
 
@@ -301,7 +323,7 @@ def known_rates(cfg: DictConfig) -> dict[str, list[str]]:
     if not cfg.grid or not grid_file(cfg).is_file():
         return {}
     frame = read_csv(grid_file(cfg))
-    chosen = frame[frame["chosen"]].set_index("method")["learning_rate"]
+    chosen = frame[frame["chosen"]].drop_duplicates("method").set_index("method")["learning_rate"]
     return {str(method): [f"training.learning_rate={rate}"] for method, rate in chosen.items()}
 
 

@@ -89,6 +89,8 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Pat
     if seen:
         screen.line(f"{seen} test pairs have a prompt that is trained on")
     rates = choose_rates(cfg, overrides, screen)
+    if cfg.until == "rates":
+        return results
     with screen.stage("score the untrained backbone"):
         untrained = make_untrained(cfg, runs_dir)
         evaluate_run(cfg, untrained, test)  # no test pair is scored before rates are chosen

@@ -25,7 +25,7 @@ from eval.best_of_n.vllm_engine import is_installed
 from pipeline.experiments.best_of_n import policy_model, settings_of
 from pipeline.experiments.best_of_n_material import find_prompts
 from pipeline.experiments.matrix import (
-    GRID_SEED,
+    GRID_SEEDS,
     benchmark_data,
     check_benchmark,
     prompts_trained_on,
@@ -128,9 +128,10 @@ class DryRun:
         wanted: list[tuple[str, int, str, list[str]]]
         wanted = [(method, seed, "train", []) for method in cfg.methods for seed in cfg.seeds]
         wanted += [
-            (method, GRID_SEED, f"grid/{rate:g}", [f"training.learning_rate={rate}"])
+            (method, seed, f"grid/{rate:g}", [f"training.learning_rate={rate}"])
             for method in cfg.methods
             for rate in cfg.grid
+            for seed in GRID_SEEDS
         ]
         for method, seed, part, own in wanted:
             try:
@@ -142,7 +143,8 @@ class DryRun:
         if wrong:
             more = f" (and {len(wrong) - 1} more of {len(wanted)} runs)" if len(wrong) > 1 else ""
             raise InputError(f"{wrong[0]}{more}")
-        rates = f" and {len(cfg.methods) * len(cfg.grid)} of learning rates" if cfg.grid else ""
+        tried = len(cfg.methods) * len(cfg.grid) * len(GRID_SEEDS)
+        rates = f" and {tried} of learning rates" if tried else ""
         return f"{len(cfg.methods)} methods × {len(cfg.seeds)} seeds{rates}: composed and checked"
 
     def out_of_date(self) -> str:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from analysis.style import MODELS
 from eval.best_of_n.settings import BonSettings
 from pipeline.experiments.best_of_n import settings_of
+from pipeline.experiments.matrix import GRID_SEEDS
 from pipeline.experiments.reproduce import best_of_n_left_out
 from pipeline.plan.material import Material, gather
 from pipeline.plan.room import (
@@ -97,7 +98,8 @@ def facts_of(material: Material, bon: BonSettings | None) -> dict[str, str]:
     steps = trained_pairs(material.settings, material.pairs.train) // material.settings.global_batch
     matrix = f"{len(cfg.methods)} methods × {len(cfg.seeds)} seeds = {len(runs)} runs"
     if cfg.grid:
-        matrix += f", after {len(cfg.methods)} × {len(cfg.grid)} learning rates"
+        tried = f"{len(cfg.grid)} learning rates × {len(GRID_SEEDS)} seeds"
+        matrix += f", after {len(cfg.methods)} × {tried}"
     facts = {
         "Runs": f"{matrix}; {steps:,} steps each of {material.settings.global_batch} pairs",
         "Model": f"{decoder.parameters:,} parameters, {decoder.trained:,} of them trained; "

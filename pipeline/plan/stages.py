@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from eval.best_of_n.settings import BonSettings
 from pipeline.experiments.best_of_n import outline, policy_model, proxy_words
-from pipeline.experiments.matrix import kept_words
+from pipeline.experiments.matrix import GRID_SEEDS, kept_words
 from pipeline.plan.architecture import (
     architecture_of,
     architecture_of_checkpoint,
@@ -107,7 +107,7 @@ def matrix_stages(material: Material) -> list[Stage]:
         below = decoder.layers - settings.top_layers
         stages.append(score("frozen trunk", 1, both, 2 * pairs.train + rows, below))
     if cfg.grid:
-        tried = len(cfg.methods) * len(cfg.grid)
+        tried = len(cfg.methods) * len(cfg.grid) * len(GRID_SEEDS)
         held_out = material.lengths.scoring * pairs.validation
         stages.append(train("learning rates: training", tried, pairs.train))
         stages.append(

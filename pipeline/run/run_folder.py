@@ -30,7 +30,7 @@ NEUTRAL = (
     *("loss.label", "loss.base", "loss.role"),  # words for tables; older runs have none
     *("loss.whole_batch", "loss.needs_margin"),  # of older runs: the loss's parts say so now
 )
-ADDED: dict[str, Any] = {"model.head": "auto", "data.ignore": []}
+ADDED: dict[str, Any] = {"model.head": "auto", "data.ignore": [], "training.trunk_pool": False}
 """Settings that older runs lack, with the value that does what they did: left out there too."""
 MODEL_FILE = "reward_model.json"
 INPUTS_FILE = "inputs.json"

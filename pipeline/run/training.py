@@ -36,9 +36,10 @@ from pipeline.settings.checks import (
 )
 from pipeline.settings.data import TrainingData, load_data, require_facts
 from pipeline.settings.objective import objective_of
+from rm.data.preferences import PreferencePair
 from rm.data.templates import ChatTemplate
 from rm.data.tokens import TokenPair, settled, tokenize_pairs
-from rm.errors import InterruptedRunError
+from rm.errors import InputError, InterruptedRunError
 from rm.files import atomic_write_json, read_json
 from rm.model.backbones import SOURCE_FILE
 from rm.model.checkpoints import keeps_head, new_reward_model, save_reward_model
@@ -159,8 +160,15 @@ def prepare(cfg: DictConfig) -> Prepared:
         require_sharing(model, settings.max_length, "training.share_prefix")
     trunk = None
     if settings.reuse_trunk:
+        shared = pairs
+        if settings.trunk_pool:
+            shared = tokenize_pairs(pool_of(data), template, settings.max_length, drop=True)[0]
         trunk = open_cache(
-            model, settings.top_layers, rows_of(pairs), cache / "trunk", share=settings.share_prefix
+            model,
+            settings.top_layers,
+            rows_of([*shared, *pairs]),  # with swapped labels a pair's rows are the same two
+            cache / "trunk",
+            share=settings.share_prefix,
         )
     # After the trunk, which is computed where the model is now: on the CPU.
     choose_attention(model, settings.attention, "training")
@@ -180,6 +188,13 @@ def prepare(cfg: DictConfig) -> Prepared:
         likelihood=objective.text is not None,
     )
     return Prepared(settings, objective, model, tokenizer, data, pairs, collator, facts)
+
+
+def pool_of(data: TrainingData) -> Sequence[PreferencePair]:
+    """Return the pairs that are drawn from. Raises InputError where there is no pool."""
+    if not data.pool:
+        raise InputError("training.trunk_pool=true needs data that are drawn from a pool")
+    return data.pool
 
 
 def choose_part(model: RewardModel, cfg: DictConfig, settings: TrainingSettings) -> None:

@@ -99,6 +99,8 @@ class TrainingData:
     report: dict[str, Any]
     lines: list[str] = field(default_factory=list)
     """What became of every row of the source, for people."""
+    pool: Sequence[PreferencePair] = ()
+    """The pairs that `train` is drawn from, where other seeds draw others of them."""
 
     @property
     def fingerprint(self) -> str:
@@ -171,7 +173,7 @@ def _of_tasks(data: GeneratedData) -> TrainingData:
     train, noisy = swap_labels(drawn, CLOSE, data.label_noise, data.seed)
     validation = list(_pairs("validation", data.validation_pairs, data.seed))
     report = {"source": "generated", "kept": len(train), "swapped": noisy, "pool": len(pool)}
-    return TrainingData(train, validation, report)
+    return TrainingData(train, validation, report, pool=pool)
 
 
 @cache

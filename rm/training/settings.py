@@ -40,6 +40,7 @@ class TrainingSettings:
     attention: str | None
     gradient_checkpointing: bool
     save_steps: int
+    trunk_pool: bool = False
     lora: dict[str, Any] = field(default_factory=dict)
 
 

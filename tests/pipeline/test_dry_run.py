@@ -53,7 +53,7 @@ def test_the_smoke_profile_is_well_and_nothing_is_written(tmp_path: Path) -> Non
     assert {"runs", "Best-of-N", "model", "data", "runs_dir", "disk", "devices", "memory"} <= set(
         names
     )
-    assert "2 methods × 1 seeds and 2 of learning rates" in found[0].detail
+    assert "2 methods × 1 seeds and 4 of learning rates" in found[0].detail
     assert not (tmp_path / "out").exists()
 
 

@@ -90,8 +90,8 @@ def test_counts_follow_matrix_and_grid(tmp_path: Path) -> None:
     plan, cfg = planned(tmp_path, *words)
     found = stages(plan)
     assert found["training"].runs == len(run_configs(cfg, kept_words(words[:-1]), {})) == 16
-    assert found["learning rates: training"].runs == 8 * 2
-    assert found["learning rates: scoring"].sequences == 16 * 2 * 16
+    assert found["learning rates: training"].runs == 8 * 2 * 2
+    assert found["learning rates: scoring"].sequences == 2 * 16 * 2 * 16
     assert found["Best-of-N: proxies"].runs == 2 * 2 * 2  # golds, methods, seeds
 
 

@@ -153,6 +153,8 @@ def test_a_setting_of_a_loss_reaches_every_run_and_its_name_none() -> None:
         (["seeds=3"], "seeds=3: give a list"),
         (["grid=0.1"], "grid=0.1: give a list"),
         (["grid=[fast]"], r"grid=\['fast'\]: fast does not belong, as in \[1e-4,3e-4\]"),
+        (["until=rates"], "until=rates: give null, or rates together with a grid"),
+        (["grid=[1e-3]", "until=end"], "until=end: give null, or rates"),
         (["seeds=[true]"], "True does not belong"),
         (["methods=[5]"], "5 does not belong"),
         (["gradient_pairs=abc"], "gradient_pairs=abc: must be a whole number, 1 or more"),
@@ -311,15 +313,25 @@ def test_a_rate_from_the_edge_of_the_grid_is_named() -> None:
 def test_learning_rates_are_chosen_on_validation_pairs_alone(tmp_path: Path, cache: Path) -> None:
     words = ["methods=[bt,bsr]", "seeds=[0]", "grid=[1e-3,3e-2]", "best_of_n=false"]
     words += ["keep_checkpoints=false", "gradient_pairs=2", "training.micro_batch=4"]
+    first = reproduce(tmp_path, cache, *words, "until=rates")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.endswith("grid.csv\n") and not (tmp_path / "results/manifest.json").exists()
+    assert not (tmp_path / "runs/untrained").exists()  # no test pair is scored
     result = reproduce(tmp_path, cache, *words)
     assert result.returncode == 0, result.stderr
     grid = pd.read_csv(tmp_path / "results/data/grid.csv")
-    assert len(grid) == 4 and (grid["pairs"] == 16).all()
-    best = grid.loc[grid.groupby("method")["accuracy"].idxmax()]
-    assert grid[grid["chosen"]].sort_values("method").equals(best.sort_values("method"))
+    assert len(grid) == 8 and (grid["pairs"] == 16).all() and set(grid["seed"]) == {1000, 1001}
+    sections = grid[["chat", "chat_hard", "safety", "reasoning"]]
+    assert grid["accuracy"].tolist() == pytest.approx(sections.mean(axis=1).tolist())
+    means = grid.groupby(["method", "learning_rate"], as_index=False)["accuracy"].mean()
+    best = means.loc[means.groupby("method")["accuracy"].idxmax()]
+    chosen = grid[grid["chosen"]].drop_duplicates(["method", "learning_rate"])
+    assert dict(zip(chosen["method"], chosen["learning_rate"], strict=True)) == dict(
+        zip(best["method"], best["learning_rate"], strict=True)
+    )
     untrained = tmp_path / "runs/untrained/evaluation/manifest.json"  # the first of the test pairs
-    chosen = tmp_path / "results/data/grid.csv"
-    assert untrained.stat().st_mtime_ns > chosen.stat().st_mtime_ns
+    written = tmp_path / "results/data/grid.csv"
+    assert untrained.stat().st_mtime_ns > written.stat().st_mtime_ns
     assert result.stdout.count("widen grid=") == 2  # of two rates, each is the first or the last
     manifest = json.loads((tmp_path / "results/manifest.json").read_text())
     rates = {run["method"]: run["config"]["training"]["learning_rate"] for run in manifest["runs"]}
@@ -333,17 +345,17 @@ def test_learning_rates_are_chosen_on_validation_pairs_alone(tmp_path: Path, cac
     again = reproduce(tmp_path, cache, *words)
     assert again.returncode == 0, again.stderr
     log = tmp_path / "runs/log.txt"
-    assert log.read_text().count("the checkpoint is gone") == 6
+    assert log.read_text().count("the checkpoint is gone") == 10
     tables = (tmp_path / "results/tables/table1.csv").read_bytes()
     runs, archive = tmp_path / "runs", tmp_path / "results/runs.tar.xz"
-    assert pack(runs, archive) == 7
+    assert pack(runs, archive) == 11
     runs.rename(tmp_path / "elsewhere")
-    assert unpack(archive, runs) == (7, 0)
+    assert unpack(archive, runs) == (11, 0)
     other = reproduce(tmp_path, cache, *words, "eval.max_length=64")
     assert other.returncode == 2 and "scored with other settings" in other.stderr
     unpacked = reproduce(tmp_path, cache, *words)
     assert unpacked.returncode == 0, unpacked.stderr
-    assert log.read_text().count("the checkpoint is gone") == 6
+    assert log.read_text().count("the checkpoint is gone") == 10
     assert (tmp_path / "results/tables/table1.csv").read_bytes() == tables
 
 

@@ -116,6 +116,31 @@ def test_batch_mean_weighs_by_the_batch_itself_at_every_step() -> None:
         weight.update(None, 20.0)
 
 
+def test_the_mean_weight_under_the_batch_mean_is_at_least_one() -> None:
+    """AM–HM: mean(d) · mean(1/d) ≥ 1, equal only where all distances are."""
+    weight, generator = BatchMean(0.9, 0.0), torch.Generator().manual_seed(0)
+    for _ in range(100):
+        distance = torch.rand(16, generator=generator, dtype=torch.float64) + 1e-3
+        mu = weight.start(distance)
+        assert weight.weigh(distance, mu).mean().item() > 1
+    same = torch.full((16,), 0.7, dtype=torch.float64)
+    assert weight.weigh(same, weight.start(same)).mean().item() == pytest.approx(1, rel=1e-12)
+
+
+def test_a_constant_factor_of_the_loss_changes_nothing_under_adamw() -> None:
+    """So the mean weight for all pairs is BT; ε is taken small against the gradients."""
+    ends = []
+    for factor in (1.0, 2.7):
+        x = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+        optimizer = torch.optim.AdamW([x], lr=0.1, eps=1e-16, weight_decay=0.01)
+        for step in range(20):
+            optimizer.zero_grad()
+            (factor * ((x - step / 10) ** 4).sum()).backward()
+            optimizer.step()
+        ends.append(x.detach())
+    assert torch.allclose(ends[0], ends[1], rtol=1e-9, atol=0)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_dealing_leaves_it_to_the_trainer_to_name_numbers_that_are_not_finite(value: float) -> None:
     distance = torch.tensor([1.0, value, 2.0])
