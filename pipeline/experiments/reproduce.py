@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -21,6 +22,7 @@ from eval.rows import sample_rows
 from eval.spreadsheet import csv_text, write_parquet
 from pipeline.experiments import best_of_n, measure
 from pipeline.experiments.best_of_n_material import find_prompts
+from pipeline.experiments.freeze import check_freeze
 from pipeline.experiments.matrix import (
     benchmark_data,
     benchmark_name,
@@ -91,6 +93,7 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Pat
     rates = choose_rates(cfg, overrides, screen)
     if cfg.until == "rates":
         return results
+    freeze = check_freeze(cfg)
     with screen.stage("score the untrained backbone"):
         untrained = make_untrained(cfg, runs_dir)
         evaluate_run(cfg, untrained, test)  # no test pair is scored before rates are chosen
@@ -111,7 +114,8 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Pat
     state = "not finished" if left_out is None else f"left out: {left_out}"
     if left_out is not None and (results / "data" / "best_of_n.csv").is_file():
         state += "; what is shown is an earlier call's"
-    write_manifest(cfg, overrides, results, runs, seen, state, time.time() - started)
+    facts = {"test_pairs_trained_on": seen, **({"freeze": freeze} if freeze else {})}
+    write_manifest(cfg, overrides, results, runs, facts | {"best_of_n": state}, started)
     with screen.stage("draw figures and tables"):
         items = draw_all(results)
     if left_out is None:
@@ -119,7 +123,7 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Pat
         with screen.stage("Best-of-N"):
             best_of_n.compute(experiment, kept_words(overrides))  # type: ignore[arg-type]
         items = redraw(results, ("best_of_n", "figure5"))
-        write_manifest(cfg, overrides, results, runs, seen, cfg.bon.name, time.time() - started)
+        write_manifest(cfg, overrides, results, runs, facts | {"best_of_n": cfg.bon.name}, started)
     print("\n".join(item.line() for item in items))
     report.write(results)
     return results
@@ -225,14 +229,14 @@ def write_manifest(
     overrides: Sequence[str],
     results: Path,
     runs: Sequence[Run],
-    seen: int,
-    best_of_n_state: str,
-    seconds: float,
+    facts: dict[str, Any],
+    started: float,
 ) -> None:
     """Write which command, runs, settings, data and code made the results.
 
-    seen: test pairs with a prompt that is trained on. best_of_n_state: Best-of-N's size once it is
-    done, or why it is not.
+    facts: test_pairs_trained_on (test pairs with a prompt that is trained on), best_of_n (its size
+    once it is done, or why it is not), freeze (`check_freeze`). started: when the call began,
+    seconds.
     """
     atomic_write_json(
         results / "manifest.json",
@@ -244,9 +248,9 @@ def write_manifest(
             "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
             "benchmark": cfg.benchmark,
             "benchmark_data": benchmark_name(cfg),
-            "test_pairs_trained_on": seen,
-            "best_of_n": best_of_n_state,
-            "seconds_of_this_call": round(seconds, 1),
+            **facts,
+            **({"intervals": "crossed"} if len(cfg.seeds) > 1 else {}),
+            "seconds_of_this_call": round(time.time() - started, 1),
             "environment": environment(),
         },
     )

@@ -36,7 +36,6 @@ from pipeline.settings.checks import (
 )
 from pipeline.settings.data import TrainingData, load_data, require_facts
 from pipeline.settings.objective import objective_of
-from rm.data.preferences import PreferencePair
 from rm.data.templates import ChatTemplate
 from rm.data.tokens import TokenPair, settled, tokenize_pairs
 from rm.errors import InputError, InterruptedRunError
@@ -160,15 +159,10 @@ def prepare(cfg: DictConfig) -> Prepared:
         require_sharing(model, settings.max_length, "training.share_prefix")
     trunk = None
     if settings.reuse_trunk:
-        shared = pairs
-        if settings.trunk_pool:
-            shared = tokenize_pairs(pool_of(data), template, settings.max_length, drop=True)[0]
+        shared = pool_of(data, template, settings) if settings.trunk_pool else []
+        rows = rows_of([*shared, *pairs])
         trunk = open_cache(
-            model,
-            settings.top_layers,
-            rows_of([*shared, *pairs]),  # with swapped labels a pair's rows are the same two
-            cache / "trunk",
-            share=settings.share_prefix,
+            model, settings.top_layers, rows, cache / "trunk", share=settings.share_prefix
         )
     # After the trunk, which is computed where the model is now: on the CPU.
     choose_attention(model, settings.attention, "training")
@@ -190,11 +184,13 @@ def prepare(cfg: DictConfig) -> Prepared:
     return Prepared(settings, objective, model, tokenizer, data, pairs, collator, facts)
 
 
-def pool_of(data: TrainingData) -> Sequence[PreferencePair]:
+def pool_of(
+    data: TrainingData, template: ChatTemplate, settings: TrainingSettings
+) -> list[TokenPair]:
     """Return the pairs that are drawn from. Raises InputError where there is no pool."""
     if not data.pool:
         raise InputError("training.trunk_pool=true needs data that are drawn from a pool")
-    return data.pool
+    return tokenize_pairs(data.pool, template, settings.max_length, drop=True)[0]
 
 
 def choose_part(model: RewardModel, cfg: DictConfig, settings: TrainingSettings) -> None:

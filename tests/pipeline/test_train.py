@@ -700,3 +700,22 @@ def test_real_pairs_of_both_schemas(train_smoke: Train, shared_data: Path) -> No
 def test_train_needs_a_config_it_can_compose() -> None:
     with pytest.raises(InputError, match="bt_margin_out"):
         train(compose_config("train", ["loss=nonsense"]))
+
+
+def test_runs_of_one_pool_share_the_frozen_layers_output(train_smoke: Train, tmp_path: Path) -> None:
+    """Two draws of a pool read one file, and train as with a file of their own."""
+    words = ["data=generated_v2", "data.pool_pairs=48", "data.train_pairs=16", "loss=bt"]
+    words += ["data.validation_pairs=16", "training.part=top_layers", "training.top_layers=1"]
+    words += ["training.reuse_trunk=true", f"cache_dir={tmp_path}/cache"]
+    folder = tmp_path / "cache/trunk"
+    pool = [train_smoke(*words, "training.trunk_pool=true", f"seed={seed}") for seed in (0, 1)]
+    assert len([*folder.glob("*.bin")]) == 1
+    own = train_smoke(*words, "seed=1")
+    assert len([*folder.glob("*.bin")]) == 2
+    losses = [
+        [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (pool[1], own)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    with pytest.raises(InputError, match="trunk_pool=true needs data that are drawn from a pool"):
+        train_smoke("training.part=top_layers", *words[-2:], "training.trunk_pool=true")
