@@ -29,9 +29,11 @@ from eval import rewardbench, strata
 from eval.crossed import intervals
 from eval.methods import base_of
 from eval.protocol import Protocol, partial
+from eval.spreadsheet import read_csv
 from eval.statistics import difference_intervals, holm, section_intervals
 from rm.data.preferences import section_key
 
+BASELINES_FILE: Final = "baselines.csv"
 PAPER: Final = Path(__file__).with_name("paper_numbers.csv")
 LISTED: Final = 4
 """Partial subsets of a section that a caption names; of more, the rest is counted."""
@@ -55,6 +57,10 @@ ADJUSTED: Final = (
 )
 CROSSED_ADJUSTED: Final = (
     f"{MARK}: p < 0.05 for new seeds and pairs after Holm's adjustment for the rows of a column."
+)
+READS_NO_PROMPT: Final = (
+    "Last rows: logistic regressions on n-grams and on the length of the answers, fitted to the "
+    "training pairs of seed 0, which read no prompt; a tie counts half and brackets are over pairs."
 )
 ROWS: Final = "Each method minus its base loss (a rival or control: minus BT)"
 """What a row of `differences` is."""
@@ -267,6 +273,38 @@ def cells_of(found: pd.DataFrame) -> dict[str, float]:
     return {**values, "pairs": int(cells["average"]["pairs"])}
 
 
+def baseline_rows(data: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the baselines that read no prompt as rows of table 1, from `data`/baselines.csv.
+
+    Without that file no rows. They stand at the place of the `table`'s first row; their intervals
+    are over pairs alone, as they have no training seeds.
+    """
+    path = data / BASELINES_FILE
+    if not path.is_file():
+        return table[:0]
+    found = read_csv(path)
+    rows = []
+    for name, part in found[found["level"] != "subset"].groupby("baseline", sort=False):
+        cells = {section_key(row["name"]): row for _, row in part.iterrows()}
+        numbers = {
+            cell + end: cells[cell][column]
+            for cell in CELLS
+            if cell in cells
+            for end, column in (("", "accuracy"), (LOW, "low"), (HIGH, "high"))
+        }
+        place = {key: table[key].iloc[0] for key in (*GROUP, "pairs")}
+        rows.append({**place, "backbone": "none", "method": f"{name} (baseline)", **numbers})
+    return pd.DataFrame(rows, columns=table.columns)
+
+
+def with_rows(table: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
+    """Return `table` with `baselines` below it; they have no seeds."""
+    if baselines.empty:
+        return table
+    below = baselines.astype({"seeds": "Int64"})
+    return pd.concat([table.astype({"seeds": "Int64"}), below], ignore_index=True)
+
+
 def beside_paper(table: pd.DataFrame) -> pd.DataFrame:
     """Return the paper's reported rows followed by ours of the methods that it reports.
 
@@ -289,12 +327,14 @@ def write(data: Path, folder: Path, note: str = "", crossed: bool = False) -> li
     """
     frame = collect(data)
     table, short = build(frame, crossed=crossed), rows_note(frame)
+    baselines = baseline_rows(data, table)
+    read_none = f" {READS_NO_PROMPT}" if len(baselines) else ""
     interval, adjustment = (CROSSED, CROSSED_ADJUSTED) if crossed else (INTERVAL, ADJUSTED)
     return [
         *write_table(
-            table,
+            with_rows(table, baselines),
             folder / "table1",
-            f"Table 1. Accuracy by section, percent. {interval}{short}",
+            f"Table 1. Accuracy by section, percent. {interval}{read_none}{short}",
             note,
         ),
         *write_table(

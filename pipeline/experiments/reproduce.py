@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from analysis import report
 from analysis.gallery import draw_all, redraw
 from analysis.style import MODELS, plural
+from analysis.table1 import BASELINES_FILE
+from eval.baselines import baselines
 from eval.benchmarks import BENCHMARKS
 from eval.rows import sample_rows
 from eval.spreadsheet import csv_text, write_parquet
@@ -101,11 +103,13 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Pat
     runs = [Run(c.loss.name, c.seed, Path(c.run_dir)) for c in configs]
     jobs = [
         Job(f"{run.method}, seed {run.seed}", train_and_score, (cfg, one, run, test))
-        for one, run in zip(configs, runs, strict=True)
-    ]
+        for one, run in sorted(zip(configs, runs, strict=True), key=lambda both: both[1].seed)
+    ]  # seed by seed: a call that is cut off leaves all methods with the same seeds
     do_all(cfg, screen, f"train and score {plural(len(runs), 'model')}", jobs, runs, configs)
     with screen.stage("measure gradients and distances"):
         measure_all(cfg, [untrained, *runs], test, results / "data")
+    with screen.stage("fit baselines that read no prompt"):
+        write_baselines(cfg, test, results / "data")
     if not cfg.keep_checkpoints:
         for run in runs:
             shutil.rmtree(run.checkpoint, ignore_errors=True)
@@ -207,6 +211,23 @@ def measure_all(cfg: DictConfig, runs: Sequence[Run], test: str, folder: Path) -
     write_parquet(directions, folder / "directions.parquet")
     write_parquet(measure.layers(cfg, runs[0], sample), folder / "layers.parquet")
     write_parquet(measure.texts(Path(cfg.runs_dir) / "data", rows), folder / "pairs.parquet")
+
+
+def write_baselines(cfg: DictConfig, test: str, folder: Path) -> None:
+    """Write data/baselines.csv: n-grams and length, fitted to the first seed's training pairs.
+
+    Too few pairs for a fit leave no file: the table has no such rows then.
+    """
+    path, rows = folder / BASELINES_FILE, BENCHMARKS[cfg.benchmark].load(test, cfg.eval.ignore)
+    first = OmegaConf.merge(cfg, {"seed": cfg.seeds[0]})
+    assert isinstance(first, DictConfig)
+    try:
+        table = baselines(load_data(first.data).train, rows, cfg.eval.resamples)
+    except InputError as error:
+        path.unlink(missing_ok=True)
+        print(f"baselines are left out: {error}", flush=True)
+    else:
+        atomic_write_text(path, csv_text(table))
 
 
 def collect(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> None:

@@ -308,3 +308,28 @@ def test_the_manifest_asks_for_both_intervals(tmp_path: Path) -> None:
         assert ("reasoning_seed_high" in columns) == bool(asked)
     row = next(line for line in text.split("\n") if line.startswith("| NormBT"))
     assert re.search(r"\| [−\d.]+ \[[−\d.]+, [−\d.]+\] \([−\d.]+, [−\d.]+\)( †)? \|", row)
+
+
+def test_baselines_stand_in_the_last_rows(tmp_path: Path) -> None:
+    frame = collected(tmp_path, scores(RIGHT))
+    table = table1.build(frame, resamples=50)
+    assert table1.baseline_rows(tmp_path, table).empty
+    rows = [
+        {"baseline": name, "level": level, "name": section, "accuracy": 50.0 + k, "low": 45.0}
+        for name in ("n-grams", "length")
+        for k, (level, section) in enumerate(
+            [("subset", "Chat"), *(("section", s) for s in SECTIONS), ("average", "average")]
+        )
+    ]
+    found = pd.DataFrame(rows).assign(high=60.0, pairs=10, trained_on=9)
+    found.to_csv(tmp_path / "baselines.csv", index=False)
+    below = table1.baseline_rows(tmp_path, table)
+    assert below["method"].tolist() == ["n-grams (baseline)", "length (baseline)"]
+    assert below.iloc[0][["chat", "reasoning", "average"]].tolist() == [51, 54, 55]
+    assert (below["pairs"] == 40).all() and (below["backbone"] == "none").all()
+    table1.write(tmp_path, tmp_path / "tables")
+    text = (tmp_path / "tables/table1.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert lines[-1].startswith("| length (baseline) | none |") and "51.0 [45.0, 60.0]" in lines[-1]
+    assert "| 2 |" in lines[2] and "read no prompt" in text
+    assert "baseline" not in (tmp_path / "tables/table1_differences.md").read_text()

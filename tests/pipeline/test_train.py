@@ -702,7 +702,9 @@ def test_train_needs_a_config_it_can_compose() -> None:
         train(compose_config("train", ["loss=nonsense"]))
 
 
-def test_runs_of_one_pool_share_the_frozen_layers_output(train_smoke: Train, tmp_path: Path) -> None:
+def test_runs_of_one_pool_share_the_frozen_layers_output(
+    train_smoke: Train, tmp_path: Path
+) -> None:
     """Two draws of a pool read one file, and train as with a file of their own."""
     words = ["data=generated_v2", "data.pool_pairs=48", "data.train_pairs=16", "loss=bt"]
     words += ["data.validation_pairs=16", "training.part=top_layers", "training.top_layers=1"]
