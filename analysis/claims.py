@@ -71,13 +71,14 @@ class Measured:
 
     `basis` says so in words; `pairs`: pairs (or prompts, or the clusters that pairs share), the
     fewest where groups of them are compared; `seeds`: training seeds. None: the number does not
-    rest on such.
+    rest on such. `sides`: of a difference of accuracies the two, (minus, method) in percent.
     """
 
     estimate: Estimate
     basis: str
     pairs: int | None = None
     seeds: int | None = None
+    sides: tuple[float, float] | None = None
 
     @property
     def low(self) -> float:
@@ -105,7 +106,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of conf/claims.yaml. `gate`: the sections that BT must have learned."""
+    """A claim of conf/claims.yaml.
+
+    `gate`: the sections that BT must have learned. `question`: what README's table asks, or "".
+    """
 
     id: str
     kind: str
@@ -117,6 +121,7 @@ class Claim:
     margins: Margins
     unit: str = "points"
     gate: tuple[str, ...] = ()
+    question: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,7 @@ def read_claims(path: Path = CLAIMS) -> Claims:
             _check_keys(one, IDENTITY_KEYS, set(), path)
             identities.append(Identity(**one))
         else:
-            _check_keys(one, KEYS, {"unit", "gate"}, path)
+            _check_keys(one, KEYS, {"unit", "gate", "question"}, path)
             claims.append(_claim(one, path))
     return Claims(tuple(claims), tuple(identities), content["gates"])
 
@@ -406,7 +411,10 @@ def accuracy_difference(data: Path, method: str, minus: str, cell: str) -> Measu
     }
     if cell not in targets:
         raise AbsentError(f"the benchmark has no {section_label(cell)} pairs")
-    return over_seeds_and_pairs(both, targets[cell])
+    means = both.groupby("subset")[["accuracy", "minus_accuracy"]].mean()
+    weights = pd.Series(targets[cell])
+    ours, base = (100 * float(means[name].mul(weights).sum()) for name in means)
+    return replace(over_seeds_and_pairs(both, targets[cell]), sides=(base, ours))
 
 
 def close_minus_far(data: Path, method: str, minus: str, cell: str) -> Measured:
@@ -455,6 +463,8 @@ def over_seeds_and_pairs(both: pd.DataFrame, weights: Mapping[str, float]) -> Me
 def differences(data: Path, method: str, minus: str) -> tuple[pd.DataFrame, Any]:
     """Return the pairs' differences of two methods of the same seeds, and the protocol.
 
+    Beside the columns of `eval.strata.paired`: section, accuracy and minus_accuracy (0 or 1).
+
     Raises AbsentError: one was not run, or they share no seed.
     """
     frame = one_place(table1.collect(data))
@@ -468,8 +478,10 @@ def differences(data: Path, method: str, minus: str) -> tuple[pd.DataFrame, Any]
     both = strata.paired(ours, base)
     if both.empty:
         raise AbsentError(f"{method} and {minus} share no seed: train both with the same seeds")
-    sections = frame.drop_duplicates("pair_id").set_index("pair_id")["section"]
-    both = both.assign(section=both["pair_id"].map(sections))
+    keys = ["seed", "pair_id"]
+    both = both.merge(
+        ours[[*keys, "section", "correct"]].rename(columns={"correct": "accuracy"}), on=keys
+    ).merge(base[[*keys, "correct"]].rename(columns={"correct": "minus_accuracy"}), on=keys)
     return both, table1.protocol_of(str(frame["benchmark"].iloc[0]), frame)
 
 

@@ -33,7 +33,7 @@ FROZEN: Final = (
     ),
 )
 """Files that claims, margins, analysis, runs and weights come from."""
-WORDS: Final = {*("text", "where", "paper", "says", "why", "test", "label", "freeze")}
+WORDS: Final = {*("text", "where", "paper", "says", "question", "why", "test", "label", "freeze")}
 """Keys of YAML files that hold words for people, and the freeze itself."""
 
 

@@ -346,6 +346,7 @@ def test_accuracy_difference_is_the_crossed_estimate_in_points(tmp_path: Path) -
     frame.to_parquet(tmp_path / "scores.parquet")
     found = claims.accuracy_difference(tmp_path, "normbt", "bt", "reasoning")
     assert found.estimate.value == pytest.approx(25)  # pairs 40 to 59 of 80
+    assert found.sides == pytest.approx((50, 75))
     assert (found.basis, found.pairs, found.seeds) == ("40 pairs × 3 seeds", 40, 3)
     frame["correct"] = (frame["reward_chosen"] > frame["reward_rejected"]).astype(float)
     own = frame[frame["section"] == "Reasoning"]

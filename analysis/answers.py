@@ -1,0 +1,55 @@
+"""The table of README: each question with the paper's number and ours, from the judged claims."""
+
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from analysis import claims
+from analysis.claims import Judged
+from analysis.style import short
+from eval.verdicts import NOT_TESTABLE
+
+FOLDERS: Final = {"generated": "cpu", "gemma": "gemma", "real": "real"}
+"""Column of the table → folder below results/."""
+ABSENT: Final = "–"
+
+
+def build(results: Path) -> pd.DataFrame:
+    """Return one row per question: question, paper, then a column of texts for each of `FOLDERS`.
+
+    `results`: the folder that holds the results folders; one that is not there gives "–".
+
+    Raises InputError: claims or data that are there are unusable.
+    """
+    listed = claims.read_claims()
+    judged = {
+        column: {one.claim.id: one for one in claims.judge_all(results / name / "data", listed)}
+        for column, name in FOLDERS.items()
+    }
+    return pd.DataFrame(
+        [
+            {
+                "question": claim.question,
+                "paper": claim.paper,
+                **{column: cell(found[claim.id]) for column, found in judged.items()},
+            }
+            for claim in listed.claims
+            if claim.question
+        ]
+    )
+
+
+def cell(judged: Judged) -> str:
+    """Return effect, interval and verdict: "75.2 → 79.4: +4.2 [1.1, 7.3], supported"."""
+    measured = judged.measured
+    if measured is None:
+        return ABSENT
+    if judged.verdict == NOT_TESTABLE:
+        return f"{NOT_TESTABLE}: {judged.reason}"
+    sides = ""
+    if measured.sides:
+        sides = f"{measured.sides[0]:.1f} → {measured.sides[1]:.1f}: "
+    value = short(measured.estimate.value)
+    signed = f"+{value}" if judged.claim.unit == "points" and measured.estimate.value > 0 else value
+    return f"{sides}{signed} [{short(measured.low)}, {short(measured.high)}], {judged.verdict}"

@@ -1,0 +1,52 @@
+"""README's table of answers, from hand-made verdicts."""
+
+from pathlib import Path
+
+import pytest
+
+from analysis import answers, claims
+from analysis.claims import NOT_RUN, Judged, Measured
+from eval.crossed import Student
+from eval.verdicts import INCONCLUSIVE, NOT_TESTABLE, SUPPORTED, Margins
+
+
+def judged(
+    verdict: str, measured: Measured | None, unit: str = "points", reason: str = ""
+) -> Judged:
+    words = dict.fromkeys(("id", "kind", "text", "where", "paper", "says"), "w")
+    claim = claims.Claim(**words, measure={}, margins=Margins(), unit=unit)
+    return Judged(claim, measured, verdict, reason)
+
+
+@pytest.mark.parametrize(
+    ("one", "text"),
+    [
+        (
+            judged(SUPPORTED, Measured(Student(4.25, 1, 1e9), "", sides=(75.25, 79.5))),
+            "75.2 → 79.5: +4.25 [2.29, 6.21], supported",
+        ),
+        (
+            judged(INCONCLUSIVE, Measured(Student(-1, 1, 1e9), "")),
+            "−1.00 [−2.96, 0.960], inconclusive",
+        ),
+        (
+            judged(SUPPORTED, Measured(Student(2, 0.1, 1e9), ""), unit="ratio"),
+            "2.00 [1.80, 2.20], supported",
+        ),
+        (
+            judged(NOT_TESTABLE, Measured(Student(4, 1, 9), ""), reason="BT reaches 52.0 %"),
+            "not testable: BT reaches 52.0 %",
+        ),
+        (judged(NOT_RUN, None), "–"),
+    ],
+)
+def test_a_cell_is_effect_interval_and_verdict(one: Judged, text: str) -> None:
+    assert answers.cell(one) == text
+
+
+def test_the_table_has_the_claims_with_a_question_in_their_order(tmp_path: Path) -> None:
+    table = answers.build(tmp_path)
+    asked = [one.question for one in claims.read_claims().claims if one.question]
+    assert table["question"].tolist() == asked and 5 <= len(asked) <= 9
+    assert list(table) == ["question", "paper", "generated", "gemma", "real"]
+    assert (table[["generated", "gemma", "real"]] == "–").all(axis=None)
