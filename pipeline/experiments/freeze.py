@@ -2,7 +2,7 @@
 
 The freeze is a commit, named by `experiment.freeze`. What it fixes are the files of `FROZEN`:
 claims and margins, the analysis, the list of runs and the data. Their wording may change: comments,
-docstrings and the words of a claim are not compared.
+docstrings, texts with spaces and the words of a claim are not compared.
 """
 
 from __future__ import annotations
@@ -78,22 +78,24 @@ def at_commit(commit: str, path: str, root: Path = ROOT) -> str:
 
 
 def rules(path: str, text: str) -> str:
-    """Return a fingerprint of what a file does: Python without docstrings, YAML without words."""
+    """Return a fingerprint of what a file does: Python without texts, YAML without words."""
     if path.endswith(".py"):
-        return fingerprint_of(ast.dump(_without_docstrings(ast.parse(text))))[:16]
+        return fingerprint_of(ast.dump(_without_texts(ast.parse(text))))[:16]
     return fingerprint_of(_without_words(yaml.safe_load(text)))[:16]
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
+def _without_texts(tree: ast.Module) -> ast.Module:
+    """Drop docstrings, also those below constants, and blank every text that has a space."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [each for each in body if not _is_text(each)]  # type: ignore[attr-defined]
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            node.value = ""
     return tree
 
 
 def _is_text(node: ast.stmt) -> bool:
-    """Whether a statement is a string alone: a docstring, or one below a constant."""
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)

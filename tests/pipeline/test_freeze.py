@@ -22,7 +22,8 @@ X = 1
 
 def f(x):
     'Add one.'
-    return x + 1
+    assert x > 0, 'give a number'
+    return {'low': x + 1}
 """
 CLAIMS = "claims:\n- {id: a, text: words, margins: {supported: 0}}\n"
 
@@ -55,11 +56,16 @@ def test_words_may_change_and_rules_may_not(frozen: tuple[Path, str]) -> None:
     before = check_freeze(configured(commit), folder)
     assert before is not None and before["commit"] == commit
     assert set(before["files"]) == {"a.py", "claims.yaml"}
-    (folder / "a.py").write_text(f"# why\n{CODE}".replace("Add one.", "Return one more."))
+    (folder / "a.py").write_text(
+        f"# why\n{CODE}".replace("Add one.", "More.").replace("give a", "a")
+    )
     (folder / "claims.yaml").write_text(CLAIMS.replace("words", "other words"))
     assert check_freeze(configured(commit), folder) == before
     (folder / "a.py").write_text(CODE.replace("x + 1", "x + 2"))
     with pytest.raises(InputError, match=r"^a\.py: other rules than at the freeze"):
+        check_freeze(configured(commit), folder)
+    (folder / "a.py").write_text(CODE.replace("low", "high"))
+    with pytest.raises(InputError, match=r"^a\.py: other rules"):
         check_freeze(configured(commit), folder)
     (folder / "a.py").write_text(CODE)
     (folder / "claims.yaml").write_text(CLAIMS.replace("supported: 0", "supported: -1"))
