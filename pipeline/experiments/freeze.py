@@ -19,18 +19,14 @@ from rm.errors import InputError
 from rm.provenance import fingerprint_of
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+EXPERIMENTS: Final = ("confirmatory", "replication")
 METHODS: Final = ("bt", "normbt", "_normbt_weight", "normbt_cap", "category_weights")
 FROZEN: Final = (
-    *("conf/claims.yaml", "conf/matrix/confirmatory.yaml", "conf/experiment/confirmatory.yaml"),
+    "conf/claims.yaml",
+    *(f"conf/{kind}/{name}.yaml" for kind in ("experiment", "matrix") for name in EXPERIMENTS),
     *("conf/data/generated_v2.yaml", *(f"conf/loss/{name}.yaml" for name in METHODS)),
     *("analysis/claims.py", "analysis/table1.py", "rm/objective/weights.py"),
-    *(
-        "eval/crossed.py",
-        "eval/strata.py",
-        "eval/verdicts.py",
-        "eval/protocol.py",
-        "eval/statistics.py",
-    ),
+    *(f"eval/{n}.py" for n in ("crossed", "strata", "verdicts", "protocol", "statistics")),
 )
 """Files that claims, margins, analysis, runs and weights come from."""
 WORDS: Final = {*("text", "where", "paper", "says", "question", "why", "test", "label", "freeze")}
