@@ -14,7 +14,7 @@ from pipeline.settings import configuration
 from rm.errors import InputError
 from rm.objective.objective import Objective
 
-PARTS = ("pair_loss", "weight", "distance", "regularizer", "text", "deal")
+PARTS = ("pair_loss", "weight", "distance", "difference", "regularizer", "text", "deal")
 """Keys that name a function or a class."""
 SAID_BY_PARTS = ("whole_batch", "needs_margin")
 """Keys that loss files had once."""

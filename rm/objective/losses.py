@@ -1,9 +1,10 @@
 """Pair losses: pure functions of the reward difference d = r_w − r_l and the pair's margin m.
 
 Every function returns one loss per pair; the objective (`rm.objective.objective`) multiplies it by
-the pair's weight (`rm.objective.weights`). A regularizer returns one penalty per pair, from the
-rewards. All tensors have the shape (pairs,) and float32 or float64 values; `logsigmoid` is used
-throughout because log(sigmoid(d)) underflows for d < −88 in float32.
+the pair's weight (`rm.objective.weights`). A difference returns what the loss reads in d's place. A
+regularizer returns one penalty per pair, from the rewards. All tensors have the shape (pairs,) and
+float32 or float64 values; `logsigmoid` is used throughout because log(sigmoid(d)) underflows for
+d < −88 in float32.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -21,6 +23,11 @@ PairLoss = Callable[[Tensor, Tensor | None], Tensor]
 """(difference (pairs,), margin (pairs,) or None) -> loss (pairs,).
 
 A loss that needs margins has no default for `margin`: data without are refused then."""
+
+Difference = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(chosen rewards, rejected rewards, distance) -> what the pair loss reads in d's place.
+
+All (pairs,)."""
 
 Regularizer = Callable[[Tensor, Tensor], Tensor]
 """(chosen rewards (pairs,), rejected rewards (pairs,)) -> penalty (pairs,), not weighted."""
@@ -67,6 +74,53 @@ def hinge(difference: Tensor, margin: Tensor | None = None, *, width: float) -> 
     return (width - difference).clamp(min=0)
 
 
+def focal(difference: Tensor, margin: Tensor | None = None, *, gamma: float) -> Tensor:
+    """(1 − σ(d))^γ · (−log σ(d)): pairs that are won count less (Skywork-Reward, arXiv 2410.18451).
+
+    The factor carries a gradient too. γ = 0 is BT. `margin` is not used. Raises InputError for a
+    γ below 0.
+    """
+    require_range("loss.pair_loss.gamma", gamma, 0)
+    return -(gamma * logsigmoid(-difference)).exp() * logsigmoid(difference)
+
+
+def constant_margin(difference: Tensor, margin: Tensor | None = None, *, size: float) -> Tensor:
+    """−log σ(d − size), the same margin for every pair (a baseline in the code of BSR).
+
+    The pair's own `margin` is not used. Raises InputError for a size below 0.
+    """
+    require_range("loss.pair_loss.size", size, 0)
+    return -logsigmoid(difference - size)
+
+
+def normalised_difference(
+    chosen: Tensor, rejected: Tensor, distance: Tensor, *, epsilon: float
+) -> Tensor:
+    """d / √(r_w² + r_l² + ε²), from −√2 to √2 (a baseline in the code of BSR) [inferred: ε].
+
+    Where ε is far below both rewards, multiplying both by one number changes nothing. ε keeps the
+    gradient finite where both are zero. `distance` is not used. Raises InputError for an ε that is
+    not above 0.
+    """
+    require_range("loss.difference.epsilon", epsilon, 1e-12)
+    return (chosen - rejected) / (chosen.square() + rejected.square() + epsilon**2).sqrt()
+
+
+@whole_batch
+def similarity_margin(chosen: Tensor, rejected: Tensor, distance: Tensor, *, size: float) -> Tensor:
+    """d − m with m = sg(size · exp(−distance / the batch's mean distance)): more for similar pairs.
+
+    A margin by similarity as in APLOT (arXiv 2510.10963) [inferred form: no optimal transport, no
+    reward gap]. m is `size` for equal states and size / e at the mean distance. The cosine of last
+    hidden states would make m a constant: with SmolLM2 it averages 0.98. The batch must be whole:
+    one micro-batch. Raises InputError for a size below 0.
+    """
+    require_range("loss.difference.size", size, 0)
+    apart = distance.detach()
+    mean = apart.mean().clamp(min=torch.finfo(apart.dtype).tiny)  # 0 where all states are equal
+    return chosen - rejected - size * (-apart / mean).exp()
+
+
 def centring(chosen: Tensor, rejected: Tensor, *, coefficient: float) -> Tensor:
     """coefficient · (r_w + r_l)², one value per pair: rewards stay near zero (TRL's formula).
 
@@ -80,9 +134,8 @@ def centring(chosen: Tensor, rejected: Tensor, *, coefficient: float) -> Tensor:
 def batch_sum_to_zero(chosen: Tensor, rejected: Tensor, *, coefficient: float) -> Tensor:
     """coefficient · (mean of all the batch's rewards)², the same value for every pair.
 
-    Batch sum-to-zero regularisation (arXiv 2505.07271) [inferred: of the mean, so that it does not
-    grow with the batch]. The batch must be whole: one micro-batch. Raises InputError for a
-    coefficient below 0.
+    Batch sum-to-zero regularisation (arXiv 2505.07271), of the mean as in its code. The batch must
+    be whole: one micro-batch. Raises InputError for a coefficient below 0.
     """
     require_range("loss.regularizer.coefficient", coefficient, 0)
     mean = (chosen.mean() + rejected.mean()) / 2

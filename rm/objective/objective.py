@@ -2,6 +2,8 @@
 
     value = weight · loss(d, m) + penalty,    d = r_w − r_l,    weight = NormBT's or another
 
+A rival may read another difference in d's place.
+
 A loss file of conf/loss names the parts. What they need of a run (margins, categories, every token,
 the whole batch) is read from the parts themselves.
 """
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from rm.errors import InputError
 from rm.objective.distances import PairDistance, Representation
-from rm.objective.losses import PairLoss, Regularizer, TextGeneration
+from rm.objective.losses import Difference, PairLoss, Regularizer, TextGeneration
 from rm.objective.weights import Deal, PairWeight
 from rm.objective.whole_batch import needs_whole_batch
 
@@ -40,7 +42,8 @@ class PairValues(NamedTuple):
 class Objective:
     """A pair loss, its weight, and what may come with them (paper, NormBT section).
 
-    `distance`: what the weight goes by, the paper's unless another is given. `regularizer`: a
+    `distance`: what the weight goes by, the paper's unless another is given. `difference`: what the
+    pair loss reads in d's place; weights are given the prediction error of d. `regularizer`: a
     penalty on the rewards. `text`: GRM's text term. `deal`: gives a batch's weights to pairs by
     category. `head`: the score head's kind. `name`, `label`, `base` (the method it is compared
     with) and `role` are for tables.
@@ -49,6 +52,7 @@ class Objective:
     pair_loss: PairLoss
     weight: PairWeight
     distance: PairDistance = field(default_factory=Representation)
+    difference: Difference | None = None
     regularizer: Regularizer | None = None
     text: TextGeneration | None = None
     deal: Deal | None = None
@@ -68,6 +72,8 @@ class Objective:
         try:
             self.pair_loss(one, one)
             self.weight.weigh(one.abs(), 1.0, one.abs())
+            if self.difference is not None:
+                self.difference(one, one, one.abs())
             if self.regularizer is not None:
                 self.regularizer(one, one)
             if self.text is not None:
@@ -92,9 +98,9 @@ class Objective:
         """Weight × pair loss + penalty, and the text term, of every pair.
 
         `chosen`, `rejected`: rewards (pairs,), float32 or better. `distance` (pairs,): what the
-        weight goes by. `mu`: the weight's state. `margin` (pairs,), `categories` (one per pair) and
-        `log_likelihood` (pairs,), log π(y_w | x), where the parts need them. Raises ValueError
-        where one that is needed is absent.
+        weight goes by, and what `difference` is given. `mu`: the weight's state. `margin` (pairs,),
+        `categories` (one per pair) and `log_likelihood` (pairs,), log π(y_w | x), where the parts
+        need them. Raises ValueError where one that is needed is absent.
         """
         difference = chosen - rejected
         weight = self.weight.weigh(distance, mu, torch.sigmoid(-difference.detach()))
@@ -102,7 +108,10 @@ class Objective:
             if len(categories) != len(weight):
                 raise ValueError(f"{len(weight)} pairs and {len(categories)} categories")
             weight = self.deal(weight, categories)
-        loss = self.pair_loss(difference, margin)
+        read = difference
+        if self.difference is not None:
+            read = self.difference(chosen, rejected, distance)
+        loss = self.pair_loss(read, margin)
         value = weight * loss
         if self.regularizer is not None:
             value = value + self.regularizer(chosen, rejected)
@@ -115,7 +124,7 @@ class Objective:
     @property
     def whole_batch(self) -> bool:
         """Whether a part looks across pairs, so that a global batch must not be divided."""
-        functions = (self.pair_loss, self.regularizer, self.deal)
+        functions = (self.pair_loss, self.difference, self.regularizer, self.deal)
         return (
             self.weight.whole_batch
             or self.distance.whole_batch

@@ -24,7 +24,7 @@ from rm.objective.whole_batch import whole_batch
 LOSSES = sorted(path.stem for path in (CONF / "loss").glob("[!_]*.yaml"))
 WHOLE = {
     *("bsr", "normbt_standardised", "normbt_shuffled", "normbt_mean_for_all"),
-    *("normbt_shuffled_within", "normbt_category_mean"),
+    *("normbt_shuffled_within", "normbt_category_mean", "similarity_margin"),
 }
 BY_MARGIN = {"bt_margin", "bt_margin_out", "normbt_margin", "normbt_margin_out"}
 BY_CATEGORY = {"normbt_shuffled_within", "normbt_category_mean", "category_weights"}

@@ -543,7 +543,9 @@ def test_forms_rivals_and_controls_train_on_the_same_batches(train_smoke: Train)
     """Every one differs from BT in its update, none in data order, head or first rewards."""
     words = ("data.train_pairs=16", "training.micro_batch=8")
     plain = steps_of(train_smoke(*words, "loss=bt"))
-    for loss in ("hinge", "centring", "bsr", "clip", "proportional", "normbt_mean_one"):
+    margins = ("constant_margin", "similarity_margin")
+    others = ("hinge", "focal", "normalised_difference", *margins, "centring", "bsr", "clip")
+    for loss in (*others, "proportional", "normbt_mean_one"):
         found = steps_of(train_smoke(*words, f"loss={loss}"))
         for key in ("distance_mean", "reward_margin", "accuracy"):
             assert found[0][key] == plain[0][key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from types import SimpleNamespace
 
@@ -16,6 +17,11 @@ from rm.objective.weights import InverseDistance, NormBT, Uniform, representatio
 DIFFERENCES = torch.tensor([-3.0, -0.5, 0.0, 0.7, 4.0], dtype=torch.float64)
 MARGINS = torch.tensor([0.5, 1.0, 2.0, 3.0, 0.1], dtype=torch.float64)
 SMOOTH = partial(losses.bt_label_smoothing, smoothing=0.1)
+FOCAL = partial(losses.focal, gamma=2.0)
+CONSTANT = partial(losses.constant_margin, size=1.0)
+CHOSEN = torch.tensor([1.5, -0.5, 0.25, 2.0], dtype=torch.float64)
+REJECTED = torch.tensor([0.5, 0.5, 0.0, -1.0], dtype=torch.float64)
+DISTANCE = torch.tensor([1.0, 2.0, 4.0, 9.0], dtype=torch.float64)
 
 
 def log_sigmoid(value: torch.Tensor) -> torch.Tensor:
@@ -59,7 +65,9 @@ def test_losses_with_margin_refuse_to_run_without(loss: losses.PairLoss) -> None
         loss(DIFFERENCES, None)
 
 
-@pytest.mark.parametrize("loss", [losses.bt, SMOOTH, losses.bt_margin, losses.bt_margin_out])
+@pytest.mark.parametrize(
+    "loss", [losses.bt, SMOOTH, losses.bt_margin, losses.bt_margin_out, FOCAL, CONSTANT]
+)
 def test_huge_differences_stay_finite(loss: losses.PairLoss) -> None:
     difference = torch.tensor([-1e4, 1e4], requires_grad=True)
     value = loss(difference, torch.ones(2))
@@ -128,6 +136,87 @@ def test_hinge_is_zero_beyond_its_width_and_linear_before() -> None:
     assert slope.tolist() == [-1.0, -1.0, -1.0, -1.0, 0.0]
 
 
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_focal_and_its_gradient_are_the_closed_forms(gamma: float) -> None:
+    difference = DIFFERENCES.clone().requires_grad_()
+    found = losses.focal(difference, gamma=gamma)
+    (slope,) = torch.autograd.grad(found.sum(), difference)
+    won = 1 / (1 + torch.exp(-DIFFERENCES))
+    factor, loss = (1 - won) ** gamma, -torch.log(won)
+    assert torch.allclose(found, factor * loss, rtol=1e-12)
+    assert torch.allclose(slope, -factor * (gamma * won * loss + (1 - won)), rtol=1e-12)
+    assert (slope < 0).all() and (found < losses.bt(DIFFERENCES)).all()
+
+
+def test_focal_with_gamma_zero_and_a_margin_of_zero_are_bt() -> None:
+    assert torch.equal(losses.focal(DIFFERENCES, gamma=0.0), losses.bt(DIFFERENCES))
+    assert torch.equal(losses.constant_margin(DIFFERENCES, size=0.0), losses.bt(DIFFERENCES))
+    found = losses.similarity_margin(CHOSEN, REJECTED, DISTANCE, size=0.0)
+    assert torch.equal(found, CHOSEN - REJECTED)
+
+
+def test_a_constant_margin_is_bt_margin_with_one_rating_difference_for_all() -> None:
+    difference = DIFFERENCES.clone().requires_grad_()
+    found = losses.constant_margin(difference, MARGINS, size=1.5)  # whatever the pairs' ratings
+    same = torch.full_like(MARGINS, 1.5)
+    assert torch.equal(found, losses.bt_margin(difference, same))
+    (slope,) = torch.autograd.grad(found.sum(), difference)
+    assert torch.allclose(slope, -1 / (1 + torch.exp(DIFFERENCES - 1.5)), rtol=1e-12)
+
+
+def test_the_normalised_difference_and_its_gradient_are_the_closed_forms() -> None:
+    chosen, rejected = CHOSEN.clone().requires_grad_(), REJECTED.clone().requires_grad_()
+    found = losses.normalised_difference(chosen, rejected, DISTANCE, epsilon=1e-9)
+    squares = CHOSEN**2 + REJECTED**2
+    assert torch.allclose(found, (CHOSEN - REJECTED) / squares.sqrt(), rtol=1e-12)
+    of_chosen, of_rejected = torch.autograd.grad(found.sum(), [chosen, rejected])
+    common = (CHOSEN + REJECTED) / squares**1.5
+    assert torch.allclose(of_chosen, REJECTED * common, rtol=1e-12)
+    assert torch.allclose(of_rejected, -CHOSEN * common, rtol=1e-12)
+    # Moving both rewards away from zero changes nothing.
+    assert (CHOSEN * of_chosen + REJECTED * of_rejected).abs().max() < 1e-12
+
+
+@given(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3), st.floats(0.1, 1e3))
+def test_the_normalised_difference_knows_no_scale_and_ends_at_the_root_of_two(
+    one: float, other: float, scale: float
+) -> None:
+    chosen, rejected, _ = torch.tensor([[one], [other], [0.0]], dtype=torch.float64)
+    compared = partial(losses.normalised_difference, distance=torch.ones(1), epsilon=1e-12)
+    found = compared(chosen, rejected)
+    assert torch.sign(found) == torch.sign(chosen - rejected)
+    assert found.abs().item() <= math.sqrt(2) * (1 + 1e-12)
+    assert torch.equal(compared(rejected, chosen), -found)
+    if max(abs(one), abs(other)) > 1e-3:
+        assert torch.allclose(compared(scale * chosen, scale * rejected), found, rtol=1e-9)
+
+
+def test_rewards_of_zero_have_a_normalised_difference_and_a_gradient() -> None:
+    zero = torch.zeros(2, requires_grad=True)
+    found = losses.normalised_difference(zero, torch.zeros(2), torch.ones(2), epsilon=1e-6)
+    (slope,) = torch.autograd.grad(found.sum(), zero)
+    assert found.tolist() == [0, 0] and slope.tolist() == pytest.approx([1e6, 1e6])
+
+
+def test_the_similarity_margin_is_larger_for_closer_pairs_and_has_no_gradient() -> None:
+    chosen, distance = CHOSEN.clone().requires_grad_(), DISTANCE.clone().requires_grad_()
+    found = losses.similarity_margin(chosen, REJECTED, distance, size=2.0)
+    margin = 2 * torch.exp(-DISTANCE / 4)  # their mean
+    assert torch.allclose(found, CHOSEN - REJECTED - margin, rtol=1e-12)
+    assert margin[2].item() == pytest.approx(2 / math.e)
+    slope, through = torch.autograd.grad(found.sum(), [chosen, distance], allow_unused=True)
+    assert slope.tolist() == [1, 1, 1, 1] and through is None
+
+
+def test_the_similarity_margin_knows_no_unit_of_distance_and_is_whole_for_equal_states() -> None:
+    compared = partial(losses.similarity_margin, CHOSEN, REJECTED, size=2.0)
+    assert torch.allclose(compared(1e3 * DISTANCE), compared(DISTANCE), rtol=1e-12)
+    equal = compared(torch.zeros_like(DISTANCE))
+    assert torch.equal(equal, CHOSEN - REJECTED - 2)
+    one_equal = compared(torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64))
+    assert one_equal[0] == CHOSEN[0] - REJECTED[0] - 2
+
+
 def test_centring_is_trls_term() -> None:
     chosen, rejected = DIFFERENCES, MARGINS
     found = losses.centring(chosen, rejected, coefficient=0.01).mean()
@@ -156,7 +245,8 @@ def test_losses_of_any_finite_differences_are_finite_not_negative_and_a_pairs_ow
     margin = torch.tensor([m for _, m in rows], dtype=torch.float64)
     smooth = partial(losses.bt_label_smoothing, smoothing=smoothing)
     hinge = partial(losses.hinge, width=1.0)
-    for loss in (losses.bt, losses.bt_margin, losses.bt_margin_out, smooth, hinge):
+    others = (smooth, hinge, FOCAL, CONSTANT)
+    for loss in (losses.bt, losses.bt_margin, losses.bt_margin_out, *others):
         found = loss(difference, margin)
         assert found.shape == difference.shape
         assert found.isfinite().all() and (found >= 0).all()
@@ -164,7 +254,8 @@ def test_losses_of_any_finite_differences_are_finite_not_negative_and_a_pairs_ow
             [loss(difference[i : i + 1], margin[i : i + 1]) for i in range(len(rows))]
         )
         assert torch.allclose(found, alone, rtol=1e-12)  # no pair sees another
-        if loss is not smooth:  # label smoothing punishes certainty too
+        # Label smoothing punishes certainty too; focal's factor has a rounding error of its own.
+        if loss not in (smooth, FOCAL):
             order = difference.argsort()
             same_margin = loss(difference[order], torch.ones_like(margin))
             assert (same_margin.diff() <= 1e-14 * same_margin[1:]).all()  # but for rounding

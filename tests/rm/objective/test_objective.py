@@ -73,6 +73,21 @@ def test_the_weight_is_given_the_prediction_errors() -> None:
     assert torch.allclose(found.weight * gradient, gradient.clamp(max=0.4), rtol=1e-12)
 
 
+def test_a_difference_is_what_the_loss_reads_and_nothing_else() -> None:
+    chosen = CHOSEN.clone().requires_grad_()
+    margin = partial(losses.similarity_margin, size=2.0)
+    clip = weights.GradientClip(limit=0.4)
+    found = Objective(losses.bt, clip, difference=margin).values(chosen, REJECTED, DISTANCE, None)
+    plain = Objective(losses.bt, clip).values(CHOSEN, REJECTED, DISTANCE, None)
+    assert torch.equal(found.difference, plain.difference)
+    assert torch.equal(found.weight, plain.weight)
+    read = CHOSEN - REJECTED - 2 * torch.exp(-DISTANCE / DISTANCE.mean())
+    assert torch.allclose(found.loss, -log_sigmoid(read), rtol=1e-12)
+    assert torch.allclose(found.value, found.weight * found.loss, rtol=1e-12)
+    (slope,) = torch.autograd.grad(found.loss.sum(), chosen)
+    assert torch.allclose(slope, -torch.sigmoid(-read), rtol=1e-12)
+
+
 def test_a_deal_gives_weights_by_category() -> None:
     objective = Objective(losses.bt, NORMBT, deal=weights.mean_within)
     found = objective.values(CHOSEN, REJECTED, DISTANCE, 8.0, categories=CATEGORIES)
@@ -108,6 +123,10 @@ def of_distance(distance: distances.PairDistance) -> Callable[[slice], Tensor]:
     return measured
 
 
+def of_difference(difference: losses.Difference) -> Callable[[slice], Tensor]:
+    return lambda part: difference(CHOSEN[part], REJECTED[part], DISTANCE[part])
+
+
 def of_regularizer(regularizer: losses.Regularizer) -> Callable[[slice], Tensor]:
     return lambda part: regularizer(CHOSEN[part], REJECTED[part])
 
@@ -139,6 +158,13 @@ EVERY_PART = [
             distances.Cosine(),
             distances.MeanPooled(),
             distances.Standardised(),
+        )
+    ),
+    *(
+        (of_difference, {"difference": difference})
+        for difference in (
+            partial(losses.normalised_difference, epsilon=1e-6),
+            partial(losses.similarity_margin, size=1.0),
         )
     ),
     *(
@@ -185,6 +211,8 @@ def test_a_decorated_function_is_known_behind_partial_ones() -> None:
         (losses.bt_margin_out, True),
         (partial(losses.bt_label_smoothing, smoothing=0.1), False),
         (partial(losses.hinge, width=1.0), False),
+        (partial(losses.focal, gamma=2.0), False),
+        (partial(losses.constant_margin, size=1.0), False),
         (lambda d, m: -(d - m), True),
         (lambda d, _=None: -d, False),
     ],
@@ -217,6 +245,11 @@ class Silent:
     ("parts", "message"),
     [
         ({"pair_loss": partial(losses.hinge, width=-1.0)}, "width=-1.0: must be"),
+        ({"pair_loss": partial(losses.focal, gamma=-1.0)}, "gamma=-1.0: must be"),
+        ({"pair_loss": partial(losses.constant_margin, size=-1.0)}, "pair_loss.size=-1.0: must be"),
+        ({"difference": partial(losses.similarity_margin, size=-1.0)}, "difference.size=-1.0"),
+        ({"difference": partial(losses.normalised_difference, epsilon=0)}, "epsilon=0: must be"),
+        ({"difference": losses.bt}, "loss=mine: .*argument"),
         ({"pair_loss": partial(losses.bt, width=1.0)}, "loss=mine: .*'width'"),
         ({"pair_loss": lambda difference: difference}, "loss=mine: .*argument"),
         ({"pair_loss": torch.sub}, "loss=mine: .*signature"),
