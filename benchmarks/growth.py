@@ -34,6 +34,7 @@ from eval.scoring import Scorer
 from generated import generate
 from pipeline.settings.backbone import backbone_folder
 from pipeline.settings.configuration import compose_config
+from rm.data.token_table import TokenPairs
 from rm.data.tokens import TokenPair
 from rm.model.checkpoints import new_reward_model
 from rm.objective.weights import NormBT
@@ -89,7 +90,7 @@ def by_length(lengths: list[int], rounds: int) -> pd.DataFrame:
         ways, tokens = {}, {}
         for length in sorted(lengths):
             rows = [synthetic(0.5, length, random.Random(seed)) for seed in range(4)]
-            pairs = [TokenPair(str(n), *two) for n, two in enumerate(rows)]
+            pairs = TokenPairs.of(TokenPair(str(n), *two) for n, two in enumerate(rows))
             task = Task(str(length), pairs, Path(folder))
             tokens[str(length)] = task.row_tokens
             ways[str(length)] = our_step(

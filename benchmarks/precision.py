@@ -24,7 +24,8 @@ from tqdm import tqdm
 from benchmarks.common import RESULTS, backbone, machine, write
 from generated import generate
 from rm.data.templates import ChatTemplate
-from rm.data.tokens import TokenPair, tokenize_pairs
+from rm.data.token_table import tokenize_pairs
+from rm.data.tokens import TokenPair
 from rm.model.checkpoints import new_reward_model
 from rm.model.parts import lower_precision
 from rm.model.reward_model import RewardModel

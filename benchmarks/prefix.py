@@ -28,7 +28,8 @@ from benchmarks.common import DTYPE, RESULTS, backbone, interleave, machine, wit
 from generated import generate
 from rm.data.preferences import PreferencePair, load_preferences
 from rm.data.templates import ChatTemplate
-from rm.data.tokens import pad, tokenize_pairs
+from rm.data.token_table import tokenize_pairs
+from rm.data.tokens import pad
 from rm.model.attention import shared_batch
 from rm.model.checkpoints import new_reward_model
 from rm.model.parts import train_part
@@ -79,7 +80,8 @@ def groups_of(data: str, count: int, shared: Path) -> list[Group]:
 def encoded(pairs: Sequence[PreferencePair]) -> list[Group]:
     """Token rows as training sees them, in a seeded order."""
     _, tokenizer = new_reward_model(backbone(), DTYPE, seed=0)
-    made, _ = tokenize_pairs(pairs, ChatTemplate(tokenizer), MAX_LENGTH, drop=True)
+    found, _ = tokenize_pairs(pairs, ChatTemplate(tokenizer), MAX_LENGTH, drop=True)
+    made = list(found)
     random.Random(0).shuffle(made)
     return [(pair.chosen, pair.rejected) for pair in made]
 

@@ -53,7 +53,8 @@ from benchmarks.prefix import SKYWORK, SYNTHETIC, synthetic
 from generated import generate
 from rm.data.preferences import PreferencePair, load_preferences
 from rm.data.templates import ChatTemplate
-from rm.data.tokens import TokenPair, tokenize_pairs
+from rm.data.token_table import TokenPairs, tokenize_pairs
+from rm.data.tokens import TokenPair
 from rm.model.checkpoints import new_reward_model
 from rm.model.parts import train_part
 from rm.model.trunk import open_cache
@@ -74,13 +75,13 @@ class Task:
     """A batch of pairs, and where temporary files go."""
 
     name: str
-    pairs: list[TokenPair]
+    pairs: TokenPairs
     folder: Path
 
     @property
     def row_tokens(self) -> int:
         """Tokens of both rows of every pair, without padding."""
-        return sum(map(len, rows_of(self.pairs)))
+        return int(self.pairs.row_tokens.sum())
 
     def parts(self, micro_batch: int) -> list[list[int]]:
         """The batch cut into micro-batches."""
@@ -99,11 +100,12 @@ def task_of(data: str, pairs: int, shared: Path, folder: Path) -> Task:
             TokenPair(str(seed), *synthetic(SYNTHETIC[data], 256, random.Random(seed)))
             for seed in range(pairs)
         ]
-        return Task(data, made, folder)
-    tokens = tokenized(preferences(data, shared), MAX_LENGTH)[: 8 * pairs]
+        return Task(data, TokenPairs.of(made), folder)
+    tokens = list(tokenized(preferences(data, shared), MAX_LENGTH))[: 8 * pairs]
     tokens.sort(key=lambda pair: max(len(pair.chosen), len(pair.rejected)))
     chosen = tokens[::8]
-    return Task(data, nothing_shared(chosen) if data == UNSHARED else chosen, folder)
+    made = nothing_shared(chosen) if data == UNSHARED else chosen
+    return Task(data, TokenPairs.of(made), folder)
 
 
 def nothing_shared(pairs: Sequence[TokenPair]) -> list[TokenPair]:
@@ -125,7 +127,7 @@ def preferences(data: str, shared: Path) -> list[PreferencePair]:
     return load_preferences(shared / SKYWORK, limit=400, seed=0)[0]
 
 
-def tokenized(pairs: Sequence[PreferencePair], max_length: int) -> list[TokenPair]:
+def tokenized(pairs: Sequence[PreferencePair], max_length: int) -> TokenPairs:
     """Token pairs as training sees them."""
     template = ChatTemplate(AutoTokenizer.from_pretrained(backbone()))
     return tokenize_pairs(pairs, template, max_length, drop=True)[0]
@@ -279,7 +281,7 @@ def trunk_reuse(task: Task, cache: Path, rounds: int) -> pd.DataFrame:
     fills = []
     for shared in (False, True):
         with tempfile.TemporaryDirectory() as empty:
-            rows, to = rows_of(task.pairs), Path(empty)
+            rows, to = list(rows_of(task.pairs)), Path(empty)
             fill = functools.partial(open_cache, model, TOP_LAYERS, rows, to, share=shared)
             fills.append(timed(fill)[0])
     found["fill_s_a_pair"] = [0.0, *(seconds / len(task.pairs) for seconds in fills)]

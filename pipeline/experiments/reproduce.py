@@ -50,7 +50,7 @@ from pipeline.run.run_folder import MODEL_FILE, backbone_of
 from pipeline.run.training import scoring_settings
 from pipeline.settings.backbone import backbone_folder
 from pipeline.settings.checks import check
-from pipeline.settings.data import load_data, require_facts
+from pipeline.settings.data import labels_of, load_data, require_facts
 from pipeline.settings.objective import objective_of
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text, read_json
@@ -152,11 +152,11 @@ def outline(cfg: DictConfig) -> list[str]:
 
 def check_methods(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Raise InputError for a method that cannot work, on these data or at all: not after hours."""
-    pairs = load_data(cfg.data).train  # let go of at the end: the runs load their own
+    labels = labels_of(load_data(cfg.data).train)
     for method in cfg.methods:
         one = train_config(cfg, overrides, method, cfg.seeds[0], "train")
         check(one)
-        require_facts(pairs, objective_of(one.loss))
+        require_facts(labels, objective_of(one.loss))
 
 
 def best_of_n_left_out(cfg: DictConfig) -> str | None:

@@ -46,7 +46,7 @@ from pipeline.plan.stages import bon_config, trained_pairs
 from pipeline.run.run_folder import stale_because
 from pipeline.settings import configuration
 from pipeline.settings.checks import check
-from pipeline.settings.data import require_facts
+from pipeline.settings.data import labels_of, require_facts
 from pipeline.settings.objective import objective_of
 from rm.data.sources import local_path
 from rm.errors import InputError
@@ -229,8 +229,9 @@ class DryRun:
             if constants.HF_HUB_OFFLINE:
                 raise InputError(f"{missing}, or unset HF_HUB_OFFLINE to fetch it")
             raise NotChecked(f"{missing}, to have a sample tokenised")
+        labels = labels_of(found.taken)
         for one in self.composed:
-            require_facts(found.taken, objective_of(one.loss))
+            require_facts(labels, objective_of(one.loss))
         settings = check(self.composed[0])
         if trained_pairs(settings, found.train) == 0:
             raise InputError(

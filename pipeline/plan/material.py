@@ -20,7 +20,7 @@ from pipeline.settings.checks import check
 from pipeline.settings.data import load_data, test_pairs
 from rm.data.preferences import PreferencePair, load_preferences, validation_size
 from rm.data.templates import ChatTemplate
-from rm.data.tokens import TokenPair, TokenReport, tokenize_pairs
+from rm.data.token_table import TokenPairs, TokenReport, tokenize_pairs
 from rm.errors import InputError
 from rm.model.tree import share as share_tokens
 from rm.model.untrusted import load
@@ -109,7 +109,7 @@ def _by_name(data: DictConfig, plan: DictConfig) -> Pairs:
 
 def tokenized(
     pairs: Sequence[PreferencePair], folder: Path, settings: TrainingSettings, *, drop: bool
-) -> tuple[list[TokenPair], TokenReport, ChatTemplate]:
+) -> tuple[TokenPairs, TokenReport, ChatTemplate]:
     """Tokenise pairs with the tokenizer in `folder`. Raises InputError as `tokenize_pairs`."""
     tokenizer = load(AutoTokenizer, folder)
     template = ChatTemplate(tokenizer, parse_special_text=settings.parse_special_text)
@@ -154,11 +154,11 @@ def upper_bound(max_length: int, reason: str) -> Lengths:
     return Lengths(pair, pair, pair.tokens, max_length, origin, counted=False)
 
 
-def batch_load(pairs: Sequence[TokenPair], batches: Sequence[Sequence[int]], share: bool) -> Load:
+def batch_load(pairs: TokenPairs, batches: Sequence[Sequence[int]], share: bool) -> Load:
     """What micro-batches of pairs compute: padded, or with shared tokens once."""
     total = Load(0, 0)
     for batch in batches:
-        rows = rows_of([pairs[index] for index in batch])
+        rows = list(rows_of(pairs[index] for index in batch))
         longest = max(map(len, rows))
         if share:
             total += Load(len(share_tokens(rows)), sum(len(row) ** 2 for row in rows))

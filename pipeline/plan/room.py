@@ -149,6 +149,8 @@ def disk_of(material: Material, bon: BonSettings | None) -> list[Item]:
         Item(f"{kept} checkpoints of {shown(one)}", kept * one, note),
         Item("to resume from", resume_bytes(material.runs[0], decoder), "while a run trains"),
     ]
+    tokens = 4 * material.lengths.rows * material.pairs.train
+    items.append(Item("token tables", tokens, "in cache_dir, one for each data set"))
     if settings.reuse_trunk:
         tokens = material.lengths.rows * material.pairs.train
         tokens += material.test.rows * material.test_pairs

@@ -27,6 +27,7 @@ from pipeline.run.run_folder import (
     complete,
     finished_manifest,
 )
+from pipeline.run.token_cache import TokenCache, TrainingTokens
 from pipeline.settings.backbone import backbone_folder
 from pipeline.settings.checks import (
     check,
@@ -34,11 +35,11 @@ from pipeline.settings.checks import (
     choose_attention,
     require_sharing,
 )
-from pipeline.settings.data import TrainingData, load_data, require_facts
 from pipeline.settings.objective import objective_of
 from rm.data.templates import ChatTemplate
-from rm.data.tokens import TokenPair, settled, tokenize_pairs
-from rm.errors import InputError, InterruptedRunError
+from rm.data.token_table import TokenPairs
+from rm.data.tokens import settled
+from rm.errors import InterruptedRunError
 from rm.files import atomic_write_json, read_json
 from rm.model.backbones import SOURCE_FILE
 from rm.model.checkpoints import keeps_head, new_reward_model, save_reward_model
@@ -54,7 +55,6 @@ from rm.training.batches import (
     PairStream,
     batch_tokens,
     micro_batches,
-    rows_of,
     training_order,
 )
 from rm.training.records import MetricsFile
@@ -71,10 +71,14 @@ class Prepared:
     objective: Objective
     model: RewardModel
     tokenizer: PreTrainedTokenizerBase
-    data: TrainingData
-    pairs: list[TokenPair]
+    tokens: TrainingTokens
     collator: PairCollator
     facts: dict[str, Any]
+
+    @property
+    def pairs(self) -> TokenPairs:
+        """The pairs to train on."""
+        return self.tokens.pairs
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -129,8 +133,7 @@ def prepare(cfg: DictConfig) -> Prepared:
         torch.set_num_threads(cfg.threads)
     cache = Path(cfg.cache_dir)
     backbone = backbone_folder(cfg.model, cfg.cache_dir)
-    data = load_data(cfg.data)
-    require_facts(data.train, objective)
+    token_cache = TokenCache(cfg, backbone, settings, objective)
     dtype = DTYPES[settings.compute_dtype]
     slow = emulation(dtype, "training.compute_dtype")
     if slow:
@@ -143,24 +146,17 @@ def prepare(cfg: DictConfig) -> Prepared:
     template = ChatTemplate(tokenizer, parse_special_text=settings.parse_special_text)
     if objective.text is not None:
         head_of(model.classifier)  # refuses a backbone that has none
-    pairs, report = tokenize_pairs(
-        data.train,
-        template,
-        settings.max_length,
-        drop=True,
-        mark_response=objective.text is not None,
-    )
+    tokens = token_cache.open(template)
     if "RANK" not in os.environ:  # a rank's output would repeat what the run's process said
         head = f"kept from {backbone}" if kept else f"new, drawn by seed {cfg.seed}"
-        for line in (*data.lines, *report.lines(), f"score head: {head}"):
+        for line in (*tokens.lines, f"score head: {head}"):
             print(line, flush=True)
     choose_part(model, cfg, settings)
     if settings.share_prefix:
         require_sharing(model, settings.max_length, "training.share_prefix")
     trunk = None
     if settings.reuse_trunk:
-        shared = pool_of(data, template, settings) if settings.trunk_pool else []
-        rows = rows_of([*shared, *pairs])
+        rows = token_cache.trunk_rows(tokens.pairs, template)
         trunk = open_cache(
             model, settings.top_layers, rows, cache / "trunk", share=settings.share_prefix
         )
@@ -169,8 +165,8 @@ def prepare(cfg: DictConfig) -> Prepared:
     facts = {
         "backbone": _source(backbone),
         "head": "kept" if kept else "new",
-        "tokens": report.as_dict(),
-        "data": data.report,
+        "tokens": tokens.report,
+        "data": tokens.data,
     }
     if template.date:
         facts["template_date"] = template.date
@@ -181,16 +177,7 @@ def prepare(cfg: DictConfig) -> Prepared:
         distance=objective.distance.of_pair if objective.distance.by_tokens else None,
         likelihood=objective.text is not None,
     )
-    return Prepared(settings, objective, model, tokenizer, data, pairs, collator, facts)
-
-
-def pool_of(
-    data: TrainingData, template: ChatTemplate, settings: TrainingSettings
-) -> list[TokenPair]:
-    """Return the pairs that are drawn from. Raises InputError where there is no pool."""
-    if not data.pool:
-        raise InputError("training.trunk_pool=true needs data that are drawn from a pool")
-    return tokenize_pairs(data.pool, template, settings.max_length, drop=True)[0]
+    return Prepared(settings, objective, model, tokenizer, tokens, collator, facts)
 
 
 def choose_part(model: RewardModel, cfg: DictConfig, settings: TrainingSettings) -> None:
@@ -241,7 +228,7 @@ def fit(cfg: DictConfig) -> None:
 
 
 def batches_of(
-    settings: TrainingSettings, pairs: Sequence[TokenPair], order: Sequence[int], devices: int
+    settings: TrainingSettings, pairs: TokenPairs, order: Sequence[int], devices: int
 ) -> list[list[int]]:
     """Cut the order of the pairs into the micro-batches that the settings ask for."""
     return micro_batches(
@@ -284,7 +271,7 @@ def write_run(
         "pairs_left_out": _left_out(ready, batches),
         "batches": batch_tokens(ready.pairs, batches, settings.share_prefix),
     }
-    write_manifest(cfg, run_dir, ready.data, facts, time.time() - started)
+    write_manifest(cfg, run_dir, ready.tokens.fingerprint, facts, time.time() - started)
     complete(run_dir)
 
 
@@ -330,9 +317,8 @@ def build_trainer(
 
 def write_split(run_dir: Path, ready: Prepared) -> None:
     """Write split.json: ids of the pairs trained on and of those held out."""
-    held_out = [pair.pair_id for pair in ready.data.validation]
-    trained = [pair.pair_id for pair in ready.pairs]
-    atomic_write_json(run_dir / "split.json", {"train": trained, "validation": held_out})
+    split = {"train": ready.pairs.pair_ids, "validation": ready.tokens.held_out}
+    atomic_write_json(run_dir / "split.json", split)
 
 
 def _left_out(ready: Prepared, batches: list[list[int]]) -> int:
@@ -341,15 +327,18 @@ def _left_out(ready: Prepared, batches: list[list[int]]) -> int:
 
 
 def write_manifest(
-    cfg: DictConfig, run_dir: Path, data: TrainingData, facts: dict[str, Any], seconds: float
+    cfg: DictConfig, run_dir: Path, data: str, facts: dict[str, Any], seconds: float
 ) -> None:
-    """Write the run's manifest; it exists only if everything else of the run does."""
+    """Write the run's manifest; it exists only if everything else of the run does.
+
+    `data`: the training pairs' fingerprint.
+    """
     atomic_write_json(
         run_dir / "manifest.json",
         {
             "config": OmegaConf.to_container(cfg, resolve=True),
             "config_fingerprint": fingerprint_of(comparable(cfg)),
-            "data_fingerprint": data.fingerprint,
+            "data_fingerprint": data,
             "seed": cfg.seed,
             "seconds": round(seconds, 1),
             "records": {name: file_fingerprint(run_dir / name) for name in RECORDS},

@@ -23,7 +23,7 @@ from rm.data.preferences import (
     swapped,
     unseen,
 )
-from rm.data.sources import folder_files, local_path, splits_of
+from rm.data.sources import folder_files, hub_files, local_path, splits_of
 from rm.errors import InputError
 from rm.objective.objective import Objective
 from rm.provenance import file_fingerprint, fingerprint_of
@@ -138,6 +138,20 @@ def source_fingerprint(data: DictConfig) -> str:
     if isinstance(settings, FilesData):
         return fingerprint_of([bytes_of(settings.train), bytes_of(settings.validation)])
     return fingerprint_of([settings.hub, settings.config, settings.train_split])
+
+
+def content_fingerprint(data: DictConfig) -> str:
+    """`source_fingerprint`, and the content of a data set on the Hub or of its folder here.
+
+    Raises InputError as `load_data`.
+    """
+    settings = check_data(data)
+    content: list[str] = []
+    if isinstance(settings, HubData):
+        own = local_path(settings.hub) is None
+        asked = (settings.hub, settings.train_split, settings.config)
+        content = hub_files(*asked) if own else bytes_of(settings.hub)
+    return fingerprint_of([source_fingerprint(data), content])
 
 
 def bytes_of(source: str | None) -> list[str]:
@@ -294,24 +308,51 @@ def _held_out(
     return TrainingData(train, validation, facts, lines)
 
 
-def require_facts(pairs: list[PreferencePair], objective: Objective) -> None:
+@dataclass(frozen=True)
+class Labels:
+    """What a loss may need of pairs beside their texts: how many lack it, and the first of them."""
+
+    pairs: int
+    without_margin: int
+    first_without_margin: str | None
+    without_category: int
+    first_without_category: str | None
+    categories: list[str]
+    """Sorted; "" where a pair has none."""
+
+
+def labels_of(pairs: Sequence[PreferencePair]) -> Labels:
+    """Count what pairs have of what a loss may need."""
+    unrated = [pair.pair_id for pair in pairs if pair.margin is None]
+    unsorted = [pair.pair_id for pair in pairs if not pair.category]
+    return Labels(
+        len(pairs),
+        len(unrated),
+        next(iter(unrated), None),
+        len(unsorted),
+        next(iter(unsorted), None),
+        sorted({pair.category or "" for pair in pairs}),
+    )
+
+
+def require_facts(labels: Labels, objective: Objective) -> None:
     """Raise InputError if the loss needs margins or categories and a pair has none.
 
     Also where the loss gives weights to categories and not to one of the pairs'.
     """
-    unrated = [pair.pair_id for pair in pairs if pair.margin is None]
-    unsorted = [pair.pair_id for pair in pairs if not pair.category]
-    for needed, fact, without, instead in (
-        (objective.needs_margin, "margin", unrated, "data with ratings or a loss without margin"),
-        (objective.needs_category, "category", unsorted, "data=generated or another loss"),
+    margins = (labels.without_margin, labels.first_without_margin)
+    categories = (labels.without_category, labels.first_without_category)
+    for needed, fact, (without, first), instead in (
+        (objective.needs_margin, "margin", margins, "data with ratings or a loss without margin"),
+        (objective.needs_category, "category", categories, "data=generated or another loss"),
     ):
         if needed and without:
             raise InputError(
-                f"loss={objective.name} needs a {fact} for every pair: {len(without)} of "
-                f"{len(pairs)} have none, first {without[0]}; use {instead}"
+                f"loss={objective.name} needs a {fact} for every pair: {without} of "
+                f"{labels.pairs} have none, first {first}; use {instead}"
             )
     weights = objective.category_weights
-    unweighted = sorted({pair.category or "" for pair in pairs} - set(weights or {}))
+    unweighted = sorted(set(labels.categories) - set(weights or {}))
     if weights is not None and unweighted:
         raise InputError(
             f"loss={objective.name} has no weight for the category {unweighted[0]!r} (it has for "

@@ -491,6 +491,17 @@ def _read_hub(source: str, split: str, name: str | None) -> Rows:
     return _arrow_rows(data.with_format("arrow").iter(batch_size=BATCH_ROWS))
 
 
+def hub_files(source: str, split: str, name: str | None) -> list[str]:
+    """Return the local files that hold a split of a data set on the Hub.
+
+    `datasets` names them by the revision there, so a new one has other names. Raises InputError as
+    `read_rows`.
+    """
+    with _explained(source, split, name) as datasets:
+        data = datasets.load_dataset(source, name, split=split)
+    return [file["filename"] for file in data.cache_files]
+
+
 @contextlib.contextmanager
 def _explained(source: str, split: str, name: str | None) -> Iterator[Any]:
     """Give the `datasets` package, and turn what it raises into an InputError."""

@@ -1,4 +1,4 @@
-"""From preference pairs to token pairs: truncation, padding.
+"""From a pair's texts to its tokens: truncation, padding. `rm.data.token_table` applies it to all.
 
 Truncation keeps the response's end. Where prompt + response is over the limit, the oldest turns of
 the prompt go first, whole exchange by whole exchange, the same for both sides of the pair (a system
@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rm.data.preferences import PreferencePair
 from rm.data.schemas import Answer, Message, answer_turns
-from rm.data.templates import ChatTemplate, RefusedConversation, common_prefix
+from rm.data.templates import ChatTemplate, common_prefix
 from rm.errors import InputError
 
 Row = tuple[int, ...]
@@ -47,39 +45,6 @@ class TokenPair:
     truncated: bool = False
     response_start: int | None = None
     """Place of the chosen response's first token, where somebody asked for it."""
-
-
-@dataclass
-class TokenReport:
-    """What tokenisation did to the pairs: kept, truncated and dropped, by reason.
-
-    `special_text`: kept pairs in whose texts a special token is named.
-    """
-
-    pairs: int = 0
-    tokens: int = 0
-    special_text: int = 0
-    truncated: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain numbers for a manifest."""
-        return {
-            "pairs": self.pairs,
-            "tokens": self.tokens,
-            "special_text": self.special_text,
-            "truncated": dict(self.truncated),
-            "dropped": dict(self.dropped),
-        }
-
-    def lines(self) -> list[str]:
-        """Return one line per count, for people."""
-        facts = [f"{self.pairs} pairs, {self.tokens} tokens"]
-        if self.special_text:
-            facts.append(f"{self.special_text} name a special token in their text")
-        facts += [f"truncated, {reason}: {count}" for reason, count in self.truncated.items()]
-        facts += [f"dropped, {reason}: {count}" for reason, count in self.dropped.items()]
-        return facts
 
 
 def shorter_prompts(prompt: Sequence[Message]) -> Iterator[list[Message]]:
@@ -139,59 +104,6 @@ def response_start(
     asked = [*prompt, *answer_turns(answer)[:-1]]
     after = len(whole) - common_prefix(whole, template.render(asked, add_generation_prompt=True))
     return max(kept - after, cut_texts(template, prompt, whole, kept)[1])
-
-
-def tokenize_pairs(
-    pairs: Iterable[PreferencePair],
-    template: ChatTemplate,
-    max_length: int,
-    *,
-    drop: bool,
-    mark_response: bool = False,
-) -> tuple[list[TokenPair], TokenReport]:
-    """Tokenise pairs by the truncation policy of this module.
-
-    `drop=True` (training) drops pairs that truncation made useless and counts them; `drop=False`
-    (evaluation) keeps every row. `mark_response` notes where each chosen response starts. Raises
-    InputError if nothing is left.
-    """
-    report, kept = TokenReport(), []
-    for pair in pairs:
-        sides = pair.sides
-        try:
-            (chosen, rejected), cut, used = encode_pair(template, pair.prompt, sides, max_length)
-        except RefusedConversation as refused:
-            if not drop:
-                raise InputError(f"pair {pair.pair_id}: {refused}") from refused
-            report.dropped[refused.reason] += 1
-            continue
-        if drop and cut == "tokens" and template.prompt_length(used) >= max_length:
-            report.dropped["prompt longer than the limit"] += 1
-            continue
-        if drop and chosen == rejected:
-            reason = "by truncation" if cut else "once tokenised"
-            report.dropped[f"identical pair {reason}"] += 1
-            continue
-        if cut:
-            report.truncated[cut] += 1
-        report.special_text += template.names_special(pair.prompt, sides)
-        report.pairs += 1
-        report.tokens += len(chosen) + len(rejected)
-        marked = response_start(template, used, sides[0], len(chosen)) if mark_response else None
-        kept.append(
-            TokenPair(
-                pair.pair_id,
-                tuple(chosen),
-                tuple(rejected),
-                pair.margin,
-                pair.category,
-                truncated=cut is not None,
-                response_start=marked,
-            )
-        )
-    if not kept:
-        raise InputError(f"no pair is left after tokenisation: {'; '.join(report.lines())}")
-    return kept, report
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") -> tuple[Tensor, Tensor]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rm.data.templates import common_prefix
-from rm.data.tokens import TokenPair, pad
+from rm.data.token_table import TokenPairs
+from rm.data.tokens import Row, TokenPair, pad
 from rm.errors import InputError
 from rm.model.attention import shared_batch
 from rm.model.likelihood import IGNORED, next_tokens
@@ -23,9 +24,7 @@ NOT_FOR_THE_MODEL = ("margin", "pair_id", "category", "distance")
 """Entries of a batch that are the loss's and the weight's."""
 
 
-def training_order(
-    pairs: Sequence[TokenPair], *, epochs: float, global_batch: int, seed: int
-) -> list[int]:
+def training_order(pairs: TokenPairs, *, epochs: float, global_batch: int, seed: int) -> list[int]:
     """Indices of the pairs in training order, a whole number of global batches.
 
     The stream is one seeded permutation after another, cut into global batches; the pairs of the
@@ -45,19 +44,13 @@ def training_order(
     stream: list[int] = []
     while len(stream) < steps * global_batch:
         stream += torch.randperm(len(pairs), generator=generator).tolist()
-    order: list[int] = []
-    for start in range(0, steps * global_batch, global_batch):
-        batch = stream[start : start + global_batch]
-        order += sorted(batch, key=lambda index: (_longer(pairs[index]), index))
-    return order
-
-
-def _longer(pair: TokenPair) -> int:
-    return max(len(pair.chosen), len(pair.rejected))
+    order = np.array(stream[: steps * global_batch])
+    step = np.arange(len(order)) // global_batch
+    return order[np.lexsort((order, pairs.longer[order], step))].tolist()
 
 
 def micro_batches(
-    pairs: Sequence[TokenPair],
+    pairs: TokenPairs,
     order: Sequence[int],
     *,
     global_batch: int,
@@ -77,8 +70,8 @@ def micro_batches(
     steps = _slices(order, global_batch)
     if tokens is None:
         return [list(part) for step in steps for part in _slices(step, micro_batch)]
-    size = _tree_size if share_prefix else _padded_size
-    sizes = [[size(pairs[index]) for index in step] for step in steps]
+    each = pairs.tree_tokens if share_prefix else 2 * pairs.longer
+    sizes = [each[list(step)].tolist() for step in steps]
 
     def cut(own: Sequence[int], limit: int) -> list[int]:
         return _cut(own, limit, micro_batch, padded=not share_prefix)
@@ -95,15 +88,6 @@ def micro_batches(
 
 def _slices(items: Sequence[int], size: int) -> list[Sequence[int]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def _padded_size(pair: TokenPair) -> int:
-    return 2 * _longer(pair)
-
-
-def _tree_size(pair: TokenPair) -> int:
-    shared = common_prefix(pair.chosen, pair.rejected)
-    return len(pair.chosen) + len(pair.rejected) - shared
 
 
 def _cut(sizes: Sequence[int], limit: int, most: int, *, padded: bool) -> list[int]:
@@ -144,16 +128,16 @@ def _even(
 class PairStream(Dataset[list[TokenPair]]):
     """The micro-batches of pairs in the order in which they are visited: read it sequentially."""
 
-    def __init__(self, pairs: Sequence[TokenPair], batches: Sequence[Sequence[int]]) -> None:
+    def __init__(self, pairs: TokenPairs, batches: Sequence[Sequence[int]]) -> None:
         """`batches`: indices into `pairs`, from `micro_batches`.
 
         Raises InputError for a margin that is not finite: −inf would silently train on nothing.
         """
-        bad = [p.pair_id for p in pairs if p.margin is not None and not math.isfinite(p.margin)]
-        if bad:
+        bad = pairs.not_finite
+        if len(bad):
             raise InputError(
-                f"the margins of {len(bad)} pairs are not finite, first {bad[0]}: give numbers or "
-                "leave these pairs out"
+                f"the margins of {len(bad)} pairs are not finite, first {pairs[bad[0]].pair_id}: "
+                "give numbers or leave these pairs out"
             )
         self.pairs, self.batches = pairs, batches
 
@@ -232,7 +216,7 @@ class PairCollator:
 
 
 def batch_tokens(
-    pairs: Sequence[TokenPair], batches: Sequence[Sequence[int]], share_prefix: bool
+    pairs: TokenPairs, batches: Sequence[Sequence[int]], share_prefix: bool
 ) -> dict[str, float]:
     """Count what a run's micro-batches hold.
 
@@ -242,9 +226,11 @@ def batch_tokens(
     """
     own, computed = 0, []
     for batch in batches:
-        rows = rows_of([pairs[index] for index in batch])
-        own += sum(map(len, rows))
-        computed.append(len(share(rows)) if share_prefix else len(rows) * max(map(len, rows)))
+        own += int(pairs.row_tokens[list(batch)].sum())
+        if share_prefix:
+            computed.append(len(share(list(rows_of(pairs[index] for index in batch)))))
+        else:
+            computed.append(2 * len(batch) * int(pairs.longer[list(batch)].max()))
     total = sum(computed)
     return {
         "row_tokens": own,
@@ -254,9 +240,11 @@ def batch_tokens(
     }
 
 
-def rows_of(pairs: Sequence[TokenPair]) -> list[tuple[int, ...]]:
-    """All token rows of the pairs, both sides."""
-    return [row for pair in pairs for row in (pair.chosen, pair.rejected)]
+def rows_of(pairs: Iterable[TokenPair]) -> Iterator[Row]:
+    """All token rows of the pairs, both sides, one pair at a time."""
+    for pair in pairs:
+        yield pair.chosen
+        yield pair.rejected
 
 
 def model_inputs(batch: dict[str, Any], device: torch.device | None = None) -> dict[str, Any]:

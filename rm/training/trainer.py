@@ -87,7 +87,7 @@ class PairTrainer(Trainer):
         self.step_pairs: Tensor | None = None
         self._pieces: list[Tensor] = []
         self._pair_ids: list[str] = []
-        keys = sorted({section_key(pair.category) for pair in stream.pairs if pair.category})
+        keys = sorted(set(map(section_key, stream.pairs.categories)))
         self._categories = keys if len(keys) <= CATEGORIES else []
         self._shares: dict[str, float] = {}
         self.add_callback(FinishStep(self))

@@ -32,7 +32,7 @@ from eval.best_of_n.decoding import PolicyText
 from generated.backbones import build_tiny
 from rm.data.preferences import PreferencePair
 from rm.data.templates import ChatTemplate
-from rm.data.tokens import tokenize_pairs
+from rm.data.token_table import tokenize_pairs
 from rm.errors import InputError
 from rm.files import CHECKSUMS_FILE
 from rm.model.backbones import BackboneSettings, prepare_backbone

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from rm.data.token_table import TokenPairs
 from rm.data.tokens import TokenPair
 from rm.errors import InputError
 from rm.model.reward_model import RewardModel
@@ -128,7 +129,7 @@ def test_batches_of_identical_pairs(train_smoke: Train, tmp_path: Path) -> None:
 def test_margins_that_are_not_finite_are_refused_in_memory_too(margin: float) -> None:
     pairs = [TokenPair("a", (1,), (2,), 1.0), TokenPair("b", (1,), (2,), margin)]
     with pytest.raises(InputError, match="margins of 1 pairs are not finite, first b"):
-        PairStream(pairs, [[0, 1]])
+        PairStream(TokenPairs.of(pairs), [[0, 1]])
 
 
 def test_shares_of_weights_that_are_all_zero_are_zero() -> None:

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 
 from rm.data.preferences import PreferencePair
 from rm.data.templates import ChatTemplate
-from rm.data.tokens import choose_pad_token, cut_texts, pad, shorter_prompts, tokenize_pairs
+from rm.data.token_table import tokenize_pairs
+from rm.data.tokens import choose_pad_token, cut_texts, pad, shorter_prompts
 from rm.errors import InputError
 
 NAMES = {
@@ -155,14 +156,15 @@ def test_a_template_that_refuses_an_empty_response_still_counts_long_prompts(
 ) -> None:
     """The length of a prompt is that with an empty response, which such a template won't render."""
     pairs = [pair([user("question " * 80)], "yes", "no"), pair([user("a")], "b", "c")]
-    expected = tokenize_pairs(pairs, template, 40, drop=True)
+    kept, expected = tokenize_pairs(pairs, template, 40, drop=True)
     tokenizer = template.tokenizer
     tokenizer.chat_template = (
         "{% if messages[-1]['role'] == 'assistant' and not messages[-1]['content'] %}"
         "{{ raise_exception('empty') }}{% endif %}" + str(tokenizer.chat_template)
     )
-    assert tokenize_pairs(pairs, ChatTemplate(tokenizer), 40, drop=True) == expected
-    assert expected[1].dropped == {"prompt longer than the limit": 1}
+    found, report = tokenize_pairs(pairs, ChatTemplate(tokenizer), 40, drop=True)
+    assert (list(found), report) == (list(kept), expected)
+    assert expected.dropped == {"prompt longer than the limit": 1}
 
 
 def test_sides_of_several_turns_are_encoded_to_their_end(template: ChatTemplate) -> None:

@@ -17,7 +17,7 @@ from generated import generate
 from generated.backbones import build_tiny
 from pipeline.settings.configuration import CONF
 from rm.data.templates import ChatTemplate
-from rm.data.tokens import TokenPair, tokenize_pairs
+from rm.data.token_table import TokenPairs, tokenize_pairs
 from rm.errors import InputError
 from rm.model.backbones import BackboneSettings, prepare_backbone
 from rm.model.checkpoints import new_reward_model
@@ -41,11 +41,11 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pairs(backbone: Path) -> list[TokenPair]:
+def pairs(backbone: Path) -> TokenPairs:
     made = [one.pair for one in generate("train", STEPS * MICRO * ACCUMULATION, 0)]
     template = ChatTemplate(AutoTokenizer.from_pretrained(backbone))
     found, _ = tokenize_pairs(made, template, 512, drop=False)
-    return [replace(pair, margin=None) for pair in found]
+    return TokenPairs.of(replace(pair, margin=None) for pair in found)
 
 
 def options(folder: Path) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def options(folder: Path) -> dict[str, Any]:
 
 def theirs(
     backbone: Path,
-    pairs: list[TokenPair],
+    pairs: TokenPairs,
     weight: PairWeight,
     folder: Path,
     **own: Any,
@@ -94,7 +94,7 @@ def theirs(
 
 
 def ours(
-    backbone: Path, pairs: list[TokenPair], weight: PairWeight, folder: Path, **own: Any
+    backbone: Path, pairs: TokenPairs, weight: PairWeight, folder: Path, **own: Any
 ) -> PairTrainer:
     model, _ = new_reward_model(backbone, torch.float32, seed=0)
     trainer = PairTrainer(
@@ -120,17 +120,17 @@ def ours(
     "weight", [Uniform(), NormBT(0.9, 1e-6), MeanOne(0.9, 1e-6), GradientClip(0.5)]
 )
 def test_losses_weights_mu_and_parameters_equal_ours_at_every_step(
-    backbone: Path, pairs: list[TokenPair], weight: PairWeight, tmp_path: Path
+    backbone: Path, pairs: TokenPairs, weight: PairWeight, tmp_path: Path
 ) -> None:
     one = theirs(backbone, pairs, weight, tmp_path / "trl")
     other = ours(backbone, pairs, weight, tmp_path / "ours")
     assert_equal(one, other, weight)
 
 
-def test_margins_and_centring_equal_ours(
-    backbone: Path, pairs: list[TokenPair], tmp_path: Path
-) -> None:
-    rated = [replace(pair, margin=0.5 + number % 3) for number, pair in enumerate(pairs)]
+def test_margins_and_centring_equal_ours(backbone: Path, pairs: TokenPairs, tmp_path: Path) -> None:
+    rated = TokenPairs.of(
+        replace(pair, margin=0.5 + number % 3) for number, pair in enumerate(pairs)
+    )
     weight = NormBT(0.9, 1e-6)
     one = theirs(backbone, rated, weight, tmp_path / "trl", center_rewards_coefficient=0.1)
     added = {"pair_loss": bt_margin, "regularizer": partial(centring, coefficient=0.1)}
@@ -154,7 +154,7 @@ def assert_equal(one: Any, other: PairTrainer, weight: PairWeight) -> None:
 
 
 def test_a_weight_over_the_whole_batch_is_refused_with_accumulation(
-    backbone: Path, pairs: list[TokenPair], tmp_path: Path
+    backbone: Path, pairs: TokenPairs, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="MeanForAll needs the global batch in one piece, not 2"):
         theirs(backbone, pairs, MeanForAll(0.9, 1e-6), tmp_path)

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from rm.data.preferences import PreferencePair
 from rm.data.templates import ChatTemplate
-from rm.data.tokens import tokenize_pairs
+from rm.data.token_table import tokenize_pairs
 from rm.errors import InputError
 from rm.model.checkpoints import new_reward_model
 from rm.model.likelihood import IGNORED, head_of, log_likelihood, next_tokens

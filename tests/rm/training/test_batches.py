@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
+from rm.data.token_table import TokenPairs
 from rm.data.tokens import TokenPair
 from rm.errors import InputError
 from rm.training.batches import (
@@ -23,12 +24,12 @@ from rm.training.batches import (
 )
 
 
-def pairs(count: int) -> list[TokenPair]:
+def pairs(count: int) -> TokenPairs:
     lengths = [3 + (7 * index) % 11 for index in range(count)]
-    return [
+    return TokenPairs.of(
         TokenPair(f"p{i}", (1,) * n, (2,) * (n + i % 3), margin=float(i))
         for i, n in enumerate(lengths)
-    ]
+    )
 
 
 def test_order_is_whole_batches_and_every_pair_equally_often() -> None:
@@ -120,11 +121,11 @@ def test_model_inputs_move_to_a_device(share: bool) -> None:
 
 
 def test_rows_of_lists_both_sides() -> None:
-    assert rows_of([TokenPair("a", (5,), (7,))]) == [(5,), (7,)]
+    assert list(rows_of([TokenPair("a", (5,), (7,))])) == [(5,), (7,)]
 
 
 def test_tokens_of_a_run_by_hand() -> None:
-    made = [TokenPair("a", (1, 2, 3), (1, 2, 4, 5)), TokenPair("b", (1, 9), (8,))]
+    made = TokenPairs.of([TokenPair("a", (1, 2, 3), (1, 2, 4, 5)), TokenPair("b", (1, 9), (8,))])
     padded = batch_tokens(made, [[0, 1]], share_prefix=False)
     assert padded == {"row_tokens": 10, "computed": 16, "largest": 16, "padding": 1 - 10 / 16}
     apart = batch_tokens(made, [[0], [1]], share_prefix=False)
@@ -153,14 +154,14 @@ def test_micro_batches_of_a_number_of_pairs() -> None:
     ) == order
 
 
-def random_pairs(count: int, seed: int) -> list[TokenPair]:
+def random_pairs(count: int, seed: int) -> TokenPairs:
     """Pairs of like and unlike lengths that share none, some or all of the shorter side."""
     draw, made = random.Random(seed), []
     for number in range(count):
         start = tuple(draw.randrange(9) for _ in range(draw.randint(1, 30)))
         chosen, rejected = ((draw.randrange(9),) * draw.randint(0, 20) for _ in "ab")
         made.append(TokenPair(f"p{number}", (*start, *chosen), (*start, *rejected)))
-    return made
+    return TokenPairs.of(made)
 
 
 @pytest.mark.parametrize("share_prefix", [False, True])
