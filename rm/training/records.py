@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from rm.files import atomic_write_text, writing
+from rm.errors import InputError
+from rm.files import writing
+from rm.training.resume import end_of_steps
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 SPIKE_FACTOR = 5.0
@@ -116,7 +119,10 @@ class CompactProgress(ProgressCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """Writes metrics.jsonl: one JSON object a step. The source of truth for every figure."""
+    """Writes metrics.jsonl: one JSON object per step. The source of truth for every figure.
+
+    Checkpoints do not hold the steps again: they would grow with every step.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -124,10 +130,21 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Write the steps of the checkpoint that the run starts from: no gap, none twice."""
-        if state.is_world_process_zero:
-            steps = [entry for entry in state.log_history if "learning_rate" in entry]
-            atomic_write_text(self.path, "".join(map(_metrics_line, steps)))
+        """Cut the file off after the step that the run starts from: no gap, no step twice.
+
+        Raises InputError where a step before it is missing (`drop_damaged_checkpoints`).
+        """
+        if not state.is_world_process_zero:
+            return
+        end = end_of_steps(self.path, state.global_step)
+        if end is None:
+            raise InputError(
+                f"{self.path} lacks a step before {state.global_step}: delete {self.path.parent}, "
+                "and the same command starts again"
+            )
+        with writing(self.path):
+            self.path.touch()
+            os.truncate(self.path, end)
 
     def on_log(
         self,
@@ -137,14 +154,15 @@ class MetricsFile(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Append one step."""
+        """Append one step; before a checkpoint, see that it is on disk."""
         if state.is_world_process_zero and logs and "learning_rate" in logs:
             with writing(self.path), self.path.open("a") as file:
                 file.write(_metrics_line({**logs, "step": state.global_step}))
+                if control.should_save:
+                    file.flush()
+                    os.fsync(file.fileno())
 
 
 def _metrics_line(entry: Mapping[str, float]) -> str:
-    # In order, as in a checkpoint's log: a line is the same whichever of the two it comes from.
-    return (
-        json.dumps({"step": entry["step"], **dict(sorted(entry.items()))}, allow_nan=False) + "\n"
-    )
+    ordered = {"step": entry["step"], **dict(sorted(entry.items()))}
+    return json.dumps(ordered, allow_nan=False) + "\n"

@@ -12,6 +12,7 @@ from rm.files import damage, is_sealed
 
 TRAINABLE_FILE = "trainable.safetensors"
 WEIGHT_STATE_FILE = "pair_weight.json"
+METRICS_FILE = "metrics.jsonl"
 
 
 def trained_names(model: nn.Module) -> list[str]:
@@ -26,17 +27,47 @@ def last_checkpoint(run_dir: Path) -> Path | None:
 
 
 def drop_damaged_checkpoints(run_dir: Path) -> list[str]:
-    """Delete a run's checkpoints that are not whole; return a line about each.
+    """Delete a run's checkpoints that cannot be resumed from; return a line about each.
 
-    Training then goes on from the last good one, or from the start.
+    A checkpoint must be whole, and metrics.jsonl must have every step up to it. Training then goes
+    on from the last good one, or from the start.
     """
-    lines = []
+    lines, metrics = [], run_dir / METRICS_FILE
     for folder in sorted((run_dir / "trainer").glob("checkpoint-*"), key=_step_of):
         found = damage(folder)
+        if found is None and end_of_steps(metrics, _step_of(folder)) is None:
+            found = f"{metrics} lacks a step before it"
         if found is not None:
             shutil.rmtree(folder)
             lines.append(f"{folder}: {found}; deleted")
     return lines
+
+
+def end_of_steps(metrics: Path, steps: int) -> int | None:
+    """Return the size in bytes of the first lines of metrics.jsonl, those of steps 1 to `steps`.
+
+    None where one of these lines is missing, damaged or out of order.
+    """
+    if steps == 0:
+        return 0
+    if not metrics.is_file():
+        return None
+    end = 0
+    with metrics.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if _recorded_step(line) != number:
+                return None
+            end += len(line)
+            if number == steps:
+                return end
+    return None
+
+
+def _recorded_step(line: bytes) -> int | None:
+    try:
+        return json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -242,6 +242,8 @@ class PairTrainer(Trainer):
             logs.update(self.step_record)
             logs["loss_spike"] = float(self._is_spike(logs["loss"]))
         super().log(logs, start_time)
+        # metrics.jsonl has every step; in a checkpoint the log would grow with each.
+        del self.state.log_history[:-SPIKE_WINDOW]
 
     def _is_spike(self, loss: float) -> bool:
         """Whether the step's loss is a spike; says so, and which pairs have the most of it."""

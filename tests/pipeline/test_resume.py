@@ -12,7 +12,9 @@ import pytest
 
 from pipeline.run.training import train
 from pipeline.settings.configuration import compose_config
+from rm.data.tokens import TokenPair
 from rm.errors import InputError
+from rm.training.batches import PairStream
 from rm.training.resume import drop_damaged_checkpoints, last_checkpoint
 from rm.training.trainer import PairTrainer
 
@@ -104,11 +106,64 @@ def test_the_run_goes_on_from_the_checkpoint_before_to_the_same_bytes(
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    (run_dir / "metrics.jsonl").write_text("\n".join([lines[1], lines[0], lines[0], '{"step"']))
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        file.write('{"step"')  # a kill in step 9
     train_smoke(*WORDS, run_dir=run_dir)
     assert "checkpoint-6: optimizer.pt is damaged" in capsys.readouterr().out
     assert outcome(run_dir) == undisturbed
+
+
+@pytest.mark.parametrize("kept", [0, 4])
+def test_a_checkpoint_whose_steps_are_not_recorded_does_not_count(
+    run_dir: Path,
+    undisturbed: list[bytes],
+    train_smoke: Train,
+    capsys: pytest.CaptureFixture[str],
+    kept: int,
+) -> None:
+    metrics = run_dir / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join([*lines[:kept], *lines[kept + 1 :]]))
+    train_smoke(*WORDS, run_dir=run_dir)
+    said = capsys.readouterr().out
+    assert f"checkpoint-6: {metrics} lacks a step before it; deleted" in said
+    assert (f"checkpoint-3: {metrics} lacks" in said) == (kept < 3)
+    assert outcome(run_dir) == undisturbed
+
+
+def test_nothing_before_the_checkpoint_is_read_again(
+    run_dir: Path, undisturbed: list[bytes], train_smoke: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, original = [], PairStream.__getitem__
+
+    def note(self: PairStream, index: int) -> list[TokenPair]:
+        read.append(index)
+        return original(self, index)
+
+    monkeypatch.setattr(PairStream, "__getitem__", note)
+    train_smoke(*WORDS, run_dir=run_dir)
+    assert read == [6, 7, 8, 9] and outcome(run_dir) == undisturbed
+
+
+def test_checkpoints_do_not_grow_with_the_steps(
+    undisturbed: list[bytes],
+    train_smoke: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    sizes, original = {}, PairTrainer._save_checkpoint
+
+    def measure(self: PairTrainer, *given: Any) -> None:
+        original(self, *given)
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        state = json.loads((folder / "trainer_state.json").read_text())
+        sizes[self.state.global_step] = len(state["log_history"])
+
+    monkeypatch.setattr(PairTrainer, "_save_checkpoint", measure)
+    monkeypatch.setattr("rm.training.trainer.SPIKE_WINDOW", 2)
+    train_smoke(*WORDS, run_dir=tmp_path / "run")
+    assert sizes[3] == sizes[6] == sizes[9] == 2
+    assert outcome(tmp_path / "run") == undisturbed
 
 
 def test_without_a_good_checkpoint_the_run_starts_again(
