@@ -176,7 +176,8 @@ def main() -> None:
         cfg = compose_config("train", words)
         tokenizer = AutoTokenizer.from_pretrained(backbone_folder(cfg.model, cfg.cache_dir))
         write_pairs(folder / "pairs.jsonl", given.pairs, given.tokens, tokenizer)
-        rows = [{"stage": "tokenise", **in_a_process("tokenise", given, folder)}]
+        rows: list[dict[str, Any]] = []
+        rows.append({"stage": "tokenise", **in_a_process("tokenise", given, folder)})
         rows.append({"stage": "start", **start(words, folder)})
         rows.append({"stage": "resume", **in_a_process("resume", given, folder)})
         size = sum(file.stat().st_size for file in (folder / "cache/tokens").glob("*/pairs.arrow"))

@@ -14,7 +14,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from pipeline.launch.launchers import Launcher, start_ranks
 from pipeline.launch.lock import only_one
@@ -34,6 +34,7 @@ from pipeline.settings.checks import (
     check_length,
     choose_attention,
     require_sharing,
+    zero_stage,
 )
 from pipeline.settings.objective import objective_of
 from rm.data.templates import ChatTemplate
@@ -139,10 +140,12 @@ def prepare(cfg: DictConfig) -> Prepared:
     if slow:
         print(slow, flush=True)
     kept = keeps_head(backbone, cfg.model.head, objective.head)
+    divided = divide_model(cfg)  # kept while the model is made
     model, tokenizer = new_reward_model(backbone, dtype, cfg.seed, keep_head=kept)
     check_length(model, settings.max_length, "training.max_length")  # before pairs are tokenised
     if not kept:
         set_head(model, objective.head, cfg.seed)
+    del divided
     template = ChatTemplate(tokenizer, parse_special_text=settings.parse_special_text)
     if objective.text is not None:
         head_of(model.classifier)  # refuses a backbone that has none
@@ -178,6 +181,17 @@ def prepare(cfg: DictConfig) -> Prepared:
         likelihood=objective.text is not None,
     )
     return Prepared(settings, objective, model, tokenizer, tokens, collator, facts)
+
+
+def divide_model(cfg: DictConfig) -> HfDeepSpeedConfig | None:
+    """In a rank of ZeRO-3: what makes transformers divide a model as it makes it, while it lives.
+
+    So no rank holds the whole. The process that starts the ranks has tried the whole model.
+    """
+    if "RANK" not in os.environ or zero_stage(cfg) != 3:
+        return None
+    zero = OmegaConf.to_container(cfg.deepspeed.settings.zero_optimization)
+    return HfDeepSpeedConfig({"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero})
 
 
 def choose_part(model: RewardModel, cfg: DictConfig, settings: TrainingSettings) -> None:

@@ -5,6 +5,8 @@ A checkpoint is a plain `AutoModelForSequenceClassification` folder with one lab
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +24,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rm.data.sources import is_hub_name
 from rm.data.templates import ChatTemplate
@@ -47,8 +50,9 @@ def new_reward_model(
 
     Its head is drawn from N(0, 1/(hidden + 1)) by `seed` alone, so that it is the same for every
     loss; with `keep_head` it is the one of the reward model in the folder (`keeps_head`). All
-    parameters are float32 (`train_part` lowers the frozen ones). Raises InputError, in one line,
-    for a folder that cannot be read, lacks weights or does not work.
+    parameters are float32 (`train_part` lowers the frozen ones). Where an `HfDeepSpeedConfig` of
+    ZeRO-3 lives, this rank holds its part of them alone, and the model is not tried. Raises
+    InputError, in one line, for a folder that cannot be read, lacks weights or does not work.
     """
     _check_folder(backbone)
     with explained(backbone):
@@ -56,7 +60,8 @@ def new_reward_model(
         if not keep_head:
             draw_head(model, seed)
         set_pad_token(tokenizer, model.classifier)
-        _try(model, tokenizer)
+        if not is_deepspeed_zero3_enabled():  # there, only DeepSpeed's engine can run a divided one
+            _try(model, tokenizer)
     return model, tokenizer
 
 
@@ -64,9 +69,21 @@ def draw_head(model: RewardModel, seed: int) -> None:
     """Draw a linear score head by `seed`, the same for every backbone of its width."""
     head = cast(nn.Linear, model.score)
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    with whole(head.weight), torch.no_grad():
         drawn = torch.randn(1, head.in_features, generator=generator)
         head.weight.copy_(drawn / (head.in_features + 1) ** 0.5)
+
+
+@contextlib.contextmanager
+def whole(parameter: Tensor) -> Iterator[None]:
+    """Let the block see and change all of a parameter that ZeRO-3 may have divided among ranks."""
+    if not is_deepspeed_zero3_enabled():
+        yield
+        return
+    import deepspeed  # takes seconds
+
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+        yield
 
 
 def set_pad_token(tokenizer: PreTrainedTokenizerBase, classifier: PreTrainedModel) -> None:
@@ -112,8 +129,8 @@ def load_reward_model(
 ) -> tuple[RewardModel, PreTrainedTokenizerBase]:
     """Load a trained reward model: any one-label sequence-classification folder (or Hub name).
 
-    Weights of matrix products take `compute_dtype`, everything else float32. Raises InputError if
-    there is no such checkpoint, if it is damaged, if it is not a reward model, or if reading it
+    Matrices are read and stored in `compute_dtype`, everything else in float32. Raises InputError
+    if there is no such checkpoint, if it is damaged, if it is not a reward model, or if reading it
     would run code of somebody else (`rm.model.untrusted`).
     """
     with explained(checkpoint):
@@ -126,7 +143,7 @@ def load_reward_model(
                 "(…ForSequenceClassification with one label): train one with scripts.train"
             )
         _check_labels(folder, config, "or train one with scripts.train")
-        model, tokenizer = _open(folder, compute_dtype, fresh_head=False)
+        model, tokenizer = _open(folder, compute_dtype, fresh_head=False, lowered=True)
         lower_precision(model.backbone, compute_dtype)
         if tokenizer.pad_token_id is None:
             set_pad_token(tokenizer, model.classifier)
@@ -141,24 +158,47 @@ PLACEHOLDERS = frozenset(("<image_soft_token>", "<audio_soft_token>"))
 
 
 def _open(
-    folder: Path, compute_dtype: torch.dtype, *, fresh_head: bool
+    folder: Path, compute_dtype: torch.dtype, *, fresh_head: bool, lowered: bool = False
 ) -> tuple[RewardModel, PreTrainedTokenizerBase]:
-    """Read a model in float32 and its tokenizer, which must fit each other."""
+    """Read a model and its tokenizer, which must fit each other.
+
+    In float32; `lowered`: what `lower_precision` stores in `compute_dtype` is read in it.
+    """
     tokenizer, config = load(AutoTokenizer, folder), load(AutoConfig, folder)
     kind: Any = AutoModelForSequenceClassification
     options = {"num_labels": 1} if fresh_head else {}
     if fresh_head and type(config) not in kind._model_mapping:
         kind, options = AutoModelForImageTextToText, {}  # whose text part may have a classifier
+    own = kind
+    if lowered and type(config) in kind._model_mapping:
+        own = kind._model_mapping[type(config)]
+        kind = _lowered(own, compute_dtype)
     head = "linear" if fresh_head else _head_kind(config)
     loaded = load_weights(
         kind, folder, fresh_head=fresh_head or head != "linear", dtype=torch.float32, **options
     )
+    if own is not kind:
+        loaded.__class__ = own
     model = RewardModel(loaded, compute_dtype)
     if head != "linear":
         set_head(model, head, seed=0)
         _load_head(model, folder)
     _check_tokens(tokenizer, model, folder)
     return model, tokenizer
+
+
+def _lowered(own: type[PreTrainedModel], dtype: torch.dtype) -> type[PreTrainedModel]:
+    """The class of a model whose matrices are made in `dtype`.
+
+    transformers reads every weight in the dtype of its place in the new model, so the whole is
+    never there in float32.
+    """
+
+    def make(self: PreTrainedModel, *args: Any, **options: Any) -> None:
+        own.__init__(self, *args, **options)
+        lower_precision(self.base_model, dtype)
+
+    return type(own.__name__, (own,), {"__init__": make, "__module__": own.__module__})
 
 
 def _architecture(config: PreTrainedConfig) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rm.errors import InputError
@@ -46,17 +46,26 @@ def train_part(
 def lower_precision(backbone: nn.Module, dtype: torch.dtype, *, frozen_only: bool = False) -> None:
     """Round weights to `dtype`, as a checkpoint stores them, and store matrices in it.
 
-    Embeddings and norms hold the rounded values in float32, so that the residual stream, to which
-    every layer adds, stays in float32: in bfloat16 it would round away much of a close pair's
-    distance (benchmarks/precision.py), and no matrix product gains by it.
+    Norms hold the rounded values in float32, and embeddings give theirs in float32, so that the
+    residual stream, to which every layer adds, stays in float32: in bfloat16 it would round away
+    much of a close pair's distance (benchmarks/precision.py), and no matrix product gains by it.
+    With `frozen_only` (training), embeddings are stored in float32, too.
     """
+    wide = torch.promote_types(dtype, torch.float32)
     for module in backbone.modules():
-        stored = (
-            dtype if isinstance(module, nn.Linear) else torch.promote_types(dtype, torch.float32)
-        )
+        # One that scales its rows, as Gemma 3's, would round the scale to what it is stored in.
+        looked_up = type(module) is nn.Embedding and not frozen_only
+        stored = dtype if isinstance(module, nn.Linear) or looked_up else wide
+        if looked_up and module.weight.dtype != dtype:
+            module.register_forward_hook(_widen)
         for parameter in module.parameters(recurse=False):
             if not (frozen_only and parameter.requires_grad):
                 parameter.data = parameter.data.to(dtype).to(stored)
+
+
+def _widen(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+    """Give an embedding's rows in float32 at least."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def _freeze_below(model: RewardModel, top_layers: int) -> None:
