@@ -54,7 +54,7 @@ ifeq ($(PROFILE),cpu)
 	$(PIPELINE) profile=cpu experiment=small_gemma matrix=small_gemma best_of_n=false $(ARGS) runs_dir=runs/cpu_gemma results_dir=results/local/cpu_gemma
 endif
 
-best-of-n: $(VENV)/.ready ## Best-of-N alone: sample, relabel, train proxies, Figure 5 (part of reproduce)
+best-of-n: $(VENV)/.ready ## Best-of-N alone: candidates, gold, picks, Figure 5 (part of reproduce)
 	$(RUN) -m scripts.best_of_n profile=$(PROFILE) $(ARGS)
 
 status: $(VENV)/.ready ## which of the profile's runs are done, out of date, unfinished or missing (ARGS=matrix=full)

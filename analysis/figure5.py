@@ -62,10 +62,18 @@ def collect(data: Path) -> pd.DataFrame:
 
 
 def quality_of(kind: str, facts: dict[str, Any]) -> str:
-    """Return how a gold agrees with the labels that it replaced, from best_of_n.json; "" unknown.
+    """Return what a reader must know of a gold or its policy, from best_of_n.json; "" for nothing.
 
-    A gold reward model that was trained here is no better than its training.
+    Where the policy is synthetic: what it is. Of a gold reward model: how it agrees with the labels
+    that it replaced, for one that was trained here is no better than its training.
     """
+    policy = facts.get("bon", {}).get("policy", {})
+    if policy.get("engine") == "synthetic":
+        return (
+            "Candidates are independent draws from a synthetic policy, which is right with "
+            f"probability {policy['right']:g} and otherwise makes one fault; some repeat, so KL is "
+            "an upper bound."
+        )
     relabelled = facts.get("golds", {}).get(kind, {}).get("relabelled")
     if kind == "verifier" or relabelled is None:
         return ""

@@ -2,14 +2,18 @@
 
 python -m scripts.best_of_n profile=cpu [bon=cpu_full] [gold=verifier|reward_model|both]
 
-A policy answers held-out prompts N times. A gold scores the answers and relabels training pairs.
-Proxies (methods × seeds) are trained on those pairs and pick the best of n answers; the gold score
-of their picks is drawn against the KL divergence from the policy.
+A policy gives N candidates for each held-out prompt, a gold scores them, and reward models pick the
+best of n. The gold score of their picks is drawn against the KL divergence from the policy.
+
+bon.policy.engine=synthetic (profiles cpu and smoke): candidates come from the generator of the
+data, code checks them, and the trained checkpoints of the matrix pick.
+Other engines: a language model answers, the gold relabels training pairs, and proxies (methods ×
+seeds) are trained on those pairs.
 
 Output: results/<profile>/data/best_of_n.csv, Figure 5 and three tables.
-Resume: each stage keeps its output in runs/<profile>/best_of_n under a name made of all that it
-depends on, and is skipped if that is there. Sampling resumes after the last prompt written,
-training from its last checkpoint.
+Resume: each stage keeps its output in runs/<profile> under a name made of all that it depends on,
+and is skipped if that is there. Sampling resumes after the last prompt written, training from its
+last checkpoint.
 """
 
 from __future__ import annotations

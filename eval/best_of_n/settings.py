@@ -8,7 +8,7 @@ from eval.best_of_n.decoding import Decoding
 from rm.errors import InputError
 
 GOLDS = ("verifier", "reward_model")
-ENGINES = ("auto", "transformers", "vllm")
+ENGINES = ("auto", "synthetic", "transformers", "vllm")
 
 
 @dataclass
@@ -17,7 +17,8 @@ class PolicySettings:
 
     `model` names a file of conf/model (null: the profile's backbone), `path` a local folder that
     goes before it. `engine`: auto takes vLLM where it is installed. `rows` samples, of one
-    prompt or of several, are decoded at a time.
+    prompt or of several, are decoded at a time. A synthetic policy is right with probability
+    `right`, in one of the `variants` (faults and wordings) that a prompt has.
     """
 
     samples: int
@@ -30,6 +31,8 @@ class PolicySettings:
     engine: str = "auto"
     model: str | None = None
     path: str | None = None
+    right: float = 0.3
+    variants: int = 3
 
     @property
     def decoding(self) -> Decoding:
@@ -85,6 +88,11 @@ class BonSettings:
     proxy: ProxySettings
     resamples: int = 2000
 
+    @property
+    def synthetic(self) -> bool:
+        """Whether the candidates come from the data's generator and the matrix's runs pick."""
+        return self.policy.engine == "synthetic"
+
     def check(self) -> None:
         """Raise InputError for a value that makes no sense."""
         self.policy.decoding.check()
@@ -93,11 +101,19 @@ class BonSettings:
         unknown = [gold for gold in self.golds if gold not in GOLDS]
         if unknown or not self.golds:
             raise InputError(f"bon.golds={self.golds}: choose from {', '.join(GOLDS)}")
+        if self.synthetic and self.golds != ["verifier"]:
+            raise InputError(
+                f"bon.golds={self.golds}: a synthetic policy has the verifier as its gold; give "
+                "bon.policy.engine=auto for another"
+            )
+        if not 0 <= self.policy.right <= 1:
+            raise InputError(f"bon.policy.right={self.policy.right}: must lie in [0, 1]")
         if not self.proxy.methods or not self.proxy.seeds:
             raise InputError("bon.proxy.methods and bon.proxy.seeds: name at least one of each")
         for name, value, least in (
             ("proxy.pairs", self.proxy.pairs, 1),
             ("prompts.number", self.prompts.number, 1),
+            ("policy.variants", self.policy.variants, 1),
             ("gold.pairs", self.gold.pairs, 0),
             ("resamples", self.resamples, 1),
             *(("proxy.seeds", seed, 0) for seed in self.proxy.seeds),

@@ -16,7 +16,7 @@ from rm.files import atomic_folder, atomic_write_bytes, remove_unfinished
 PARTS = (
     "evaluation/*",
     *("config.yaml", "inputs.json", "manifest.json", "metrics.jsonl", "split.json"),
-    *("gradients-*", "directions-*", "layers-*"),
+    *("gradients-*", "directions-*", "layers-*", "best_of_n-*"),
 )
 """What is kept of a run, as patterns below its folder."""
 SCORED = "evaluation/manifest.json"

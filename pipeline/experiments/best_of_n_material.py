@@ -16,6 +16,7 @@ from eval.best_of_n.prompts import (
 )
 from eval.best_of_n.settings import BonSettings
 from generated import SUBSETS, GeneratedPair, generate
+from generated.candidates import Asked, ask
 from generated.core import Split
 from pipeline.settings.data import TrainingData, load_data
 from rm.data.preferences import PreferencePair
@@ -39,9 +40,20 @@ def find_prompts(cfg: DictConfig, bon: BonSettings) -> list[Prompt]:
 
     Raises InputError for fewer than are asked for, or for a subset that does not exist.
     """
+    if bon.synthetic:
+        return [
+            Prompt(one.key, ({"role": "user", "content": one.prompt},), one.subset)
+            for one in asked_prompts(cfg, bon)
+        ]
     if cfg.data.kind == "generated":
         return _generated_prompts(cfg, bon, subsets_of(bon))
     return _source_prompts(_source(cfg, bon), bon)
+
+
+def asked_prompts(cfg: DictConfig, bon: BonSettings) -> list[Asked]:
+    """Return the test prompts that a synthetic policy answers. Raises InputError as `ask`."""
+    version = cfg.data.get("version", 1)
+    return ask("test", bon.prompts.number, cfg.data.seed, bon.prompts.subsets, version)
 
 
 def find_material(cfg: DictConfig, bon: BonSettings) -> Material:

@@ -22,7 +22,7 @@ from eval.baselines import baselines
 from eval.benchmarks import BENCHMARKS
 from eval.rows import sample_rows
 from eval.spreadsheet import csv_text, write_parquet
-from pipeline.experiments import best_of_n, measure
+from pipeline.experiments import best_of_n, best_of_n_synthetic, measure
 from pipeline.experiments.best_of_n_material import find_prompts
 from pipeline.experiments.freeze import check_freeze
 from pipeline.experiments.matrix import (
@@ -32,7 +32,6 @@ from pipeline.experiments.matrix import (
     choose_rates,
     command,
     evaluate_run,
-    kept_words,
     label,
     prompts_trained_on,
     run_configs,
@@ -110,11 +109,10 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Pat
         measure_all(cfg, [untrained, *runs], test, results / "data")
     with screen.stage("fit baselines that read no prompt"):
         write_baselines(cfg, test, results / "data")
-    if not cfg.keep_checkpoints:
-        for run in runs:
-            shutil.rmtree(run.checkpoint, ignore_errors=True)
     collect(cfg, results / "data", [untrained, *runs])
-    # Best-of-N takes hours and may fail: what does not need it is written before it starts.
+    if left_out is None and (left_out := best_of_n_without_weights(cfg, runs)) is not None:
+        screen.line(f"Best-of-N is left out: {left_out}")
+    # Best-of-N may take hours and fail: what does not need it is written before it starts.
     state = "not finished" if left_out is None else f"left out: {left_out}"
     if left_out is not None and (results / "data" / "best_of_n.csv").is_file():
         state += "; what is shown is an earlier call's"
@@ -123,11 +121,13 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Pat
     with screen.stage("draw figures and tables"):
         items = draw_all(results)
     if left_out is None:
-        experiment = OmegaConf.merge(cfg, {"runs_dir": str(runs_dir / "best_of_n")})
         with screen.stage("Best-of-N"):
-            best_of_n.compute(experiment, kept_words(overrides))  # type: ignore[arg-type]
+            best_of_n.compute(cfg, overrides, runs)
         items = redraw(results, ("best_of_n", "figure5"))
         write_manifest(cfg, overrides, results, runs, facts | {"best_of_n": cfg.bon.name}, started)
+    if not cfg.keep_checkpoints:
+        for run in runs:
+            shutil.rmtree(run.checkpoint, ignore_errors=True)
     print("\n".join(item.line() for item in items))
     report.write(results)
     return results
@@ -173,6 +173,18 @@ def best_of_n_left_out(cfg: DictConfig) -> str | None:
             return str(error)
         raise
     return None
+
+
+def best_of_n_without_weights(cfg: DictConfig, runs: Sequence[Run]) -> str | None:
+    """Why the matrix can't pick in Best-of-N: weights that an earlier call dropped; None: it can.
+
+    Raises InputError where best_of_n=true asks for it.
+    """
+    bon = best_of_n.settings_of(cfg)
+    reason = best_of_n_synthetic.unscorable(cfg, bon, runs) if bon.synthetic else None
+    if reason is not None and cfg.best_of_n:
+        raise InputError(reason)
+    return reason
 
 
 def make_untrained(cfg: DictConfig, runs_dir: Path) -> Run:

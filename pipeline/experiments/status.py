@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from omegaconf import DictConfig
@@ -59,9 +60,17 @@ def _best_of_n(cfg: DictConfig, made: Path) -> dict[str, object]:
     state, why = "done" if made.is_file() else "missing", best_of_n_left_out(cfg) or ""
     if why:
         state = "left out"
-    elif state == "done" and (name := read_json(made)["bon"]["name"]) != cfg.bon.name:
-        state, why = OLD, f"bon: {cfg.bon.name} ≠ {name}"
+    elif state == "done" and (different := _other_settings(cfg.bon, read_json(made)["bon"])):
+        state, why = OLD, different
     return {**_row("Best-of-N", state, made, _seconds(made)), "why": why}
+
+
+def _other_settings(bon: DictConfig, made: dict[str, Any]) -> str:
+    """In what a finished Best-of-N differs: its size, or its policy's engine."""
+    if made["name"] != bon.name:
+        return f"bon: {bon.name} ≠ {made['name']}"
+    engine = made["policy"]["engine"]
+    return "" if engine == bon.policy.engine else f"engine: {bon.policy.engine} ≠ {engine}"
 
 
 def _begun(folder: Path) -> str:

@@ -22,8 +22,10 @@ from eval import judgebench, rewardbench
 from eval.benchmarks import BENCHMARKS
 from eval.best_of_n.settings import BonSettings
 from eval.best_of_n.vllm_engine import is_installed
-from pipeline.experiments.best_of_n import policy_model, settings_of
+from pipeline.experiments.best_of_n import settings_of
 from pipeline.experiments.best_of_n_material import find_prompts
+from pipeline.experiments.best_of_n_proxies import policy_model
+from pipeline.experiments.best_of_n_synthetic import picking
 from pipeline.experiments.matrix import (
     GRID_SEEDS,
     benchmark_data,
@@ -168,6 +170,12 @@ class DryRun:
         if left_out is not None:
             raise NotChecked(f"left out: {left_out}")
         bon = settings_of(self.cfg)
+        if bon.synthetic:
+            self.bon = bon
+            enough_prompts(self.cfg, bon)
+            drawn = f"{bon.prompts.number:,} prompts × {bon.policy.samples} candidates"
+            picks = ", ".join(picking(bon, self.cfg.methods))
+            return f"{drawn} of a synthetic policy; {picks} pick"
         for method in bon.proxy.methods:
             one = bon_config(self.words, [*bon.proxy.overrides, f"loss={method}"])
             check(one)
@@ -212,7 +220,7 @@ class DryRun:
         distinct = {str((objective_of(one.loss).head, one.training)): one for one in runs}
         built = [attempt("model", trained, one) for one in distinct.values()]
         yield from dict.fromkeys(built)
-        if self.bon is not None:
+        if self.bon is not None and not self.bon.synthetic:
             policy, gold = policy_model(self.cfg, self.bon), self.bon.gold.checkpoint
             yield attempt("policy", scoring, self.architecture, policy)
             if gold is not None and "reward_model" in self.bon.golds:
@@ -322,7 +330,8 @@ class DryRun:
     def hub(self) -> Iterator[Check]:
         """Check access to all that would be fetched: gated models need an accepted licence."""
         cfg, bon = self.cfg, self.bon
-        models = [cfg.model, *([policy_model(cfg, bon)] if bon else [])]
+        policies = [policy_model(cfg, bon)] if bon and not bon.synthetic else []
+        models = [cfg.model, *policies]
         missing = {model.hub: model for model in models if model.hub and not self.has(model)}
         for model in missing.values():
             yield attempt("Hub", model_access, model)

@@ -34,6 +34,7 @@ from pipeline.plan.stages import (
     Stage,
     bon_stages,
     matrix_stages,
+    picking_runs,
     proxy_pairs,
     speed_of,
     trained_pairs,
@@ -109,7 +110,12 @@ def facts_of(material: Material, bon: BonSettings | None) -> dict[str, str]:
         "Tokens": f"training: {material.lengths.origin}",
         "": f"benchmark: {material.test.origin}",
     }
-    if bon is not None:
+    if bon is not None and bon.synthetic:
+        facts["Best-of-N"] = (
+            f"{bon.prompts.number:,} prompts × N = {bon.policy.samples} of a synthetic policy; "
+            f"{picking_runs(material, bon)} of the runs pick, verified by code"
+        )
+    elif bon is not None:
         proxies = f"{len(bon.proxy.methods)} methods × {len(bon.proxy.seeds)} seeds"
         pairs = f"{proxy_pairs(material, bon):,} pairs each"
         facts["Best-of-N"] = (

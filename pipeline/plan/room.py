@@ -13,7 +13,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from eval.best_of_n.settings import BonSettings
-from pipeline.experiments.best_of_n import policy_model
+from pipeline.experiments.best_of_n_proxies import policy_model
 from pipeline.plan.architecture import (
     architecture_of,
     architecture_of_checkpoint,
@@ -156,7 +156,11 @@ def disk_of(material: Material, bon: BonSettings | None) -> list[Item]:
         tokens += material.test.rows * material.test_pairs
         width = decoder.hidden * DTYPES[settings.compute_dtype].itemsize
         items.append(Item("frozen trunk", tokens * width, "in cache_dir"))
-    if bon is not None:
+        if bon is not None and bon.synthetic:
+            pairs = bon.prompts.number * bon.policy.variants
+            states = material.test.rows * pairs * width
+            items.append(Item("Best-of-N: frozen trunk", states, "in cache_dir, upper bound"))
+    if bon is not None and not bon.synthetic:
         text = samples(bon) * bon.policy.max_new_tokens * cfg.plan.bytes_per_token
         items.append(Item(f"Best-of-N: {samples(bon):,} samples", text, "upper bound"))
         proxies = len(bon.golds) * len(bon.proxy.methods) * len(bon.proxy.seeds)
@@ -169,7 +173,7 @@ def downloads_of(material: Material, bon: BonSettings | None) -> list[Item]:
     """What has to be fetched because it is not on this machine."""
     cfg, items = material.cfg, []
     found = [(material.architecture, cfg.model.hub)]
-    if bon is not None:
+    if bon is not None and not bon.synthetic:
         model = policy_model(cfg, bon)
         policy = architecture_of(model, Path(cfg.cache_dir), material.scratch)
         found.append((policy, model.hub))

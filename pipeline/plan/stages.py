@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from eval.best_of_n.settings import BonSettings
-from pipeline.experiments.best_of_n import outline, policy_model, proxy_words
+from pipeline.experiments.best_of_n_proxies import outline, policy_model, proxy_words
 from pipeline.experiments.matrix import GRID_SEEDS, kept_words
 from pipeline.plan.architecture import (
     architecture_of,
@@ -119,7 +119,9 @@ def matrix_stages(material: Material) -> list[Stage]:
 
 
 def bon_stages(material: Material, bon: BonSettings) -> list[Stage]:
-    """Sampling, gold scores, relabelling, proxies and their scores."""
+    """Sampling, gold scores, relabelling, proxies and their scores; or the matrix's scores."""
+    if bon.synthetic:
+        return synthetic_stages(material, bon)
     first = bon_config(material.words, [*bon.proxy.overrides, f"loss={bon.proxy.methods[0]}"])
     settings, decoder = check(first), decoder_of(meta_model(material.architecture, first))
     runs = len(bon.golds) * len(bon.proxy.methods) * len(bon.proxy.seeds)
@@ -132,6 +134,28 @@ def bon_stages(material: Material, bon: BonSettings) -> list[Stage]:
         train("Best-of-N: proxies", runs, proxy_pairs(material, bon)),
         score_stage(decoder, "Best-of-N: proxies score", runs, load, samples(bon), above),
     ]
+
+
+def synthetic_stages(material: Material, bon: BonSettings) -> list[Stage]:
+    """The matrix's scores of a synthetic policy's candidates, over the frozen trunk.
+
+    A prompt's variants are a right and a faulty answer each, about as long as a test pair: an upper
+    bound, since few candidates are all of them and variants share their prompt.
+    """
+    settings, pairs = material.settings, bon.prompts.number * bon.policy.variants
+    score = partial(score_stage, material.decoder)
+    runs, load, rows = picking_runs(material, bon), material.test.scoring * pairs, 2 * pairs
+    above = layers_above_trunk(material.cfg, settings)
+    stages = [score("Best-of-N: runs score", runs, load, rows, above)]
+    if above is None:
+        return stages
+    below = material.decoder.layers - settings.top_layers
+    return [score("Best-of-N: frozen trunk", 1, load, rows, below), *stages]
+
+
+def picking_runs(material: Material, bon: BonSettings) -> int:
+    """Number of the matrix's runs that pick a synthetic policy's candidates."""
+    return sum(one.loss.name in bon.proxy.methods for one in material.runs)
 
 
 def proxy_pairs(material: Material, bon: BonSettings) -> int:

@@ -1,5 +1,6 @@
 """Figure 5 and the Best-of-N tables."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,18 @@ def test_draw_has_a_row_a_gold_with_oracle_random_and_gains(data: Path) -> None:
     assert "30 prompts, N = 16 samples each, 2 seeds" in caption and "tiny" in caption
     title = figure.get_suptitle().replace("\n", " ")
     assert "at n = 16: NormBT's weight raises the gold score in 4 of 4 comparisons" in title
+
+
+def test_a_synthetic_policy_is_named_below_the_figure(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "best_of_n.csv").write_bytes((data / "best_of_n.csv").read_bytes())
+    facts = {"bon": {"policy": {"engine": "synthetic", "right": 0.3}}}
+    (tmp_path / "best_of_n.json").write_text(json.dumps(facts))
+    said = (
+        "Candidates are independent draws from a synthetic policy, which is right with probability "
+        "0.3 and otherwise makes one fault; some repeat, so KL is an upper bound."
+    )
+    assert said in figure5.caption(figure5.collect(tmp_path))
+    assert said not in figure5.caption(figure5.collect(data))
 
 
 def test_verdict_counts_up_down_and_unclear(data: Path) -> None:

@@ -1,4 +1,4 @@
-"""The Best-of-N entry point on the smoke profile: end to end, resumed, and refused."""
+"""Best-of-N by a real policy on the smoke profile: end to end, resumed, and refused."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from omegaconf import DictConfig
 
 from pipeline.experiments import best_of_n as script
 from pipeline.experiments import best_of_n_material as making
+from pipeline.experiments import best_of_n_proxies as proxies
 from pipeline.settings.configuration import CONF, compose_config
 from rm.errors import InputError
 
 SMALL = [
     "profile=smoke",
+    "bon.policy.engine=transformers",
+    "bon.golds=[verifier,reward_model]",
     "bon.policy.samples=3",
     "bon.prompts.number=3",
+    "bon.prompts.subsets=[gen-length,gen-python]",
     "bon.proxy.seeds=[0]",
     "threads=1",
 ]
@@ -66,19 +70,19 @@ def test_what_is_there_is_not_computed_again(
     path = finished / "results" / "data" / "best_of_n.csv"
     before = path.read_bytes()
     trained: list[DictConfig] = []
-    monkeypatch.setattr(script, "open_sampler", lambda *_: pytest.fail("sampled again"))
-    monkeypatch.setattr(script, "RewardGold", lambda *_: pytest.fail("scored by gold again"))
-    monkeypatch.setattr(script, "open_scorer", lambda *_: pytest.fail("scored again"))
-    real = script.train
-    monkeypatch.setattr(script, "train", lambda cfg: trained.append(cfg) or real(cfg))
+    monkeypatch.setattr(proxies, "open_sampler", lambda *_: pytest.fail("sampled again"))
+    monkeypatch.setattr(proxies, "RewardGold", lambda *_: pytest.fail("scored by gold again"))
+    monkeypatch.setattr(proxies, "score_all", lambda *_: pytest.fail("scored again"))
+    real = proxies.train
+    monkeypatch.setattr(proxies, "train", lambda cfg: trained.append(cfg) or real(cfg))
     script.run(*compose(finished, cache))
     assert path.read_bytes() == before
     assert len(trained) == 1 and "gold-" in trained[0].run_dir  # finished: train() returns at once
-    assert not list(finished.glob("runs/proxy-*/checkpoint"))  # keep=false
+    assert not list(finished.glob("runs/best_of_n/proxy-*/checkpoint"))  # keep=false
 
 
 def test_a_lost_proxy_score_is_made_again_and_equal(finished: Path, cache: Path) -> None:
-    path = next(finished.glob("runs/proxy-*/scores-*.npy"))
+    path = next(finished.glob("runs/best_of_n/proxy-*/scores-*.npy"))
     before = np.load(path)
     path.unlink()
     script.run(*compose(finished, cache))
@@ -89,10 +93,11 @@ def test_one_gold_from_a_checkpoint_of_ones_own(
     finished: Path, cache: Path, tmp_path: Path
 ) -> None:
     """The samples are taken over; the gold is the folder given."""
-    (tmp_path / "runs").mkdir()
-    samples = next(finished.glob("runs/samples-*.jsonl"))
-    (tmp_path / "runs" / samples.name).write_bytes(samples.read_bytes())
-    gold = next(finished.glob("runs/gold-*/checkpoint"))
+    work = tmp_path / "runs/best_of_n"
+    work.mkdir(parents=True)
+    samples = next(finished.glob("runs/best_of_n/samples-*.jsonl"))
+    (work / samples.name).write_bytes(samples.read_bytes())
+    gold = next(finished.glob("runs/best_of_n/gold-*/checkpoint"))
     words = [f"bon.gold.checkpoint='{gold}'", "gold=reward_model", "bon.proxy.methods=[bt]"]
     cfg, overrides = compose(tmp_path, cache, *words)
     script.run(cfg, overrides)
@@ -111,17 +116,18 @@ def test_a_changed_template_or_eval_setting_gives_new_samples_and_scores(
     policy = tmp_path / "policy"
     shutil.copytree(cache / "backbones" / "tiny-llama", policy)
     words = [f"model.path='{policy}'", "bon.proxy.methods=[bt]", "bon.proxy.keep=true"]
+    work = tmp_path / "runs/best_of_n"
 
     def made(*own: str) -> dict[str, set[str]]:
         script.run(*compose(tmp_path, cache, *words, *own))
         kinds = ("samples-*.jsonl", "gold-reward_model-*.npy", "proxy-*/scores-*.npy")
-        return {kind: {str(path) for path in (tmp_path / "runs").glob(kind)} for kind in kinds}
+        return {kind: {str(path) for path in work.glob(kind)} for kind in kinds}
 
     first = made()
     other_eval = made("eval.max_length=40")
     number = {kind: len(other_eval[kind] - names) for kind, names in first.items()}
     assert list(number.values()) == [0, 1, 2]  # a proxy by each gold
-    assert len(list((tmp_path / "runs").glob("proxy-*/checkpoint"))) == 3  # and new labels by one
+    assert len(list(work.glob("proxy-*/checkpoint"))) == 3  # and new labels by one
     assert made("eval.resamples=7") == other_eval
     template = policy / "chat_template.jinja"
     template.write_text(
@@ -172,7 +178,7 @@ def test_every_size_composes(name: str) -> None:
     assert bon.name == name
     for method in bon.proxy.methods:
         own = [*bon.proxy.overrides, f"loss={method}", "run_dir=x", "data=files", "data.train=y"]
-        composed = script.compose_run([f"profile={profile}"], own)
+        composed = proxies.compose_run([f"profile={profile}"], own)
         assert (composed.loss.name, composed.data.train) == (method, "y")
 
 
@@ -193,16 +199,28 @@ def test_proxies_gold_and_prompts_share_no_prompt() -> None:
     bon = script.settings_of(cfg)
     material = making.find_material(cfg, bon)
     asked = {prompt.turns[-1]["content"] for prompt in material.prompts}
-    proxies = {pair.prompt[-1]["content"] for pair in material.pairs}
+    trained_on = {pair.prompt[-1]["content"] for pair in material.pairs}
     gold = {made.pair.prompt[-1]["content"] for made in making.gold_pairs(cfg, bon)}
-    assert (len(asked), len(proxies)) == (bon.prompts.number, bon.proxy.pairs)
-    assert not asked & proxies and not asked & gold and not proxies & gold
+    assert (len(asked), len(trained_on)) == (bon.prompts.number, bon.proxy.pairs)
+    assert not asked & trained_on and not asked & gold and not trained_on & gold
     assert set(material.subsets) == set(bon.prompts.subsets)
+
+
+def test_no_sample_of_a_real_policy_depends_on_the_settings_of_a_synthetic_one(
+    tmp_path: Path,
+) -> None:
+    def fingerprint(*own: str) -> str:
+        bon = script.settings_of(compose_config("best_of_n", [*SMALL, *own]))
+        return proxies.samples_fingerprint(bon, tmp_path, "transformers")
+
+    assert fingerprint("bon.policy.right=0.5", "bon.policy.variants=9") == fingerprint()
+    assert fingerprint("bon.policy.temperature=0.5") != fingerprint()
 
 
 @pytest.mark.parametrize("subsets", ["[]", "[gen-length,gen-python]"])
 def test_the_prompts_alone_are_those_of_the_whole_material(subsets: str) -> None:
-    cfg = compose_config("best_of_n", ["profile=smoke", f"bon.prompts.subsets={subsets}"])
+    words = ["profile=smoke", "bon.policy.engine=transformers", f"bon.prompts.subsets={subsets}"]
+    cfg = compose_config("best_of_n", words)
     bon = script.settings_of(cfg)
     assert making.find_prompts(cfg, bon) == making.find_material(cfg, bon).prompts
 
@@ -216,6 +234,7 @@ def test_prompts_and_pairs_of_ones_own_data(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["profile=smoke", "data=files", f"data.train='{path}'", "data.validation_share=0.2"]
     words += ["gold=reward_model", "bon.gold.checkpoint=owner/name", "bon.proxy.pairs=20"]
+    words += ["bon.policy.engine=transformers"]
     cfg = compose_config("best_of_n", [*words, "bon.prompts.number=4"])
     material = making.find_material(cfg, script.settings_of(cfg))
     assert len(material.prompts) == 4 and len(material.pairs) == 20

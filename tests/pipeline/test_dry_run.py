@@ -62,7 +62,11 @@ def test_the_smoke_profile_is_well_and_nothing_is_written(tmp_path: Path) -> Non
     [
         (["methods=[bt,nope]"], "runs", "nope, seed 0: there is no loss/nope"),
         (["training.global_batch=7"], "runs", "is not a multiple of micro_batch × devices"),
-        (["bon.proxy.methods=[wrong]", "best_of_n=true"], "Best-of-N", "there is no loss/wrong"),
+        (
+            ["bon.policy.engine=auto", "bon.proxy.methods=[wrong]", "best_of_n=true"],
+            *("Best-of-N", "there is no loss/wrong"),
+        ),
+        (["bon.proxy.methods=[bt_margin]", "best_of_n=true"], "Best-of-N", "none is in the matrix"),
         (["benchmark=other"], "benchmark", "benchmark=other: choose rewardbench"),
         (["benchmark=pairs", "benchmark_data=none.jsonl"], "benchmark", "none.jsonl"),
         (["model.path=nowhere"], "model", "it has no config.json"),

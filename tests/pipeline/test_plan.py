@@ -92,6 +92,9 @@ def test_counts_follow_matrix_and_grid(tmp_path: Path) -> None:
     assert found["training"].runs == len(run_configs(cfg, kept_words(words[:-1]), {})) == 16
     assert found["learning rates: training"].runs == 8 * 2 * 2
     assert found["learning rates: scoring"].sequences == 2 * 16 * 2 * 16
+    assert found["Best-of-N: runs score"].runs == 2 * 2  # bt and normbt, two seeds
+    words += ["bon.policy.engine=auto", "gold=both"]
+    found = stages(planned(tmp_path, *words)[0])
     assert found["Best-of-N: proxies"].runs == 2 * 2 * 2  # golds, methods, seeds
 
 
@@ -189,6 +192,21 @@ def test_the_entry_point_prints_and_writes_only_what_is_asked(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "Plan: profile smoke" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_a_synthetic_policy_costs_scores_of_the_matrix_alone(tmp_path: Path) -> None:
+    own = ["training.part=top_layers", "training.top_layers=1", "training.reuse_trunk=true"]
+    words = ["profile=smoke", GIVEN, *own, "methods=[bt,normbt,hinge]", "seeds=[0,1]"]
+    plan, _ = planned(tmp_path, *words)
+    planned_bon = {name: one for name, one in stages(plan).items() if "Best-of-N" in name}
+    assert list(planned_bon) == ["Best-of-N: frozen trunk", "Best-of-N: runs score"]
+    scored = planned_bon["Best-of-N: runs score"]
+    assert (scored.runs, scored.sequences) == (4, 4 * 6 * 2 * 3)  # 6 prompts, 3 variants of 2 sides
+    assert "4 of the runs pick, verified by code" in plan.facts["Best-of-N"]
+    (trunk,) = [item.bytes for item in plan.disk if item.name == "Best-of-N: frozen trunk"]
+    (test,) = [item.bytes for item in plan.disk if item.name == "frozen trunk"]
+    assert 0 < trunk < test
+    assert not [item for item in plan.disk if "samples" in item.name]
 
 
 def test_a_backbone_that_is_trained_here_is_not_trained_for_a_plan(

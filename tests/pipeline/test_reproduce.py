@@ -197,16 +197,15 @@ def test_paired_runs_see_the_same_order_and_head(done: Path) -> None:
 
 def test_second_call_trains_and_scores_nothing(done: Path, cache: Path) -> None:
     watched = [*done.glob("runs/train/*/manifest.json"), *done.glob("runs/**/scores.parquet")]
-    best_of_n = [*done.glob("runs/best_of_n/**/*.np*"), *done.glob("runs/best_of_n/*.jsonl")]
-    watched += best_of_n
+    watched += done.glob("runs/train/*/best_of_n-*.npy")
     before = {path: path.stat().st_mtime_ns for path in watched}
-    assert len(before) == 13 + len(best_of_n) and len(best_of_n) > 4
+    assert len(before) == 13 + 6
     figure = (done / "results/figures/figure2.svg").read_bytes()
     (done / "runs/log.txt").unlink()
     result = reproduce(done, cache)
     assert result.returncode == 0, result.stderr
     log = (done / "runs/log.txt").read_text()
-    assert log.count("already trained") == 7  # six runs and the gold
+    assert log.count("already trained") == 6
     assert log.count("already scored") == 7
     assert "already" not in result.stdout
     assert {path: path.stat().st_mtime_ns for path in watched} == before
@@ -248,6 +247,22 @@ def test_all_else_is_written_before_best_of_n_and_nothing_is_drawn_twice(
     assert (results / "report.html").is_file()
 
 
+def test_runs_that_can_no_longer_pick_leave_best_of_n_out(
+    done: Path, cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As those of an archive that was packed before Best-of-N, which has no weights."""
+    own = ("checkpoint", "best_of_n*")
+    shutil.copytree(done / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns(*own))
+    shutil.copytree(done / "runs/untrained", tmp_path / "runs/untrained", dirs_exist_ok=True)
+    pipeline.reproduce(*composed(tmp_path, cache, "seeds=[0]"))
+    reason = "bt-seed0 has not scored these candidates and its weights are gone"
+    assert f"Best-of-N is left out: {tmp_path}/runs/train/{reason}" in capfd.readouterr().out
+    manifest = json.loads((tmp_path / "results/manifest.json").read_text())
+    assert reason in manifest["best_of_n"]
+    with pytest.raises(InputError, match=reason):
+        pipeline.reproduce(*composed(tmp_path, cache, "seeds=[0]", "best_of_n=true"))
+
+
 def test_too_few_prompts_for_best_of_n_are_said_before_anything_is_trained(
     tmp_path: Path, cache: Path
 ) -> None:
@@ -258,6 +273,7 @@ def test_too_few_prompts_for_best_of_n_are_said_before_anything_is_trained(
     words = ["data=files", f"data.train={path}", "data.validation_share=0.1", "benchmark=pairs"]
     words += [
         f"benchmark_data={path}",
+        "bon.policy.engine=transformers",
         "bon.golds=[reward_model]",
         "bon.gold.checkpoint=owner/name",
     ]
@@ -311,7 +327,7 @@ def test_a_rate_from_the_edge_of_the_grid_is_named() -> None:
 
 
 def test_learning_rates_are_chosen_on_validation_pairs_alone(tmp_path: Path, cache: Path) -> None:
-    words = ["methods=[bt,bsr]", "seeds=[0]", "grid=[1e-3,3e-2]", "best_of_n=false"]
+    words = ["methods=[bt,bsr]", "seeds=[0]", "grid=[1e-3,3e-2]", "best_of_n=true"]
     words += ["keep_checkpoints=false", "gradient_pairs=2", "training.micro_batch=4"]
     first = reproduce(tmp_path, cache, *words, "until=rates")
     assert first.returncode == 0, first.stderr
@@ -342,11 +358,13 @@ def test_learning_rates_are_chosen_on_validation_pairs_alone(tmp_path: Path, cac
     ]
     assert len(texts[0]) == 16 and not texts[0] & texts[1]
     assert not list(tmp_path.glob("runs/**/checkpoint/*.safetensors"))[1:]  # the untrained one
+    assert len(list(tmp_path.glob("runs/train-*/bt-seed0/best_of_n-*.npy"))) == 1  # scored before
     again = reproduce(tmp_path, cache, *words)
     assert again.returncode == 0, again.stderr
     log = tmp_path / "runs/log.txt"
     assert log.read_text().count("the checkpoint is gone") == 10
-    tables = (tmp_path / "results/tables/table1.csv").read_bytes()
+    kept = ("tables/table1.csv", "data/best_of_n.csv")
+    made = {name: (tmp_path / "results" / name).read_bytes() for name in kept}
     runs, archive = tmp_path / "runs", tmp_path / "results/runs.tar.xz"
     assert pack(runs, archive) == 11
     runs.rename(tmp_path / "elsewhere")
@@ -356,7 +374,7 @@ def test_learning_rates_are_chosen_on_validation_pairs_alone(tmp_path: Path, cac
     unpacked = reproduce(tmp_path, cache, *words)
     assert unpacked.returncode == 0, unpacked.stderr
     assert log.read_text().count("the checkpoint is gone") == 10
-    assert (tmp_path / "results/tables/table1.csv").read_bytes() == tables
+    assert {name: (tmp_path / "results" / name).read_bytes() for name in kept} == made
 
 
 def test_real_benchmark_rows(shared_data: Path, tmp_path: Path, cache: Path) -> None:
@@ -385,9 +403,9 @@ def test_real_benchmark_rows(shared_data: Path, tmp_path: Path, cache: Path) -> 
     table = (tmp_path / "results/tables/table1.md").read_text()
     assert "its rows from a file, sample.jsonl (" in table and "RewardBench is partial" in table
     reason = manifest["best_of_n"]
-    assert reason.startswith("left out: gold=verifier checks generated prompts")
+    assert reason.startswith("left out: bon.policy.engine=synthetic draws from the generator")
     result = reproduce(tmp_path, cache, *words, "best_of_n=true")
-    assert result.returncode == 2 and "gold=verifier checks" in result.stderr
+    assert result.returncode == 2 and "engine=synthetic draws from the" in result.stderr
 
 
 def test_generated_benchmark_needs_generated_data(tmp_path: Path, cache: Path) -> None:

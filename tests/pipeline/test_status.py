@@ -75,11 +75,13 @@ def test_best_of_n_of_other_settings_is_out_of_date_and_may_be_left_out(
     cfg, words = composed(tmp_path, cache)
     made = tmp_path / "results/data/best_of_n.json"
     made.parent.mkdir(parents=True)
-    for name, state, why in (
-        ("smoke", "done", ""),
-        ("cpu_full", "out of date", "bon: smoke ≠ cpu_full"),
+    for name, engine, state, why in (
+        ("smoke", "synthetic", "done", ""),
+        ("cpu_full", "auto", "out of date", "bon: smoke ≠ cpu_full"),
+        ("smoke", "auto", "out of date", "engine: synthetic ≠ auto"),
     ):
-        made.write_text(json.dumps({"bon": {"name": name}, "seconds_of_this_call": 2.5}))
+        bon = {"name": name, "policy": {"engine": engine}}
+        made.write_text(json.dumps({"bon": bon, "seconds_of_this_call": 2.5}))
         line = status(cfg, words).set_index("stage").loc["Best-of-N"]
         assert (line["state"], line["why"], line["seconds"]) == (state, why, 2.5)
     cfg, words = composed(tmp_path, cache, "best_of_n=false")
