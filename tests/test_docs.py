@@ -1,4 +1,4 @@
-"""The worked examples of docs/ run."""
+"""README and docs/: worked examples run, commands compose, paths exist, messages are the code's."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ from rm.training.batches import PairCollator
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs/extending.md").read_text()
 
+PAGES = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results/README.md"),
+    *(ROOT / "results/real/README.md", *sorted((ROOT / "docs").glob("*.md"))),
+]
 TRACKING = (ROOT / "docs/tracking.md").read_text()
 COMMANDS = re.findall(r"^python -m scripts\.(\w+) (.*)", TRACKING, re.MULTILINE)
 
@@ -130,16 +134,13 @@ def test_the_benchmark(example: ModuleType) -> None:
     assert example.summarize(scores)["average"] == pytest.approx(0.25)
 
 
-def test_every_path_that_the_docs_name_exists() -> None:
-    rooms = "rm|generated|eval|analysis|pipeline|scripts|benchmarks|tests|conf|docs"
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
-        for path in re.findall(rf"[`(]((?:{rooms})/[\w/.-]+)[`)]", page.read_text()):
-            assert (ROOT / path).exists(), f"{page.name}: {path}"
-
-
-def first_job(word: str) -> str:
-    """One value of a word that sweeps over several; those of an interval are Optuna's to choose."""
-    return re.sub(r"^([\w./]+)=([^\[(,]*),.*", r"\1=\2", word)
+def test_every_path_that_a_page_names_exists() -> None:
+    rooms = "rm|generated|eval|analysis|pipeline|scripts|benchmarks|tests|conf|docs|results"
+    for page in PAGES:
+        for path in re.findall(rf"`((?:{rooms})/[\w/.-]+)`", page.read_text()):
+            assert (ROOT / path).exists() or "/local" in path, f"{page.name}: {path}"
+        for path in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", page.read_text()):
+            assert (page.parent / path).exists(), f"{page.name}: {path}"
 
 
 MAKE = ("MAKEFLAGS", "MFLAGS", "ARGS")
@@ -191,14 +192,62 @@ def test_every_message_that_troubleshooting_quotes_is_in_the_code() -> None:
     assert not any(is_quoted_from("there is no … at all", text) for text in texts)
 
 
-def test_commands_of_the_docs_compose() -> None:
+def first_job(word: str) -> str:
+    """One value of a word that sweeps over several."""
+    return re.sub(r"^([\w./]+)=([^\[(,]*),.*", r"\1=\2", word)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every command that a page shows: its name and its words."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        found += re.findall(r"^(?:srun .*)?python -m scripts\.(\w+) ([^#\n]*)", text, re.MULTILINE)
+        for words in re.findall(r"^make (?:reproduce|plan|status) (.*)", text, re.MULTILINE):
+            profile = re.search(r"PROFILE=(\w+)", words)
+            (arguments,) = re.findall(r"ARGS='?([^'#\n]*)", words) or [""]
+            found.append(("reproduce", f"profile={profile[1] if profile else 'cpu'} {arguments}"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "words"), dict.fromkeys(commands()))
+def test_every_command_composes(name: str, words: str) -> None:
+    overrides = [first_job(word) for word in shlex.split(words) if word != "-m"]
+    # Optuna chooses from an interval; tests/pipeline/test_sweep.py composes every file of a glob.
+    left_out = ("interval(", "glob(", "…")
+    kept = [w for w in overrides if not w.startswith("hydra") and not any(x in w for x in left_out)]
+    compose_config(name, hydra_words(kept) if name == "evaluate" else kept)
+
+
+def test_pages_are_short_and_the_index_lists_them() -> None:
+    index = (ROOT / "docs/README.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):
-        for name, words in re.findall(
-            r"^(?:srun .*)?python -m scripts\.(\w+) ([^#\n]*)", page.read_text(), re.MULTILINE
-        ):
-            overrides = [first_job(word) for word in shlex.split(words) if word != "-m"]
-            kept = [w for w in overrides if "interval(" not in w and not w.startswith("hydra")]
-            compose_config(name, hydra_words(kept) if name == "evaluate" else kept)
+        assert len(page.read_text().splitlines()) <= 250, page.name
+        assert page.name == "README.md" or f"]({page.name})" in index, page.name
+
+
+def test_every_loss_has_its_formula() -> None:
+    page = (ROOT / "docs/losses.md").read_text()
+    names = [path.stem for path in (CONF / "loss").glob("[!_]*.yaml")]
+    assert len(names) > 30
+    assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_every_requirement_is_explained() -> None:
+    page = (ROOT / "docs/dependencies.md").read_text()
+    explained = set(
+        re.findall(r"[\w-]+", " ".join(re.findall(r"^\| (.*?) \|", page, re.MULTILINE)))
+    )
+    for path in ROOT.glob("requirements*.txt"):
+        names = re.findall(r"^([\w-]+)==", path.read_text(), re.MULTILINE)
+        assert set(names) <= explained, path.name
+
+
+def test_every_results_folder_has_its_question() -> None:
+    page = (ROOT / "results/README.md").read_text()
+    made = subprocess.run(["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True)
+    folders = {line.split("/")[1] for line in made.stdout.splitlines() if line.count("/") > 1}
+    assert {name for name in folders if f"[`{name}`]" not in page} == set()
 
 
 def test_the_image_takes_no_secrets_and_no_root() -> None:

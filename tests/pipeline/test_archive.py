@@ -174,9 +174,11 @@ def test_the_command_of_every_committed_archive_is_here() -> None:
     assert {path.parent.name for path in (ROOT / "results").glob("*/runs.tar.xz")} == {*COMMITTED}
 
 
-def test_the_readmes_command_for_the_main_table_is_the_archives() -> None:
+def test_the_command_for_the_main_table_is_the_archives() -> None:
     (line,) = [
-        one for one in (ROOT / "README.md").read_text().splitlines() if "as results/cpu:" in one
+        one
+        for one in (ROOT / "docs/reproduce.md").read_text().splitlines()
+        if "as results/cpu:" in one
     ]
     words = ["profile=cpu", *line.split("'")[1].split()]
     assert [word for word in words if not word.startswith("bon=")] == COMMITTED["cpu"]

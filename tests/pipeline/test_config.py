@@ -284,8 +284,7 @@ from pathlib import Path
 from pipeline.settings.configuration import compose_config
 compose_config("train", ["loss=bt"])
 for path in Path("scripts").glob("[!_]*.py"):
-    if path.stem != "readme":
-        importlib.import_module(f"scripts.{path.stem}")
+    importlib.import_module(f"scripts.{path.stem}")
 print(*sorted(sys.modules))
 """
 
