@@ -39,7 +39,7 @@ PIPELINE := $(RUN) -m scripts.$(if $(DRY),dry_run,reproduce)
 reproduce: $(VENV)/.ready ## train, score, draw: Table 1 and figures in results/local/$PROFILE; DRY_RUN=1 only checks
 	$(PIPELINE) profile=$(PROFILE) $(ARGS)
 
-reproduce-full: $(VENV)/.ready ## every method, five seeds, learning rates by validation, Best-of-N in full: hours
+reproduce-full: $(VENV)/.ready ## every method, five seeds, chosen learning rates, Best-of-N in full: hours
 ifeq ($(PROFILE),paper)
 	$(error reproduce-full is of the cpu and smoke profiles: its grid and sweeps are of our scale; the paper's cells are make reproduce PROFILE=paper ARGS=experiment=…)
 endif

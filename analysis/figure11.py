@@ -1,7 +1,7 @@
 """Figure 11: sensitivity: final accuracy by β, ε, weight cap, learning rate and training data.
 
-A panel a parameter: the average over sections (solid, filled) and Reasoning (dotted, open) of every
-method, mean over seeds with their range.
+One panel per parameter: the average over sections (solid, filled) and Reasoning (dotted, open) of
+every method, mean over seeds with their range.
 """
 
 from pathlib import Path
@@ -48,7 +48,7 @@ def collect(data: Path) -> pd.DataFrame:
     path = data / "sweep.csv"
     frame = read_tidy(path, COLUMNS)[COLUMNS].dropna(subset=["accuracy"])
     if not frame["accuracy"].between(0, 1).all():
-        raise InputError(f"{path}: accuracies must be fractions from 0 to 1: write it anew")
+        raise InputError(f"{path}: accuracies must be fractions from 0 to 1: write it again")
     frame = one_row_each(frame.assign(section=frame["section"].map(section_key)), KEYS, str(path))
     frame = frame.assign(accuracy=100 * frame["accuracy"])
     if "average" not in set(frame["section"]):

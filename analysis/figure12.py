@@ -90,10 +90,8 @@ def verdict(table: pd.DataFrame) -> str:
         side, stays = sides(table, cell), int((table[cell + HOLM] < 0.05).sum())
         counts = f"{np.sum(side > 0)} above, {np.sum(side < 0)} below"
         words.append(f"{COLUMNS[cell]} {counts} (after Holm {stays})")
-    return (
-        f"Method minus its base loss, of {plural(len(table), 'row')} those whose whole 95% "
-        f"interval is on one side of 0: {'; '.join(words)}"
-    )
+    compared = plural(len(table), "comparison")
+    return f"95% intervals that exclude zero ({compared}): {'; '.join(words)}"
 
 
 def caption(table: pd.DataFrame) -> str:

@@ -1,6 +1,6 @@
 """Figure 2: per category, the gradient norm of the BT loss and the representation distance.
 
-One row of panels a model: the untrained backbone, after BT training, after NormBT training. The
+One row of panels per model: the untrained backbone, after BT training, after NormBT training. The
 paper finds Reasoning smallest in both quantities; whether that holds here is computed.
 """
 
@@ -102,13 +102,12 @@ def verdict(summary: pd.DataFrame) -> str:
         hits = int((rows.loc[rows["section"] == CLAIMED, "smallest_share"] >= SURE).sum())
         holds[("neither", "one", "both")[hits]].append(model_label(str(method)))
     words = [f"in {key}: {', '.join(names)}" for key, names in holds.items() if names]
-    asked = f"Is {CLAIMED} smallest in gradient norm and in distance, in {SURE:.0%} of resamples?"
-    return f"{asked} {'; '.join(words)}"
+    return f"{CLAIMED} pairs, smallest gradient norm and distance – {'; '.join(words)}"
 
 
 @style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
-    """Return the figure: a row of two panels (gradient norm, distance) a model.
+    """Return the figure: a row of two panels (gradient norm, distance) per model.
 
     `frame` is what `collect` returns; `note` names model, data and seeds.
 
@@ -127,7 +126,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     seeds = {method: part["seed"].nunique() for method, part in frame.groupby("method")}
     counts = ", ".join(f"{model_label(m)} {plural(seeds[m], 'seed')}" for m in models)
     caption = (
-        f"Exact per-pair gradients of the BT loss. {THETA} {counts}. One point a pair (mean over "
+        f"Exact per-pair gradients of the BT loss. {THETA} {counts}. One point per pair (mean over "
         "seeds), n = pairs; box: quartiles; whiskers: 5% to 95%; number: median; "
         "%: bootstrap resamples of the pairs in which that section's median is the smallest."
     )

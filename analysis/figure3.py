@@ -100,7 +100,7 @@ def verdict(rows: pd.DataFrame) -> str:
 
 @style.styled
 def draw(frame: pd.DataFrame, note: str = "", model: str | None = None) -> Figure:
-    """Return the figure: a column of panels a bin of d, BT's update above and NormBT's below.
+    """Return the figure: one column of panels per bin of d, BT's update above and NormBT's below.
 
     `frame` is what `collect` returns; `model` (untrained, bt, normbt) says whose pairs are shown,
     by default the untrained backbone's.
@@ -131,9 +131,10 @@ def caption(chosen: pd.DataFrame, left_out: int) -> str:
     return (
         f"Exact per-pair gradients, {model_label(str(chosen['method'].iloc[0]))}: "
         f"{plural(chosen['pair_id'].nunique(), 'pair')} × "
-        f"{plural(chosen['seed'].nunique(), 'seed')}, a point a pair and seed. Columns: quantile "
-        f"bins of d = r_w − r_l; the outer {TAIL:.0%} at each end ({plural(left_out, 'point')}) "
-        "are left out, as the error |σ(d) − 1| is not nearly fixed there. BT: ‖∇L_BT‖; NormBT: the "
+        f"{plural(chosen['seed'].nunique(), 'seed')}, one point per pair and seed. Columns: "
+        f"quantile bins of d = r_w − r_l; the outer {TAIL:.0%} at each end "
+        f"({plural(left_out, 'point')}) are left out, as the error |σ(d) − 1| is not nearly fixed "
+        "there. BT: ‖∇L_BT‖; NormBT: the "
         f"same × the pair's weight w̃, {MU}. Slope and Pearson's r within a seed, averaged over "
         f"seeds; brackets: 95% bootstrap over pairs. {THETA}"
     )

@@ -207,20 +207,19 @@ def verdict(table: pd.DataFrame, slope: dict[str, float]) -> str:
     where = f"largest in bin {int(best['bin']) + 1} of {len(table)} (1 = closest pairs)"
     low, high = slope["trend_low"], slope["trend_high"]
     size = f"{slope['trend']:+.1f} [{low:+.1f}, {high:+.1f}] points".replace("-", "−")
-    sure = "more" if low > 0 else "less" if high < 0 else "not distinguishably more"
     best_gain = f"{best['difference']:+.1f}".replace("-", "−")
     gain = f"{where}: {best_gain} points" if best["difference"] > 0 else "positive in no bin"
-    return (
-        f"NormBT's accuracy gain over BT is {gain}. "
-        f"The closest bin gains {sure} than the farthest: {size}"
-    )
+    compared = "The difference between closest and farthest bin is inconclusive"
+    if low > 0 or high < 0:
+        compared = f"The closest bin gains {'more' if low > 0 else 'less'} than the farthest"
+    return f"NormBT's accuracy gain over BT is {gain}. {compared}: {size}"
 
 
 @style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """Return the figure: wins, NormBT's share of them and accuracy difference, by distance.
 
-    One row of panels a backbone, data set and benchmark in `frame` (what `collect` returns).
+    One row of panels per backbone, data set and benchmark in `frame` (what `collect` returns).
 
     Raises InputError: the frame has no rows or lacks a column.
     """
@@ -250,9 +249,9 @@ def caption(frame: pd.DataFrame) -> str:
         f"{plural(int(apart.sum()), 'disagreement')} counted over seeds. Bins: quantiles of the "
         "untrained backbone's distance over all pairs. Seeds repeat pairs: filled points pool "
         "seeds, with 95% bootstrap over seeds and then pairs (whole problems where pairs share "
-        "one), as is closest minus farthest; with few seeds it understates the seeds' share. Open "
-        "points give each pair one vote (majority over seeds), with 95% Clopper–Pearson, as if no "
-        "two shared a problem. A tie counts as a loss."
+        "one), as is closest minus farthest; with few seeds it underestimates seed-to-seed "
+        "variation. Open points give each pair one vote (majority over seeds), with 95% "
+        "Clopper–Pearson, as if no two shared a problem. A tie counts as a loss."
     )
 
 

@@ -40,7 +40,7 @@ SMALL: Final[dict[str, Any]] = {"fontsize": 5, "handlelength": 1.5, "labelspacin
 
 
 def collect(data: Path) -> pd.DataFrame:
-    """Return the pooled rows of `data`/best_of_n.csv: one a gold, method and n.
+    """Return the pooled rows of `data`/best_of_n.csv: one per gold, method and n.
 
     Columns: gold_kind, method, seed ("all"), n, kl (nats, ln n − (n − 1)/n), proxy and gold (of the
     picked response, in the policy's standard deviations above its mean), gold_low and gold_high
@@ -53,7 +53,7 @@ def collect(data: Path) -> pd.DataFrame:
     path = data / "best_of_n.csv"
     frame = one_row_each(read_tidy(path, COLUMNS), KEYS, str(path))
     if not np.allclose(frame["kl"], kl_of(frame["n"].to_numpy()), atol=1e-3):
-        raise InputError(f"{path}: kl is not ln n − (n − 1)/n (nats) in every row: write it anew")
+        raise InputError(f"{path}: kl is not ln n − (n − 1)/n (nats) in every row: write it again")
     pooled = frame[frame["seed"].astype(str) == POOLED]
     pooled = require(pooled, COLUMNS, f"{path} (rows with seed = all)").sort_values(KEYS)
     noted = path.with_suffix(".json")
@@ -80,7 +80,7 @@ def quality_of(kind: str, facts: dict[str, Any]) -> str:
     given = facts["bon"]["gold"]["checkpoint"]
     made = "trained here" if given is None else Path(given).name
     return (
-        f"The {gold_label(kind)} ({made}) turns {relabelled['disagreement']:.0%} of the labels of "
+        f"The {gold_label(kind)} ({made}) flips {relabelled['disagreement']:.0%} of the labels of "
         f"the proxies' {plural(relabelled['pairs'], 'training pair')}; another gold may judge "
         "otherwise, which no interval covers."
     )
@@ -122,14 +122,14 @@ def verdict(frame: pd.DataFrame) -> str:
     n = "/".join(str(number) for number in sorted(set(last["n"])))
     return (
         f"Best-of-N at n = {n}: NormBT's weight raises the gold score in {up} of "
-        f"{plural(len(last), 'comparison')}, lowers it in {down}, and in {unclear} the interval "
-        "holds 0"
+        f"{plural(len(last), 'comparison')} and lowers it in {down}; "
+        f"{plural(unclear, 'interval')} include{'s' if unclear == 1 else ''} zero"
     )
 
 
 @style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
-    """Return the figure: a row of panels a gold; `frame` is what `collect` returns.
+    """Return the figure: one row of panels per gold; `frame` is what `collect` returns.
 
     Raises InputError: the frame has no rows or lacks a column.
     """

@@ -64,7 +64,7 @@ def verdict(table: pd.DataFrame) -> str:
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """Return the figure: scatter of the two distances above, correlations per category below.
 
-    One column of panels a model in `frame`, which is what `collect` returns.
+    One column of panels per model in `frame`, which is what `collect` returns.
 
     Raises InputError: the frame has no rows or lacks a column.
     """
@@ -112,7 +112,7 @@ def scatter(axes: Axes, chosen: pd.DataFrame) -> None:
 
 
 def forest(axes: Axes, rows: pd.DataFrame, labelled: bool) -> None:
-    """Draw Pearson (filled) and Spearman (open) with intervals, a line of points a section."""
+    """Draw Pearson (filled) and Spearman (open) with intervals, one line of points per section."""
     places = np.arange(len(rows))[::-1]
     axes.axvline(PAPER_R, color=style.GREY, linestyle="--", linewidth=0.9)
     for name, shift, fill in (("pearson", 0.14, style.BLACK), ("spearman", -0.14, "white")):

@@ -53,7 +53,7 @@ def collect(data: Path) -> pd.DataFrame:
     """Return one row per run and step of `data`/metrics.parquet, for the methods to compare.
 
     Columns: method, seed, step (optimiser steps) and, of the following, those that the file has:
-    pair_loss (nats a pair, before weights; without it, loss, as minimised), accuracy (fraction of
+    pair_loss (nats per pair, before weights; without it, loss, as minimised), accuracy (fraction of
     the batch, here turned into percent), reward_margin, gradient_norm (of the whole batch, before
     clipping), mu (NaN without NormBT), distance_q10, distance_q50, distance_q90, weight_q10,
     weight_q50, weight_q90 (quantiles within the batch), weight_share_q1, weight_share_q4 (part of

@@ -51,7 +51,7 @@ def collect(data: Path) -> pd.DataFrame:
         )
         angles = angles.merge(named, on=[*KEYS, f"pair_{side}"], how="left")
     if angles[["norm_a", "norm_b"]].isna().to_numpy().any():
-        raise InputError(f"{path} and gradients.csv hold different pairs: write both anew")
+        raise InputError(f"{path} and gradients.csv hold different pairs: write both again")
     return angles[COLUMNS]
 
 
@@ -172,7 +172,7 @@ def gap(row: dict[str, float]) -> str:
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """Return the figure: mean cosines by category above, alignment with the batch below.
 
-    A column a model of `frame`, which is what `collect` returns.
+    One column per model of `frame`, which is what `collect` returns.
 
     Raises InputError: the frame has no rows or lacks a column.
     """

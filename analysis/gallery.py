@@ -90,7 +90,7 @@ def draw_all(results: Path) -> list[Item]:
 
 
 def redraw(results: Path, names: Collection[str]) -> list[Item]:
-    """Draw the items `names` of a results folder anew; return all items, and write their index.
+    """Draw the items `names` of a results folder again; return all items, and write their index.
 
     Raises InputError: the manifest or the index of the last `draw_all` is missing or unreadable.
     """

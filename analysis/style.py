@@ -109,8 +109,9 @@ def styled(function: Callable[P, Figure]) -> Callable[P, Figure]:
 def literal_texts(figure: Figure) -> None:
     """Have every text of a figure drawn as it stands unless its formulas are our own (`FORMULAS`).
 
-    Names of others (sections, methods, data sets) may hold `$`, which matplotlib reads as a formula
-    and stops at if it is none. Control characters in them, but line breaks, are spelt.
+    Names from other people's files (sections, methods, data sets) may hold `$`, which matplotlib
+    reads as a formula and stops at if it is none. Control characters in them, but line breaks, are
+    spelt.
     """
     for text in figure.findobj(Text):
         words = text.get_text()

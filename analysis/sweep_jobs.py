@@ -50,7 +50,7 @@ def collect(data: Path) -> pd.DataFrame:
     path = data / "jobs.csv"
     frame = read_tidy(path, RESULTS)
     if not frame["accuracy"].dropna().between(0, 1).all():
-        raise InputError(f"{path}: accuracies must be fractions from 0 to 1: write it anew")
+        raise InputError(f"{path}: accuracies must be fractions from 0 to 1: write it again")
     names = frame.columns[: list(frame.columns).index("status")]
     return frame[[*names, *RESULTS]].assign(accuracy=100 * frame["accuracy"])
 

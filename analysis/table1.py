@@ -44,7 +44,7 @@ COLUMNS: Final = [
 HERE: Final = "this repository"
 BOOTSTRAP: Final = (
     "95% bootstrap over training seeds and then test pairs. A tie counts as a loss; the average is "
-    "the mean of the sections. With few seeds the intervals understate the seeds' share."
+    "the mean of the sections. With few seeds the intervals underestimate seed-to-seed variation."
 )
 INTERVAL: Final = f"Brackets: {BOOTSTRAP}"
 CROSSED: Final = (

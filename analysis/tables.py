@@ -113,9 +113,9 @@ def from_manifest(results: Path, take: Callable[[dict[str, Any]], Taken]) -> Tak
     try:
         return take(json.loads(path.read_text()))
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no manifest of the pipeline ({error!r}): write it anew") from (
-            error
-        )
+        raise InputError(
+            f"{path} is not a manifest of the pipeline ({error!r}): write it again"
+        ) from error
 
 
 def of_method(frame: pd.DataFrame, method: str, path: Path) -> pd.DataFrame:
@@ -152,7 +152,7 @@ def require(frame: pd.DataFrame, columns: Sequence[str], name: str) -> pd.DataFr
     """
     absent = [column for column in columns if column not in frame.columns]
     if absent:
-        raise InputError(f"{name} lacks the columns {', '.join(absent)}: write it anew")
+        raise InputError(f"{name} lacks the columns {', '.join(absent)}: write it again")
     if frame.empty:
         raise AbsentError(f"{name} has no rows: nothing to show")
     return frame

@@ -76,7 +76,7 @@ def make_rows(prompt: int, n: int, seed: int = 0) -> list[Row]:
 
 
 def measure(model: RewardModel, prompt: int, n: int, rounds: int) -> pd.DataFrame:
-    """Time all ways on the same rows; one record a way."""
+    """Time all ways on the same rows; one record per way."""
     rows = make_rows(prompt, n)
     rewards: dict[str, Tensor] = {}
 

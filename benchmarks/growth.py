@@ -4,7 +4,7 @@
 
 pairs   scoring generated pairs with a tiny random Llama, so that what grows is our own work; in
         every round each size in a process of its own, whose peak memory is read at its end.
-        `time_a_token` is the time a token over that of the largest size (1: linear), `memory_mb`
+        `time_a_token` is the time per token over that of the largest size (1: linear), `memory_mb`
         the peak beyond what the process held before it scored; medians.
 length  one full training step of SmolLM2-135M on 4 pairs of random tokens, half of each shared.
 

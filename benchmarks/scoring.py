@@ -2,7 +2,7 @@
 
     python -m benchmarks.scoring [--data rewardbench generated] [--pairs 48] [--rounds 3]
 
-The same checkpoint in `common.DTYPE`, the same rows, 8 pairs a batch for the two peers (the
+The same checkpoint in `common.DTYPE`, the same rows, 8 pairs per batch for the two peers (the
 official default), in the order of the file; our scorer with its own batches, without and with
 prefix sharing. Rewards of all ways are compared. Writes results/benchmarks/scoring.csv, and
 scoring_profile.csv: our shared scoring by operation (torch.profiler).

@@ -2,16 +2,15 @@
 
     python -m benchmarks.training [--what trl weight trunk profile] [--data generated …]
 
-trl     Full fine-tuning of SmolLM2-135M, 8 pairs a step, matrix products in `common.DTYPE`, float32
-        master weights, fused AdamW, the same pairs: TRL's RewardTrainer as it comes, our trainer
-        without and with prefix sharing; `skywork` are real pairs of all lengths, and in `skywork,
-        nothing shared` every row begins differently. A step is collation, forward, backward,
-        clipping and the optimiser.
-weight  The cpu profile's step (top layers over a cached trunk) with BT's and with NormBT's weight.
-trunk   The cpu profile's step with the trunk cached and shared prefixes, against one that computes
-        all layers of both rows; and what it costs to fill the cache. `experiment_ratio` composes
-        from these measured times what 4 losses × 3 seeds of 75 steps take.
-profile Our full step with nothing to share, by operation (torch.profiler).
+trl     Full fine-tuning of SmolLM2-135M, 8 pairs per step, matrix products in `common.DTYPE`,
+float32 master weights, fused AdamW, the same pairs: TRL's RewardTrainer as it comes, our trainer
+without and with prefix sharing; `skywork` are real pairs of all lengths, and in `skywork, nothing
+shared` every row begins differently. A step is collation, forward, backward, clipping and the
+optimiser. weight  The cpu profile's step (top layers over a cached trunk) with BT's and with
+NormBT's weight. trunk   The cpu profile's step with the trunk cached and shared prefixes, against
+one that computes all layers of both rows; and what it costs to fill the cache. `experiment_ratio`
+composes from these measured times what 4 losses × 3 seeds of 75 steps take. profile Our full step
+with nothing to share, by operation (torch.profiler).
 
 `of_product_rate`: FLOP of the matrix products that the loss needs (6 a weight and computed token,
 2 where it is frozen) a second, over the rate of plain products on this machine in this run. Writes

@@ -1,9 +1,9 @@
-"""Finished batches of a scoring run on disk: a killed run goes on from them, ranks meet in them.
+"""Finished batches of a scoring run on disk: a killed run resumes from them, ranks meet in them.
 
 Each rank appends to a file of its own and every process reads all of them. A file is one line
-(magic and key) and then records: header (rows, columns, bytes a number, CRC-32), row fingerprints,
-values. A record that is cut short or damaged ends the file: a batch is there as a whole or not at
-all.
+(magic and key) and then records: header (rows, columns, bytes per number, CRC-32), row
+fingerprints, values. A record that is cut short or damaged ends the file: a batch is there as a
+whole or not at all.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ Batch = list[Row]
 class Scorer:
     """A reward model with the settings that scores may depend on.
 
-    `batch_tokens`: padded tokens a batch (a longer row is a batch of its own). `trunk_layers`:
+    `batch_tokens`: padded tokens per batch (a longer row is a batch of its own). `trunk_layers`:
     number of top layers above a frozen trunk whose output is kept in `cache_dir` and shared by all
     checkpoints over the same trunk; 0 runs the whole model. `partial`: where finished batches are
     kept until the scores are written; None keeps them in memory alone. `share_prefix`: compute

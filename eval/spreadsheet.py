@@ -1,4 +1,4 @@
-"""Tables as files: CSV with words of others, of which no cell is a formula, and parquet.
+"""Tables as files: parquet, and CSV in which no untrusted text is a formula.
 
 A spreadsheet computes a cell that begins with `=`, `+`, `-`, `@`, a tab or a line break, and what
 it computes may send the sheet's other cells away. Such a text is written with a `'` before it (a

@@ -1,4 +1,4 @@
-"""Exceptions whose message is all that a user needs, and texts of others made safe to print.
+"""Exceptions whose message is all that a user needs, and untrusted texts made safe to print.
 
 Entry points print the message without a traceback.
 """
@@ -42,7 +42,7 @@ class InterruptedRunError(Exception):
     """A run that something outside stopped: a full disk, a killed rank.
 
     The message says in one line what it was and what to do; entry points print it alone and exit
-    with status 1. The same command goes on afterwards.
+    with status 1. The same command resumes afterwards.
     """
 
 

@@ -88,7 +88,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except ValueError as error:  # JSON or UTF-8
         raise InputError(
-            f"{path} is damaged: delete {path.parent}, and the same command makes it anew"
+            f"{path} is damaged: delete {path.parent}, and the same command makes it again"
         ) from error
 
 
@@ -211,8 +211,8 @@ def require_undamaged(folder: Path) -> None:
     found = damage(folder) if is_sealed(folder) else None
     if found is not None:
         raise InputError(
-            f"{folder}: {found}: delete {folder} and make it anew (or, if you changed it yourself, "
-            f"{CHECKSUMS_FILE} in it)"
+            f"{folder}: {found}: delete {folder} and make it again (or, if you changed it "
+            f"yourself, {CHECKSUMS_FILE} in it)"
         )
 
 

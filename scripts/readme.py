@@ -5,12 +5,12 @@ python -m scripts.readme
 
 from __future__ import annotations
 
-from pipeline.experiments.readme import ROOT, answers, updated
-from rm.files import atomic_write_text
-
 
 def main() -> None:
     """Rewrite README.md in place."""
+    from pipeline.experiments.readme import ROOT, answers, updated
+    from rm.files import atomic_write_text
+
     readme = ROOT / "README.md"
     atomic_write_text(readme, updated(readme.read_text(), answers(ROOT)))
 

@@ -140,7 +140,7 @@ def _gain(
 
 
 def overoptimisation(curves: Mapping[str, Curves], resamples: int) -> pd.DataFrame:
-    """Say, one row per method, whether gold falls from its peak on while the proxy goes on rising.
+    """Say, one row per method, whether gold falls after its peak while the proxy still rises.
 
     Columns: method, peak_n (n at which the pooled gold curve is highest), gold_peak, gold_last and
     proxy_last (at n = N), proxy_rise (proxy from peak_n to N); drop (gold at the peak minus gold at

@@ -13,9 +13,9 @@ from rm.errors import InputError
 
 @dataclass
 class RelabelReport:
-    """What became of the pairs: `pairs == kept + ties + unscored`; `turned` of the kept ones.
+    """What became of the pairs: `pairs == kept + ties + unscored`; `turned` were flipped.
 
-    `disagreement` is the share of kept pairs whose original label the gold turned round.
+    `disagreement` is the share of kept pairs whose original label the gold flipped.
     """
 
     pairs: int = 0
@@ -27,7 +27,7 @@ class RelabelReport:
 
     @property
     def disagreement(self) -> float:
-        """Turned pairs as a fraction of the kept ones."""
+        """Flipped pairs as a fraction of the kept ones."""
         return self.turned / self.kept if self.kept else 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class RelabelReport:
     def line(self) -> str:
         """Say it in one line, for people."""
         return (
-            f"{self.kept} of {self.pairs} pairs relabelled, {self.turned} turned round "
+            f"{self.kept} of {self.pairs} pairs relabelled, {self.turned} flipped "
             f"({100 * self.disagreement:.1f} % disagreement with the original labels), "
             f"{self.ties} ties and {self.unscored} that the gold cannot score dropped"
         )
@@ -46,7 +46,7 @@ class RelabelReport:
 def relabel(
     pairs: Sequence[PreferencePair], scores: Sequence[Sequence[float | None]]
 ) -> tuple[list[PreferencePair], RelabelReport]:
-    """Give every pair the gold's preference; `scores` holds (chosen's, rejected's) a pair.
+    """Give every pair the gold's preference; `scores` holds (chosen's, rejected's) of each pair.
 
     The higher score becomes chosen, the margin |difference|, in the gold's own units. Ties and
     pairs without a score are dropped and counted. Raises InputError if no pair is left, or if a

@@ -122,7 +122,7 @@ def sweep_config(
     """Compose one run of the sweep, in a folder of the value, or reproduce's where it is the same.
 
     The same: without the sweep's word the run has that value already, and no run of other settings
-    lies there. (Reproduce's runs with learning rates by validation lie elsewhere.)
+    lies there. (Reproduce's runs with learning rates chosen on validation pairs lie elsewhere.)
 
     Raises InputError for a method whose loss has no such key.
     """

@@ -16,7 +16,7 @@ from rm.provenance import fingerprint_of
 
 
 def tune(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
-    """Train and score one configuration; what is done is not repeated.
+    """Train and score one configuration; skips finished work.
 
     Returns `accuracy` (fraction, the mean of the sections), `pairs` and the accuracy of each
     section. The run's folder is named by method, seed and the configuration's fingerprint.

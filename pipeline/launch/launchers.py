@@ -90,9 +90,10 @@ class Local(OneMachine):
 
 @dataclass(frozen=True)
 class GpuGroup(OneMachine):
-    """`devices` GPUs of this machine that no other run of this kind holds; waits until there are.
+    """`devices` GPUs of this machine that no other run of this kind holds.
 
-    `locks`: folder of the lock files, one per machine and GPU. A lock ends with its process.
+    Waits until so many are free. `locks`: folder of the lock files, one per machine and GPU. A
+    lock ends with its process.
     """
 
     name: str
@@ -127,8 +128,7 @@ class GpuGroup(OneMachine):
 class Hostfile(Launcher):
     """Several machines, started from this one by DeepSpeed's launcher, pdsh and ssh.
 
-    `hostfile`: lines "HOST slots=GPUS". `master_address` None: the first host's, which DeepSpeed
-    finds.
+    `hostfile`: lines "HOST slots=GPUS". Without `master_address`, DeepSpeed finds the first host's.
     """
 
     name: str
@@ -169,7 +169,7 @@ class Hostfile(Launcher):
 
 @dataclass(frozen=True)
 class Torchrun(Launcher):
-    """The same command on several machines, which torchrun's static rendezvous lets meet.
+    """The same command on several machines, which meet by torchrun's static rendezvous.
 
     `node`: this machine, 0 to `nodes` − 1; `master_address`: machine 0's; `wait_minutes`: how long
     one waits for the others. None for the first three is an error that says what to give.
@@ -212,7 +212,7 @@ class Torchrun(Launcher):
         return self.node == 0
 
     def covers(self, node: int) -> bool:
-        """The torchrun of this machine knows this machine's ranks alone."""
+        """A machine's torchrun knows only its own ranks."""
         return node == self.node
 
 
@@ -234,7 +234,7 @@ def visible_gpus() -> list[str]:
 
 
 def _take_free(folder: Path, wanted: int, stack: contextlib.ExitStack) -> list[str]:
-    """Lock the first `wanted` free GPUs until `stack` ends; [] if there are not so many."""
+    """Lock the first `wanted` free GPUs until `stack` ends; [] if fewer are free."""
     held = []
     with FileLock(folder / ".choosing.lock"), contextlib.ExitStack() as chosen:
         for gpu in visible_gpus():
@@ -251,8 +251,8 @@ def _take_free(folder: Path, wanted: int, stack: contextlib.ExitStack) -> list[s
 def start_ranks(launch: Launcher, module: str, folder: Path, devices: int, *arguments: str) -> None:
     """Run `python -m <module> <folder> <arguments>` on all ranks and wait for them.
 
-    If a rank fails, the others are ended; then raises InputError if it failed by one,
-    InterruptedRunError otherwise, with the rank's name, host, error and log.
+    If a rank fails, the others are ended. Raises InputError if the rank failed with one, otherwise
+    InterruptedRunError, with the rank's name, host, error and log.
     """
     with launch.hold(devices) as own, ranks.lifeline() as line:
         if launch.is_first():

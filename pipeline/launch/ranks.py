@@ -55,7 +55,7 @@ def lifeline() -> Iterator[dict[str, str]]:
 
 
 def _end_with_the_command() -> None:
-    """In a rank: wait in a thread for the command's end, and end then. Not on other machines."""
+    """In a rank on the command's machine: end when the command ends (a thread waits for it)."""
     pipe = os.environ.get(LIFELINE)
     if pipe is None or not Path(pipe).exists():
         return
@@ -88,10 +88,10 @@ def noted(folder: Path) -> Iterator[None]:
 
 
 def leave() -> NoReturn:
-    """End a rank whose work is done, without the interpreter's own end.
+    """End a rank whose work is done, without the interpreter's shutdown.
 
-    There, threads of libraries may meet what is gone already and abort the process: the run, all
-    of whose files are whole, would count as failed.
+    During shutdown, threads of libraries may use objects that are gone and abort the process. The
+    run would count as failed although all its files are complete.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -208,7 +208,7 @@ def any_failed(folder: Path) -> bool:
 
 
 def note_killed(folder: Path, ended: Callable[[int], bool]) -> None:
-    """Mark the ranks that ended without a word on machines where all ranks have ended."""
+    """Mark ranks that ended without a record, on machines where all ranks have ended."""
     for record in records(folder):
         if record["state"] == "running" and ended(record["node"]):
             atomic_write_json(_record(folder, record["rank"]), {**record, "state": "killed"})
@@ -217,7 +217,7 @@ def note_killed(folder: Path, ended: Callable[[int], bool]) -> None:
 def failure(folder: Path, status: int) -> Exception:
     """What to raise after a launcher ended with `status`: it names the rank that failed first.
 
-    A rank that was killed comes before those that failed, which may have done so for want of it.
+    A killed rank is named before failed ones, which may have failed because it was gone.
     """
     found = records(folder)
     killed = [record for record in found if record["state"] == "killed"]

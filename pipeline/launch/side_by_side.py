@@ -36,7 +36,7 @@ def run_all(jobs: Sequence[Job], workers: int, log: Path) -> None:
     """Run the jobs, `workers` at a time; what they print goes to the end of `log`.
 
     If one fails, those that run are ended and its error is raised (InterruptedRunError for an
-    error of another kind, with the log's name). They end as well if this process does.
+    error of another kind, with the log's name). They also end if this process does.
     """
     waiting = deque(jobs)
     running: list[_Running] = []
@@ -56,7 +56,7 @@ def run_all(jobs: Sequence[Job], workers: int, log: Path) -> None:
 
 
 class _Running:
-    """A job in its process, which was started without a fork: torch's threads survive none."""
+    """A job in its own process, spawned and not forked: torch's threads do not survive a fork."""
 
     def __init__(self, job: Job, workers: int, log: Path) -> None:
         self.job = job
@@ -100,7 +100,7 @@ def _work(job: Job, workers: int, log: Path, writer: Connection) -> None:
 
 
 def _end_with_the_parent() -> None:
-    """Wait for the parent's end in a thread, and end then: nothing goes on writing alone."""
+    """End when the parent ends (a thread waits for it), so that no job writes without it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

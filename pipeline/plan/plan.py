@@ -214,7 +214,7 @@ def report(plan: Plan) -> str:
     reached = ", ".join(f"{name} {part:g}" for name, part in work.items())
     facts = {
         **plan.facts,
-        "Speed": f"{speed.tflops:.4g} TFLOP/s a device ({speed.origin}) × {reached}",
+        "Speed": f"{speed.tflops:.4g} TFLOP/s per device ({speed.origin}) × {reached}",
     }
     lines = [f"Plan: {plan.title} (nothing is started)", ""]
     lines += [f"{name:10} {text}" for name, text in facts.items()]

@@ -233,7 +233,7 @@ def speed_of(cfg: DictConfig) -> Speed:
         tflops = float(given)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"throughput={given}: give a number of TFLOP/s a device, or measured"
+            f"throughput={given}: give a number of TFLOP/s per device, or measured"
         ) from error
     if not tflops > 0:
         raise InputError(f"throughput={given}: must be above zero")

@@ -13,7 +13,7 @@ from rm.files import atomic_write_text, read_json
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 SPDX = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
-"""Licences of a backbone that the Hub has a word for; every other is "other" there."""
+"""Licences that the Hub has a name for; every other one is "other" there."""
 
 
 def write_card(run_dir: Path) -> Path:

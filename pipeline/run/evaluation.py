@@ -35,7 +35,7 @@ WEIGHT_FILES = (".safetensors", ".bin")
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Score one checkpoint and return its summary; finished work is not repeated.
+    """Score one checkpoint and return its summary; skips finished work.
 
     Raises InputError for what cannot work, and where another process scores into the same folder.
     """

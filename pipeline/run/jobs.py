@@ -66,7 +66,7 @@ def recorded(module: str, folder: Path, run_dir: str | None = None) -> Iterator[
 
 
 def read_jobs(folder: Path) -> list[dict[str, Any]]:
-    """Return the records in `folder`/jobs, by their overrides. InputError: there are none."""
+    """Return the records in `folder`/jobs, by their overrides; InputError if there are none."""
     paths = sorted((folder / JOBS).glob("*.json"))
     if not paths:
         raise InputError(

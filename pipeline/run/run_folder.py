@@ -31,7 +31,7 @@ NEUTRAL = (
     *("loss.whole_batch", "loss.needs_margin"),  # of older runs: the loss's parts say so now
 )
 ADDED: dict[str, Any] = {"model.head": "auto", "data.ignore": [], "training.trunk_pool": False}
-"""Settings that older runs lack, with the value that does what they did: left out there too."""
+"""Settings that older runs lack, with the value that behaves as before: then not compared."""
 MODEL_FILE = "reward_model.json"
 INPUTS_FILE = "inputs.json"
 RECORDS = ("metrics.jsonl", "split.json")
@@ -45,7 +45,7 @@ VERSION = 1
 def claim_run_dir(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
     """Save the configuration in `run_dir`; return the manifest if the run is finished.
 
-    Raises InputError as `finished_manifest` does, and where others' files have a run's names.
+    Raises InputError as `finished_manifest` does, and for files of a run without its config.yaml.
     """
     others = [name for name in BEGUN if (run_dir / name).exists()]
     if others and not (run_dir / "config.yaml").is_file():
@@ -81,7 +81,7 @@ def finished_manifest(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
 def require_records(run_dir: Path, manifest: dict[str, Any]) -> None:
     """Raise InputError if a finished run's metrics, split or checkpoint are not as it wrote them.
 
-    A checkpoint that was dropped to save room is no damage.
+    A checkpoint that was deleted to save space does not count as damaged.
     """
     noted, checkpoint = manifest.get("records", {}), run_dir / "checkpoint"
     wrong = [f"{name} is damaged or missing" for name in changed(run_dir, noted)]
@@ -94,7 +94,7 @@ def require_records(run_dir: Path, manifest: dict[str, Any]) -> None:
 
 
 def stale_because(cfg: DictConfig, run_dir: Path) -> list[str]:
-    """In what the run in `run_dir`, begun or finished, differs from `cfg`; [] if in nothing.
+    """Name what differs between `cfg` and the run in `run_dir`, begun or finished; [] if nothing.
 
     A run that ended before its first step (a misspelt file) has not begun.
     """
@@ -129,7 +129,7 @@ def comparable(cfg: Any) -> dict[str, Any]:
 
 
 MOVED = {f"rm.{name}.": f"rm.objective.{name}." for name in ("losses", "weights", "distances")}
-"""Where the functions that older runs name are now: such a run is still of the same settings."""
+"""Old name of a function → its name now. A run saved with the old name is not out of date."""
 
 
 def _flatten(content: dict[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -109,7 +109,7 @@ def load_scorer(
 def own_settings(folder: Path) -> dict[str, Any]:
     """Return what a checkpoint says of its own training (reward_model.json); {} if nothing.
 
-    The checkpoint may be anybody's. Raises InputError if a setting that scoring reads is of
+    The checkpoint is untrusted input. Raises InputError if a setting that scoring reads is of
     another type than ours.
     """
     path = folder / MODEL_FILE
@@ -121,7 +121,7 @@ def own_settings(folder: Path) -> dict[str, Any]:
         unlike = [key for key, kind in kinds.items() if not isinstance(own.get(key, kind()), kind)]
     except (ValueError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"{path} is no JSON object: delete it, or fetch the model again"
+            f"{path} is not a JSON object: delete it, or fetch the model again"
         ) from error
     if unlike:
         raise InputError(f"{path}: {unlike[0]} is of the wrong type: delete the file")
@@ -131,7 +131,7 @@ def own_settings(folder: Path) -> dict[str, Any]:
 def decide_sharing(model: RewardModel, settings: EvalSettings, max_length: int) -> bool:
     """Whether rows share their prefixes: as asked, and if not asked, where the backbone can.
 
-    `max_length`: tokens of the longest row. Raises InputError where it is asked for in vain.
+    `max_length`: tokens of the longest row. Raises InputError where it is asked for and impossible.
     """
     if settings.share_prefix:
         require_sharing(model, max_length, "eval.share_prefix")

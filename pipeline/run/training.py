@@ -83,9 +83,9 @@ class Prepared:
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
-    """Run one configuration to its end and return its manifest; a finished run is not repeated.
+    """Run one configuration to its end and return its manifest; skips a finished run.
 
-    With launch=torchrun the machines but the first only lend their devices.
+    With launch=torchrun every machine but the first only lends its devices.
     """
     check(cfg)
     tracking.check(cfg)
@@ -100,7 +100,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             return finished
         for line in drop_damaged_checkpoints(run_dir):
             print(line, flush=True)
-        # DeepSpeed asks a launcher's environment for its ranks, even where there is one.
+        # DeepSpeed reads its ranks from a launcher's environment, even where there is only one.
         if launcher.in_process(cfg.devices) and cfg.deepspeed.settings is None:
             fit(cfg)
         else:

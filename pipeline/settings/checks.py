@@ -34,7 +34,7 @@ def check(cfg: DictConfig) -> TrainingSettings:
             f"training.reuse_trunk=true needs training.part=top_layers, not {settings.part}"
         )
     if settings.reuse_trunk and zero_stage(cfg) == 3:
-        raise InputError("training.reuse_trunk=true does not go with ZeRO-3: set it to false")
+        raise InputError("training.reuse_trunk=true does not work with ZeRO-3: set it to false")
     check_attention(settings.attention, settings.share_prefix, "training")
     check_loss(cfg, settings)
     return settings
@@ -62,7 +62,7 @@ def check_copy(model: DictConfig) -> None:
     try:
         content = dict(json.loads(path.read_bytes()))
     except (ValueError, TypeError) as error:  # JSON, UTF-8, or another kind of value
-        raise InputError(f"{path} is no model's configuration: fetch the model again") from error
+        raise InputError(f"{path} is not a model configuration: fetch the model again") from error
     unlike = [
         f"{key} {content.get(key)}, not {value}"
         for key, value in yaml.safe_load(noted.read_text()).items()
@@ -70,7 +70,7 @@ def check_copy(model: DictConfig) -> None:
     ]
     if unlike:
         raise InputError(
-            f"model.path={model.path} is no copy of {model.name} ({unlike[0]}): give model=local"
+            f"model.path={model.path} is not a copy of {model.name} ({unlike[0]}): give model=local"
         )
 
 
@@ -84,7 +84,7 @@ def zero_stage(cfg: DictConfig) -> int:
 
 
 def check_loss(cfg: DictConfig, settings: TrainingSettings) -> None:
-    """Raise InputError for a loss with impossible numbers, or that the settings don't serve."""
+    """Raise InputError for a loss with impossible numbers, or one that the settings rule out."""
     objective = objective_of(cfg.loss)
     if objective.every_token and settings.share_prefix:
         raise InputError(f"loss={cfg.loss.name} needs every token: training.share_prefix=false")
@@ -113,7 +113,7 @@ def require_sharing(model: RewardModel, max_length: int, key: str) -> None:
 
 
 def check_attention(kernel: str | None, share_prefix: bool | None, part: str) -> None:
-    """Raise InputError for an attention kernel that is none, or without rows that share."""
+    """Raise InputError for an unknown attention kernel, or one without shared prefixes."""
     if kernel not in (None, FLEX):
         raise InputError(f"{part}.attention={kernel}: leave it null, or choose {FLEX}")
     if kernel == FLEX and share_prefix is False:

@@ -137,7 +137,7 @@ def check_types(cfg: DictConfig) -> None:
 def load_saved(path: Path) -> DictConfig:
     """Return the configuration that a run saved, resolved, as plain values.
 
-    The file may be anybody's: nothing in it reads our environment. Raises InputError if it is no
+    The file is untrusted: nothing in it can read our environment. Raises InputError if it is no
     mapping in YAML or still holds an interpolation (`${…}`), which no run writes.
     """
     try:
@@ -235,7 +235,7 @@ def words() -> list[str]:
 
 
 def _note_sweep(name: str) -> None:
-    """Have Hydra's `override_dirname` of each job of scripts.train -m hold what is swept, alone."""
+    """Make Hydra's `override_dirname` of each job of scripts.train -m hold only what is swept."""
     if name != "train" or not {"-m", "--multirun"} & set(sys.argv):
         return
     try:
@@ -254,7 +254,7 @@ def _note_sweep(name: str) -> None:
 
 
 def _check_sweeper(name: str) -> None:
-    """Raise InputError where Optuna is asked for and cannot be had or has nothing to maximise."""
+    """Raise InputError where Optuna is asked for and is absent or has nothing to maximise."""
     asked = {PLUGIN, SEARCH} & set(sys.argv)
     if not asked:
         return
@@ -267,7 +267,7 @@ def _check_sweeper(name: str) -> None:
 
 
 def _end(error: Exception, name: str) -> NoReturn:
-    """Exit with one line and the status that `main` promises; raise what it promises nothing of."""
+    """Exit with one line and the status that `main` documents; raise any other exception."""
     known = storage_error(error) or error
     _end_progress()
     if "debug=true" in map(str.lower, sys.argv):
@@ -283,7 +283,7 @@ def _end(error: Exception, name: str) -> NoReturn:
 
 
 def _end_progress() -> None:
-    """End the line of every progress bar that an error cut off: what is said next is a line."""
+    """End the line of every progress bar that an error cut off: the next message is a line."""
     for bar in list(tqdm._instances):  # type: ignore[attr-defined]
         bar.close()
 

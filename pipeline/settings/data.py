@@ -128,8 +128,8 @@ def source_fingerprint(data: DictConfig) -> str:
     """Fingerprint of what a configuration's data are read from, before anything is dropped.
 
     Generated: the pairs. Files: their bytes. Hub: its name, configuration and training split (a
-    data set that changes there without a new name is not noticed). Which of them are held out, the
-    configuration says. Raises InputError as `load_data`.
+    data set that changes there without a new name is not noticed). The configuration says which of
+    them are held out. Raises InputError as `load_data`.
     """
     settings = check_data(data)
     if isinstance(settings, GeneratedData):
@@ -225,7 +225,7 @@ def swap_labels(
 ) -> tuple[list[PreferencePair], int]:
     """Swap chosen and rejected in a seeded `share` of a category's pairs; also say in how many.
 
-    Raises InputError for a share that is none.
+    Raises InputError for a share outside 0 to 1.
     """
     if not 0 <= share <= 1:
         raise InputError(f"data.label_noise={share}: must be from 0 to 1")
@@ -291,7 +291,9 @@ def _apart(
     kept = unseen(validation, train)
     dropped = len(validation) - len(kept)
     if validation and not kept:
-        raise InputError("every prompt of the validation data is in the training data: give others")
+        raise InputError(
+            "every prompt of the validation data is in the training data: give other pairs"
+        )
     lines = [*report.lines(), *second.lines()]
     if dropped:
         lines.append(f"  {dropped} of {len(validation)} left out: their prompt is trained on")
@@ -338,7 +340,7 @@ def labels_of(pairs: Sequence[PreferencePair]) -> Labels:
 def require_facts(labels: Labels, objective: Objective) -> None:
     """Raise InputError if the loss needs margins or categories and a pair has none.
 
-    Also where the loss gives weights to categories and not to one of the pairs'.
+    Also where the loss has fixed category weights and none for a pair's category.
     """
     margins = (labels.without_margin, labels.first_without_margin)
     categories = (labels.without_category, labels.first_without_category)

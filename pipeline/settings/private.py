@@ -1,4 +1,4 @@
-"""Secrets of the environment stay there: what is configured is written to files and trackers."""
+"""Keep secrets out of configurations, which are written to files and trackers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rm.errors import InputError
 
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 SHORTEST = 8
-"""Characters of a value that is looked for in command lines: shorter ones are ordinary words."""
+"""Fewest characters of a secret that is looked for; shorter values are ordinary words."""
 
 
 def is_secret(name: str) -> bool:
-    """Return whether an environment variable is, by its name, for nobody else to read."""
+    """Return whether an environment variable is a secret, by its name."""
     return _SECRET.search(name) is not None
 
 
@@ -36,7 +36,7 @@ def _variable(name: str, *default: str | None) -> str | None:
 
 
 def secret_in(texts: Sequence[str], shortest: int) -> str | None:
-    """Name of a secret variable whose value, of `shortest` characters or more, a text holds."""
+    """Name of a secret variable whose value (of `shortest` characters or more) a text holds."""
     for name, value in os.environ.items():
         if is_secret(name) and len(value) >= shortest and any(value in text for text in texts):
             return name

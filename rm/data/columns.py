@@ -1,7 +1,7 @@
-"""What stands in a row's columns, made plain before a schema is applied.
+"""The content of a row's columns, made plain before a schema is applied.
 
-Bytes become texts, conversations that are stored as JSON text become messages, and parts that no
-text holds (tools, images) are refused, unless the caller ignores them.
+Bytes become texts, conversations that are stored as JSON text become messages, and parts that are
+not text (tools, images) are refused, unless the caller ignores them.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Every reader yields `(row number, row)`: numbers count from 1 and are line numbers in JSON-lines
 files; a row that cannot be read at all arrives as a `DropRow` in its place, so that the caller
-counts it and goes on. What spoils the whole source is an `InputError`.
+counts it and continues. What spoils the whole source is an `InputError`.
 
-The source may be anybody's: memory is bounded (`LONGEST_ROW`, `UNPACKED_BYTES`), nothing outside a
+The source is untrusted: memory is bounded (`LONGEST_ROW`, `UNPACKED_BYTES`), nothing outside a
 folder is read, and no code of a data set is run. pyarrow reads parquet files, and `datasets` says
 which files of a folder belong to a split and reads the Hub. JSON is read here: both libraries stop
 at the first bad row, keep the last of two equal keys without a word, and set no bound.
@@ -408,7 +408,7 @@ def _check_inside(path: Path, root: Path) -> None:
 
 
 def _read_folder(folder: Path, split: str, name: str | None) -> Rows:
-    """Yield the rows of a split's files, in the Hub's layout, numbered through; by our own readers.
+    """Yield the rows of a split's files, in the Hub's layout, numbered through, by our own readers.
 
     `datasets` says which files are whose split; they are not read by it, so that a bad row costs
     that row alone. Raises InputError for a data file that is in no split: `datasets` takes files of

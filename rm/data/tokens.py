@@ -153,7 +153,7 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, turn_end: Sequence[int]
 def settled() -> Iterator[None]:
     """Let the collector pass over all objects that live now while the block runs.
 
-    The token rows of a data set are many, and it would walk them again and again: time a token
+    The token rows of a data set are many, and it would walk them again and again: time per token
     would grow with the number of rows (benchmarks/growth.py). Objects that are made in the block
     are collected as ever.
     """

@@ -3,15 +3,15 @@
 The two sides of a pair share their prompt and often most of the response, N responses share their
 prompt, and all rows of a batch share the template's system turn. The rows of a batch are written as
 a single sequence without padding: the first row whole, then of every further row only what follows
-the longest prefix that it shares with a row before. Position ids go on from the prefix in every
+the longest prefix that it shares with a row before. Position ids continue from the prefix in every
 branch. Matrix products see each token once, and the attention kernel goes row by row, each row's
 own tokens looking at the whole row. So the hidden state at a row's last token is the one that the
-row has on its own, and no batch costs more than its rows would apart. (A 4-D mask over the sequence
+row has alone, and a batch never costs more than its rows one by one. (A 4-D mask over the sequence
 gives the same numbers, but attends to masked places too: benchmarks/prefix.py compares them. On a
 GPU, `FlexPlan` has one kernel that skips most of them.)
 
-Nobody reads the last layer's output anywhere else, so there only the last tokens attend and pass
-the feed-forward part.
+Of the last layer's output only the last tokens are read, so there only these attend and pass the
+feed-forward part.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rm.errors import InputError
 from rm.model.tree import TokenTree, share
 
 KERNELS = {"sdpa": "sdpa_shared_prefix", "eager": "eager_shared_prefix"}
-"""The names under which transformers knows the attention of this module, by what it replaces."""
+"""Attention kernel → the name in transformers of what replaces it here."""
 
 FLEX = "flex_attention"
 """What the configuration calls it."""
@@ -163,10 +163,10 @@ def _mask(queries: int, fork: int) -> Tensor | None:
 class FlexPlan:
     """Attention over a tree in one FlexAttention kernel, instead of SDPA row by row.
 
-    A token sees another if that is no later and it lies before the place behind the other's last
-    descendant: in depth-first order a subtree is one run of places. Blocks of the sequence in which
-    no token sees any other are skipped. The kernel is compiled at the first call; torch trains with
-    it on CUDA alone.
+    A token sees an earlier one if it lies before the place behind that one's last descendant: in
+    depth-first order a subtree is one run of places. Blocks of the sequence in which no token sees
+    any other are skipped. The kernel is compiled at the first call; torch trains with it on CUDA
+    alone.
 
     mask: which blocks of places see which. last: (rows,) int64, places of the rows' last tokens.
     """
@@ -261,9 +261,9 @@ for _name in KERNELS.values():
 
 
 def use_kernel(classifier: Any) -> None:
-    """Make attention by plan that of a sequence classifier; without a plan it is what it was.
+    """Give a sequence classifier attention by plan; without a plan it attends as before.
 
-    Raises InputError as `no_kernel` says.
+    Raises InputError for the reasons that `no_kernel` gives.
     """
     kernel = classifier.config._attn_implementation
     if kernel in KERNELS.values():

@@ -72,10 +72,10 @@ Build = Callable[[Path, dict[str, Any]], None]
 def prepare_backbone(settings: BackboneSettings, folder: Path, build: Build | None = None) -> Path:
     """Return a local folder in Hugging Face's layout that holds the backbone.
 
-    `folder` is where fetched or built backbones are kept. One that is there is used again, and a
-    broken download leaves nothing behind. `build` makes tiny models (`generated.backbones`).
-    Raises InputError, with a remedy, where none can be had, where one of other settings is kept
-    under the name, and for a tiny model without `build`.
+    `folder` is where fetched or built backbones are kept. A backbone that is there is reused, and a
+    broken download leaves nothing behind. `build` makes tiny models (`generated.backbones`). Raises
+    InputError, with a remedy, where none can be had, where one of other settings is kept under the
+    name, and for a tiny model without `build`.
     """
     if settings.path is not None:
         path = model_folder(settings.path)

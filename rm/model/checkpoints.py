@@ -131,7 +131,7 @@ def load_reward_model(
 
     Matrices are read and stored in `compute_dtype`, everything else in float32. Raises InputError
     if there is no such checkpoint, if it is damaged, if it is not a reward model, or if reading it
-    would run code of somebody else (`rm.model.untrusted`).
+    would run its code (`rm.model.untrusted`).
     """
     with explained(checkpoint):
         folder = _local_folder(checkpoint)
@@ -221,8 +221,8 @@ def _check_labels(folder: Path, config: PreTrainedConfig, otherwise: str) -> Non
         )
     if config.num_labels != 1:
         raise InputError(
-            f"{folder / 'config.json'} says num_labels {config.num_labels} (which is what a "
-            'missing one means) and the score head has 1 row: set "num_labels" to 1 there, and '
+            f"{folder / 'config.json'} says num_labels {config.num_labels} (the default "
+            'where it is missing) and the score head has 1 row: set "num_labels" to 1 there, and '
             'remove "id2label" and "label2id"'
         )
 
@@ -242,9 +242,9 @@ def _check_tokens(tokenizer: PreTrainedTokenizerBase, model: RewardModel, folder
 
 @torch.no_grad()
 def _try(model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Score one short conversation: what cannot work ends here, not after an hour.
+    """Score one short conversation: a model that cannot work ends here, not after an hour.
 
-    In training's mode too, where a dropout that is no probability shows; the random state stays as
+    It is scored in training mode too, which shows an impossible dropout. The random state stays as
     it was. A tokenizer without a chat template is asked for plain text.
     """
     turns = [{"role": "user", "content": "a"}]
@@ -263,7 +263,7 @@ def _try(model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _load_head(model: RewardModel, folder: Path) -> None:
-    """Load the weights of a head that transformers does not know. Raises InputError: one lacks."""
+    """Load the weights of a head that transformers does not know; InputError if one is missing."""
     found: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
@@ -273,7 +273,7 @@ def _load_head(model: RewardModel, folder: Path) -> None:
     lacking = model.score.load_state_dict(found, strict=False).missing_keys
     if lacking:
         listed = ", ".join(f"score.{name}" for name in sorted(lacking))
-        raise InputError(f"{folder} lacks weights: {listed}: fetch or save it anew")
+        raise InputError(f"{folder} lacks weights: {listed}: fetch or save it again")
 
 
 def _local_folder(checkpoint: Path | str) -> Path:

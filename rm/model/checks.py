@@ -35,7 +35,7 @@ def _refusal_by_config(model: RewardModel, max_length: int) -> str | None:
     if kernel is not None:
         return kernel
     if not hasattr(model.backbone, "layers"):
-        return f"{name} is no stack of decoder layers"
+        return f"{name} is not a stack of decoder layers"
     if "position_ids" not in inspect.signature(model.backbone.forward).parameters:
         return f"{name} takes no position ids"
     kinds = set(getattr(config, "layer_types", None) or ())

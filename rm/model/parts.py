@@ -109,8 +109,8 @@ def _add_lora(
         asked = any(name.endswith(f".{x}") for x in target_modules)
         if asked and not isinstance(module, nn.Linear | Conv1D):
             raise InputError(
-                f"training.lora.target_modules: {name[1:]} is no matrix "
-                f"({type(module).__name__}): name modules that multiply by one"
+                f"training.lora.target_modules: {name[1:]} is not a linear layer "
+                f"({type(module).__name__}): name linear layers"
             )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

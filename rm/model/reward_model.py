@@ -196,10 +196,10 @@ def miniature(
 ) -> RewardModel:
     """A small random float32 model of the same architecture: what capability checks run on.
 
-    There an architecture that computes something else is told apart from rounding, at any size of
-    the backbone. `layers`: those whose kind of attention its own have (None: one of each kind, two
-    at least); `window`: tokens that a layer with a sliding window sees (None: as many as the
-    backbone's). Leaves the random state as it was.
+    In it, another computation differs by more than rounding, whatever the backbone's size.
+    `layers`: those whose kind of attention its own have (None: one of each kind, two at least);
+    `window`: tokens that a layer with a sliding window sees (None: as many as the backbone's).
+    Leaves the random state as it was.
     """
     config = copy.deepcopy(model.config)
     kinds = getattr(config, "layer_types", None) or []

@@ -2,7 +2,7 @@
 
 Where only the top layers train, the lower ones give the same output for every loss, seed and
 evaluation. `split_backbone` divides the stack, `TrunkCache` keeps the lower part's output, one
-vector a token in the compute dtype, in a memory-mapped file named by what it depends on.
+vector per token in the compute dtype, in a memory-mapped file named by what it depends on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rm.model.reward_model import RewardModel, miniature
 from rm.model.tree import batches_by_shared_tokens, row_states
 
 NOTE_SECONDS = 15.0
-"""How often a computation notes how far it is, to go on from there after a kill."""
+"""How often a computation notes its progress, to resume there after a kill."""
 IRRELEVANT = frozenset(
     (
         *("_name_or_path", "architectures", "transformers_version", "dtype", "use_cache"),
@@ -148,7 +148,7 @@ class TrunkCache:
         states = self._map[start : start + len(row)]
         if zlib.crc32(_bytes_of(states)) != self._checksums[row]:
             raise InputError(
-                f"{self.path} is damaged: delete it, and the same command computes it anew"
+                f"{self.path} is damaged: delete it, and the same command computes it again"
             )
         return states
 
@@ -228,7 +228,7 @@ def _check_room(path: Path, needed: int) -> None:
     if needed - written > free:
         raise InputError(
             f"the frozen trunk's states need {(needed - written) / 1e9:.1f} GB and {path.parent} "
-            f"has {free / 1e9:.1f} GB free: free some, choose another cache_dir or set "
+            f"has {free / 1e9:.1f} GB free: free some space, choose another cache_dir or set "
             "reuse_trunk=false"
         )
 
@@ -251,7 +251,7 @@ def _fill(
 ) -> list[int]:
     """Write all rows' states to `path`; return their CRC-32, in the order of `rows`.
 
-    A killed computation goes on after its last noted batch.
+    A killed computation resumes after its last noted batch.
     """
     share = "shared" in header
     batches = list((batches_by_shared_tokens if share else batches_by_tokens)(rows, tokens))
@@ -288,7 +288,7 @@ def _already_written(
 ) -> tuple[int, dict[Row, int]]:
     """How many batches a killed computation of the same states has noted, and their checksums.
 
-    `width`: bytes a token. Nothing of it is used if a row in the file lacks its checksum.
+    `width`: bytes per token. Nothing of it is used if a row in the file lacks its checksum.
     """
     try:
         found = json.loads(path.with_suffix(".progress").read_text())

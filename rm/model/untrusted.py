@@ -1,9 +1,9 @@
-"""Models of others: their numbers are read, no code of theirs is run.
+"""Untrusted models: their weights are read, their code is never run.
 
 Weights come from safetensors alone (a pickle runs code when it is loaded), `trust_remote_code` is
 off, and a folder that would have transformers fetch another model is refused. A training run's own
 files to resume from (optimiser and random states under `run_dir/trainer`) are pickles that
-transformers and DeepSpeed wrote on this machine: don't resume in a run folder of somebody else.
+transformers and DeepSpeed wrote on this machine: do not resume in somebody else's run folder.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def load_weights(kind: Any, folder: Path, *, fresh_head: bool = False, **options
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise InputError(
-            f"{folder} lacks weights: {', '.join(missing[:SHOWN])}{more}: fetch or save it anew"
+            f"{folder} lacks weights: {', '.join(missing[:SHOWN])}{more}: fetch or save it again"
         )
     if unlike:
         name, stored, asked = unlike[0]
@@ -139,7 +139,7 @@ def check_model(folder: Path) -> None:
     for name in _shards(folder / INDEX):
         if name not in names or not name.endswith(".safetensors"):
             raise InputError(
-                f"{folder / INDEX} names {name}, which is no safetensors file of this folder: "
+                f"{folder / INDEX} names {name}, which is not a safetensors file of this folder: "
                 "fetch the model again"
             )
     quantised = _quantisation(folder / "config.json")

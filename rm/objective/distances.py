@@ -1,8 +1,8 @@
 """How far apart the two sides of a pair are: the paper's proxy, and others to compare it with.
 
-A pair weight (`rm.objective.weights`) goes by one of these. Some read the forward pass, some the
-tokens, one the exact gradients. All give (pairs,) values of 0 or more, float32 or better, without a
-gradient.
+A pair weight (`rm.objective.weights`) is computed from one of these. Some read the forward pass,
+some the tokens, one the exact gradients. All give (pairs,) values of 0 or more, float32 or better,
+without a gradient.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PairDistance(Protocol):
     """What the trainer asks of a distance."""
 
     by_tokens: bool
-    """Known from a pair's tokens: `of_pair` gives it, and the forward pass is not asked."""
+    """Known from a pair's tokens: `of_pair` gives it, without a forward pass."""
     by_gradient: bool
     """Needs the forward pass's graph."""
     by_mean: bool
@@ -129,14 +129,14 @@ class MeanPooled(_Forward):
 
 @dataclass(frozen=True)
 class ExactGradient(_Forward):
-    """‖∇_θ(r_w − r_l)‖₂, what the paper's proxy stands for: a backward pass a pair, an oracle."""
+    """‖∇_θ(r_w − r_l)‖₂, an oracle: one backward pass per pair, which the paper's proxy saves."""
 
     by_gradient = True
 
     def measure(
         self, output: RewardOutput, difference: Tensor, trained: Sequence[nn.Parameter]
     ) -> Tensor:
-        """Reward units a parameter unit; keeps the graph for the loss's own backward pass."""
+        """Reward units per parameter unit; keeps the graph for the loss's own backward pass."""
         norms = []
         for value in difference:
             parts = torch.autograd.grad(value, trained, retain_graph=True)
@@ -146,7 +146,7 @@ class ExactGradient(_Forward):
 
 @dataclass(frozen=True)
 class Edit(_Tokens):
-    """Levenshtein distance of the two rows' tokens: what they share in wording, no model asked."""
+    """Levenshtein distance of the two rows' tokens: how unlike their wording is."""
 
     def of_pair(self, pair: TokenPair) -> float:
         """Number of tokens inserted, deleted or replaced."""
@@ -155,7 +155,7 @@ class Edit(_Tokens):
 
 @dataclass(frozen=True)
 class RandomDistance(_Tokens):
-    """exp(N(0, 1)), drawn by pair id and seed: a distance that knows nothing of the pair."""
+    """exp(N(0, 1)), drawn by pair id and seed: a distance unrelated to the pair."""
 
     seed: int
 

@@ -42,7 +42,7 @@ class PairValues(NamedTuple):
 class Objective:
     """A pair loss, its weight, and what may come with them (paper, NormBT section).
 
-    `distance`: what the weight goes by, the paper's unless another is given. `difference`: what the
+    `distance`: what the weight is computed from, by default the paper's. `difference`: what the
     pair loss reads in d's place; weights are given the prediction error of d. `regularizer`: a
     penalty on the rewards. `text`: GRM's text term. `deal`: gives a batch's weights to pairs by
     category. `head`: the score head's kind. `name`, `label`, `base` (the method it is compared
@@ -98,9 +98,9 @@ class Objective:
         """Weight × pair loss + penalty, and the text term, of every pair.
 
         `chosen`, `rejected`: rewards (pairs,), float32 or better. `distance` (pairs,): what the
-        weight goes by, and what `difference` is given. `mu`: the weight's state. `margin` (pairs,),
-        `categories` (one per pair) and `log_likelihood` (pairs,), log π(y_w | x), where the parts
-        need them. Raises ValueError where one that is needed is absent.
+        weight is computed from, and what `difference` is given. `mu`: the weight's state. `margin`
+        (pairs,), `categories` (one per pair) and `log_likelihood` (pairs,), log π(y_w | x), where
+        the parts need them. Raises ValueError if one that is needed is absent.
         """
         difference = chosen - rejected
         weight = self.weight.weigh(distance, mu, torch.sigmoid(-difference.detach()))

@@ -7,7 +7,7 @@ batch (all ranks, all accumulation steps). So one step has one μ, however the b
 calls `start` with them; a weight with `every_step` gets them before every step.
 
 Beside NormBT's weight stand other forms of it (table 2), a rival, and controls: three weights, and
-three ways to deal a batch's weights out again by category.
+three ways to redistribute a batch's weights by category.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ class GradientClip(_Stateless):
 
 @dataclass(frozen=True)
 class Proportional(_Averaging):
-    """w = sg(‖h_w − h_l‖ / μ): NormBT turned round. What it does should be undone."""
+    """w = sg(‖h_w − h_l‖ / μ): NormBT reversed: it should have the opposite effect."""
 
     def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
         """Weights (pairs,) under stop-gradient. Raises ValueError before `start` has set μ."""
@@ -235,7 +235,7 @@ class Proportional(_Averaging):
 class Shuffled(NormBT):
     """NormBT's weights shuffled among the pairs of the batch: the same numbers, no pairing.
 
-    Deals within what `weigh` is given, so the whole global batch must be one micro-batch.
+    It shuffles what `weigh` is given, so the whole global batch must be one micro-batch.
     """
 
     whole_batch: ClassVar[bool] = True
@@ -263,7 +263,7 @@ class MeanForAll(NormBT):
         return weight.mean().expand(len(weight))
 
 
-# --- Controls: a batch's weights dealt out again by category --------------------------------------
+# --- Controls: a batch's weights redistributed by category --------------------------------------
 
 Deal = Callable[[Tensor, Sequence[str]], Tensor]
 """(weights, categories) of a whole batch → weights, each (pairs,)."""
@@ -273,9 +273,9 @@ Deal = Callable[[Tensor, Sequence[str]], Tensor]
 def dealt_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
     """Weights (pairs,) of a whole batch, shuffled among the pairs of the same category.
 
-    Every category keeps the weights that it has, so what is left of NormBT is how much a category
-    counts: by this model's own distances, which drift from those of a run under NormBT.
-    `categories` names each pair's, in order.
+    Every category keeps its weights, so only the weight of each category is left of NormBT. The
+    distances are this model's own, which drift from those of a run under NormBT. `categories` names
+    each pair's, in order.
     """
     order = torch.arange(len(weight), device=weight.device)
     for places in _places(categories, weight.device):
@@ -287,8 +287,8 @@ def dealt_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
 def mean_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
     """The mean weight of each pair's category in a whole batch, (pairs,).
 
-    A category counts as much as NormBT's weights of this model's own distances say (they drift
-    from those of a run under NormBT), and its pairs count alike.
+    A category counts as much as under NormBT, and its pairs count alike. The distances are this
+    model's own, which drift from those of a run under NormBT.
     """
     found = weight.clone()
     for places in _places(categories, weight.device):

@@ -59,13 +59,13 @@ def micro_batches(
     devices: int = 1,
     share_prefix: bool = False,
 ) -> list[list[int]]:
-    """Cut every global batch of `order` into micro-batches, equally many a step.
+    """Cut every global batch of `order` into micro-batches, the same number in each step.
 
     Without `tokens`, every `micro_batch` pairs make one. With it, a micro-batch has at most so many
     pairs and at most so many tokens (both sides, with padding; with `share_prefix` without padding
     and what a pair's sides share once), except where one pair alone has more. Every step then has
     as many micro-batches as the one that needs most, a multiple of `devices`, and its pairs are
-    dealt so that the largest is as small as can be: ranks and accumulation stay in step.
+    divided so that the largest is as small as possible: ranks and accumulation stay in step.
     """
     steps = _slices(order, global_batch)
     if tokens is None:
@@ -91,7 +91,7 @@ def _slices(items: Sequence[int], size: int) -> list[Sequence[int]]:
 
 
 def _cut(sizes: Sequence[int], limit: int, most: int, *, padded: bool) -> list[int]:
-    """Numbers of pairs of the fewest consecutive parts of at most `limit` tokens, `most` pairs."""
+    """Sizes of the fewest consecutive parts with at most `limit` tokens and `most` pairs each."""
     lengths = [0]
     tokens = longest = 0
     for size in sizes:
@@ -107,7 +107,7 @@ def _cut(sizes: Sequence[int], limit: int, most: int, *, padded: bool) -> list[i
 def _even(
     sizes: Sequence[int], parts: int, limit: int, cut: Callable[[Sequence[int], int], list[int]]
 ) -> list[int]:
-    """Numbers of pairs of exactly `parts` parts, the largest of them as small as can be.
+    """Sizes of exactly `parts` parts, the largest as small as possible.
 
     `parts` are enough for parts of at most `limit` tokens (a larger pair stands alone).
     """
@@ -171,7 +171,7 @@ class PairCollator:
         """With `trunk`, rows are given as cached trunk states instead of token ids.
 
         With `share`, tokens that rows share are in the batch once (`rm.model.attention`).
-        `distance`: of a pair's tokens, for weights that go by one. `likelihood`: ask for that of
+        `distance`: of a pair's tokens, for weights computed from one. `likelihood`: ask for that of
         the chosen responses (pairs with a `response_start`, no shared prefixes).
         """
         self.pad_id, self.trunk, self.side, self.share = pad_id, trunk, side, share

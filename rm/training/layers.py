@@ -1,4 +1,4 @@
-"""Representation distances at every depth of a backbone, by pooling: a look for analysis only.
+"""Representation distances at every depth of a backbone, by pooling, for analysis only.
 
 Training and scoring keep the last layer's states only, to save memory; this keeps every layer's,
 one pair at a time.

@@ -29,7 +29,7 @@ SPIKE_FACTOR = 5.0
 SPIKE_WINDOW = 100
 """Steps before it whose losses the running median is of."""
 SPIKE_START = 20
-"""Steps that must lie before it: the first ones have no median to speak of."""
+"""Steps that must lie before it: a median of the first few says little."""
 
 
 def running_median(losses: Sequence[float]) -> float | None:
@@ -101,7 +101,7 @@ class FinishStep(TrainerCallback):
 
 
 class CompactProgress(ProgressCallback):
-    """The progress bar with loss and accuracy beside it, instead of a printed dict a step."""
+    """The progress bar with loss and accuracy beside it, instead of one printed dict per step."""
 
     def on_log(
         self,

@@ -1,4 +1,4 @@
-"""The checkpoints of an unfinished run, from which it goes on."""
+"""The checkpoints from which an unfinished run resumes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def trained_names(model: nn.Module) -> list[str]:
 
 
 def last_checkpoint(run_dir: Path) -> Path | None:
-    """Return the newest checkpoint of the run from which training can go on, or None."""
+    """Return the newest checkpoint from which training can resume, or None."""
     folders = (run_dir / "trainer").glob("checkpoint-*")
     return max(filter(is_sealed, folders), key=_step_of, default=None)
 
@@ -29,8 +29,8 @@ def last_checkpoint(run_dir: Path) -> Path | None:
 def drop_damaged_checkpoints(run_dir: Path) -> list[str]:
     """Delete a run's checkpoints that cannot be resumed from; return a line about each.
 
-    A checkpoint must be whole, and metrics.jsonl must have every step up to it. Training then goes
-    on from the last good one, or from the start.
+    A checkpoint must be whole, and metrics.jsonl must have every step up to it. Training then
+    resumes from the last good one, or starts again.
     """
     lines, metrics = [], run_dir / METRICS_FILE
     for folder in sorted((run_dir / "trainer").glob("checkpoint-*"), key=_step_of):

@@ -1,6 +1,6 @@
 """The training loop: transformers.Trainer with the pair loss, the pair weight and their records.
 
-What is ours is what the paper is about. Everything that happens once an optimiser step (μ, the
+What is ours is what the paper is about. Everything that happens once per optimiser step (μ, the
 records) comes from the *global* batch: all ranks, all accumulation steps.
 """
 
@@ -50,7 +50,7 @@ CATEGORIES = 20
 
 
 def same_draws(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Put the random state back at the end: what follows draws (dropout) what was drawn inside."""
+    """Restore the random state at the end: what follows draws the same dropout as inside."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
@@ -69,8 +69,8 @@ class PairTrainer(Trainer):
     ) -> None:
         """`mu`: the pair weight's state to start from (resuming), None for a fresh run.
 
-        `step_pairs` holds the last step's global batch as `step_record` takes it: with
-        ‖h_w − h_l‖, whatever the weight goes by.
+        `step_pairs` holds the last step's global batch as `step_record` takes it: with ‖h_w − h_l‖,
+        whatever distance the weight uses.
         """
         super().__init__(
             model=model, args=args, train_dataset=stream, data_collator=lambda one: collator(*one)
@@ -143,7 +143,7 @@ class PairTrainer(Trainer):
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def _distance(self, inputs: dict[str, Any], output: RewardOutput) -> Tensor:
-        """What the weight goes by, (pairs,)."""
+        """What the weight is computed from, (pairs,)."""
         if "distance" in inputs:
             return inputs["distance"]
         chosen, rejected = output.rewards.chunk(2)
@@ -188,7 +188,7 @@ class PairTrainer(Trainer):
         self._pair_ids += inputs.get("pair_id", [])
 
     def finish_step(self) -> None:
-        """Once an optimiser step: gather the global batch, record it, update μ."""
+        """Once per optimiser step: gather the global batch, record it, update μ."""
         pieces, ids = torch.cat(self._pieces), self._pair_ids
         self._pieces, self._pair_ids = [], []
         pairs = self._gather(pieces)
@@ -223,7 +223,7 @@ class PairTrainer(Trainer):
         return gather_object(own) if self.args.world_size > 1 else own
 
     def _not_finite(self, what: str) -> FloatingPointError:
-        """Say what went wrong, when, and from where the run can go on."""
+        """Say what went wrong, when, and from where the run can resume."""
         checkpoint = last_checkpoint(Path(self.args.output_dir or ".").parent)
         back = f"the last whole checkpoint is {checkpoint}" if checkpoint else "no checkpoint yet"
         return FloatingPointError(

@@ -418,7 +418,7 @@ def test_a_gold_reward_models_quality_is_part_of_the_basis(tmp_path: Path) -> No
         "golds": {"reward_model": {"relabelled": {"disagreement": 0.4, "pairs": 50}}},
     }
     (tmp_path / "best_of_n.json").write_text(json.dumps(facts))
-    words = "turns 40% of the labels of the proxies' 50 training pairs; another gold may judge"
+    words = "flips 40% of the labels of the proxies' 50 training pairs; another gold may judge"
     words += " otherwise, which no interval covers"
     basis = claims.gold_gain(tmp_path, "normbt", "reward_model").basis
     assert basis.endswith(f"the gold reward model (trained here) {words}")

@@ -64,7 +64,7 @@ def test_the_title_counts_intervals_on_one_side_of_0(frame: pd.DataFrame) -> Non
     """Reasoning: NormBT +50 points; Chat: hinge −40, the capped weights one pair, 2.5."""
     table = table1.adjusted(table1.differences(frame))
     assert figure12.verdict(table) == (
-        "Method minus its base loss, of 3 rows those whose whole 95% interval is on one side of 0: "
+        "95% intervals that exclude zero (3 comparisons): "
         "Average 1 above, 1 below (after Holm 2); Reasoning 1 above, 0 below (after Holm 1)"
     )
     sides = pd.Series(figure12.sides(table, "chat"), index=table["method"])

@@ -76,7 +76,9 @@ def test_draw_prints_medians_counts_and_verdict() -> None:
     assert [t.get_text() for t in top.texts] == ["2.00", "3.00", "4.00", "1.00"]
     assert "untrained backbone" in top.get_title(loc="left")
     assert "smallest median: Reasoning" in top.get_title(loc="left")
-    assert figure.get_suptitle().startswith("Is Reasoning smallest")
+    assert figure.get_suptitle().startswith(
+        "Reasoning pairs, smallest gradient norm and distance – in "
+    )
     assert "tiny · 3 seeds" in figure.get_supxlabel()
     assert THETA in figure.get_supxlabel().replace("\n", " ")
     assert "after BT training 3 seeds" in figure.get_supxlabel().replace("\n", " ")

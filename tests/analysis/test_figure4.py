@@ -217,7 +217,7 @@ def test_trend_and_verdict() -> None:
     assert "largest in bin 3 of 3" in words and "gains less than the farthest: −200.0" in words
     worse = disagreements([(i, float(i), "b") for i in range(12)])
     words = figure4.verdict(figure4.bin_table(worse, 3, 50), figure4.trend(worse, 3, 50))
-    assert "positive in no bin" in words and "not distinguishably" in words
+    assert "positive in no bin" in words and "is inconclusive: " in words
 
 
 def test_draw_states_counts_and_bars() -> None:

@@ -1,4 +1,4 @@
-"""CSV files of others' words: never a formula, always read back as it was."""
+"""CSV files of untrusted words: never a formula, always read back as it was."""
 
 from __future__ import annotations
 

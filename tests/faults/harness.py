@@ -12,7 +12,7 @@ it ends, after the same command again, with the very bytes of a run that nobody 
 refuses in one line and does so after what the line says to delete is deleted.
 
 Each kind's lines are written to results/benchmarks/faults.csv (fault, tried, runs, survived, seed)
-as soon as it is done, in the place of its older ones: an interrupted call goes on with --only.
+as soon as it is done, in the place of its older ones: an interrupted call resumes with --only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Numbers that go wrong: a run stops and says where, or goes on with finite numbers; spikes."""
+"""Numbers that go wrong: a run stops and says where, or continues with finite numbers; spikes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets never land in a file, and files of others read nothing of our environment."""
+"""Secrets never land in a file, and untrusted files read nothing of our environment."""
 
 from __future__ import annotations
 

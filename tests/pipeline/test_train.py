@@ -325,7 +325,7 @@ def test_folder_of_another_configuration_is_refused(train_smoke: Train) -> None:
         (["training.part=half"], "choose full, lora or top_layers"),
         (
             ["training.part=top_layers", "training.reuse_trunk=true", "deepspeed=zero3"],
-            "reuse_trunk=true does not go with ZeRO-3",
+            "reuse_trunk=true does not work with ZeRO-3",
         ),
         (["loss=grm", "deepspeed=zero3"], "loss=grm needs the whole embedding: deepspeed=zero2"),
         (["training.compute_dtype=int8"], "choose one of float32"),
@@ -374,7 +374,7 @@ def test_folder_of_another_configuration_is_refused(train_smoke: Train) -> None:
                 *("training.part=top_layers", "training.reuse_trunk=true", "deepspeed=zero2"),
                 "deepspeed.settings.zero_optimization.stage=3",
             ],
-            "reuse_trunk=true does not go with ZeRO-3",
+            "reuse_trunk=true does not work with ZeRO-3",
         ),
         (["training.compute_dtype=float64"], "compute_dtype: choose one of float32, bfloat16"),
         (["training.part=lora"], "needs exactly alpha, dropout, r, target_modules"),
@@ -400,7 +400,7 @@ def test_folder_of_another_configuration_is_refused(train_smoke: Train) -> None:
                 ("dropout=1", "dropout=1: must be a share"),
                 ("target_modules=all-linear", "target_modules=all-linear: must be a list"),
                 ("target_modules=[5]", r"target_modules=\[5\]: must be a list of module names"),
-                ("target_modules=[q_proj,embed_tokens]", "embed_tokens is no matrix"),
+                ("target_modules=[q_proj,embed_tokens]", "embed_tokens is not a linear layer"),
                 ("target_modules=[q_proj,nope]", "has no nope; its linear modules are down_proj"),
             )
         ),
@@ -429,7 +429,7 @@ def test_a_backbone_of_ones_own_is_named_by_its_folder_and_noticed_when_it_chang
     for broken in ('{"a', "[1]"):
         other = Path(shutil.copytree(mine, tmp_path / "broken", dirs_exist_ok=True))
         (other / "config.json").write_text(broken)
-        with pytest.raises(InputError, match="no model's configuration: fetch the model again"):
+        with pytest.raises(InputError, match="is not a model configuration: fetch the model again"):
             train_smoke("model=smollm2-135m-instruct", f"model.path={other}")
     words = ["model=local", f"model.path={mine}", "data.train_pairs=16"]
     run = train_smoke(*words, run_dir=tmp_path / "run")

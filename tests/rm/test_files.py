@@ -64,7 +64,7 @@ def test_every_kind_of_damage_is_seen(sealed: Path, name: str, kind: str) -> Non
     assert found is not None
     assert "not finished" in found if (name, kind) == (CHECKSUMS_FILE, "gone") else found
     if is_sealed(sealed):
-        with pytest.raises(InputError, match=f"delete {sealed} and make it anew"):
+        with pytest.raises(InputError, match=f"delete {sealed} and make it again"):
             require_undamaged(sealed)
 
 

@@ -400,7 +400,7 @@ def test_adapters_on_what_is_no_matrix_are_refused_before_training(
     for name in ("mixer", "embed_tokens", "self_attn"):
         lora = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", name]}
         with pytest.raises(
-            InputError, match=rf"target_modules: \S*{name} is no matrix \(\w+\): name"
+            InputError, match=rf"target_modules: \S*{name} is not a linear layer \(\w+\): name"
         ):
             train_part(model, "lora", lora=lora)
     assert not any("lora" in name for name, _ in model.named_parameters())
