@@ -30,7 +30,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt requirements-extras.txt 
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
 	touch $@
 
-plan: $(VENV)/.ready ## what a reproduction takes: runs, FLOPs, hours, memory, disk; starts nothing
+plan: $(VENV)/.ready ## print the runs, FLOPs, hours, memory and disk of a reproduction; start nothing
 	$(RUN) -m scripts.plan profile=$(PROFILE) $(ARGS)
 
 DRY := $(filter-out 0 false,$(DRY_RUN))
@@ -39,9 +39,9 @@ PIPELINE := $(RUN) -m scripts.$(if $(DRY),dry_run,reproduce)
 reproduce: $(VENV)/.ready ## train, score, draw: Table 1 and figures in results/local/$PROFILE; DRY_RUN=1 only checks
 	$(PIPELINE) profile=$(PROFILE) $(ARGS)
 
-reproduce-full: $(VENV)/.ready ## every method, five seeds, chosen learning rates, Best-of-N in full: hours
+reproduce-full: $(VENV)/.ready ## run every method, five seeds, chosen learning rates, Best-of-N in full: hours
 ifeq ($(PROFILE),paper)
-	$(error reproduce-full is of the cpu and smoke profiles: its grid and sweeps are of our scale; the paper's cells are make reproduce PROFILE=paper ARGS=experiment=…)
+	$(error reproduce-full works with PROFILE=cpu and PROFILE=smoke; for the paper's cells use make reproduce PROFILE=paper ARGS=experiment=…)
 endif
 	$(PIPELINE) profile=$(PROFILE) matrix=full bon=$(PROFILE)$(if $(filter cpu,$(PROFILE)),_full) $(ARGS)
 ifeq ($(DRY),)
@@ -54,10 +54,10 @@ ifeq ($(PROFILE),cpu)
 	$(PIPELINE) profile=cpu experiment=small_gemma matrix=small_gemma best_of_n=false $(ARGS) runs_dir=runs/cpu_gemma results_dir=results/local/cpu_gemma
 endif
 
-best-of-n: $(VENV)/.ready ## Best-of-N alone: candidates, gold, picks, Figure 5 (part of reproduce)
+best-of-n: $(VENV)/.ready ## run Best-of-N alone: candidates, gold, picks, Figure 5 (part of reproduce)
 	$(RUN) -m scripts.best_of_n profile=$(PROFILE) $(ARGS)
 
-status: $(VENV)/.ready ## which of the profile's runs are done, out of date, unfinished or missing (ARGS=matrix=full)
+status: $(VENV)/.ready ## list which runs are done, out of date, unfinished or missing (ARGS=matrix=full)
 	$(RUN) -m scripts.status profile=$(PROFILE) $(ARGS)
 
 figures: $(VENV)/.ready ## redraw the tables and figures of RESULTS (default results/$PROFILE, the committed ones), no training
@@ -66,7 +66,7 @@ figures: $(VENV)/.ready ## redraw the tables and figures of RESULTS (default res
 push: $(VENV)/.ready ## share a model: ARGS='run_dir=runs/mine repo=OWNER/NAME' (dry_run=false uploads)
 	$(RUN) -m scripts.push $(ARGS)
 
-dashboard: $(VENV)/.ready ## a wandb workspace and report of PROJECT=OWNER/NAME (ARGS=dry_run=false makes them)
+dashboard: $(VENV)/.ready ## describe a wandb workspace and report for PROJECT=OWNER/NAME (ARGS=dry_run=false makes them)
 	$(RUN) -m scripts.dashboard project=$(PROJECT) $(ARGS)
 
 report: $(VENV)/.ready ## build report.html in RESULTS (default results/$PROFILE)
@@ -82,16 +82,16 @@ lint: $(VENV)/.ready-dev ## ruff and mypy
 
 PYTEST := $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadscope
 
-test: lint ## what a newcomer needs to trust the clone: lint, types, mathematics, protocols, one whole smoke run, docs
+test: lint ## lint, types, and the quick tests: mathematics, protocols, one whole smoke run, docs
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-slow: $(VENV)/.ready-dev ## the rest: whole pipelines, ranks, kills, fuzz, notebooks
+test-slow: $(VENV)/.ready-dev ## the slow tests: whole pipelines, ranks, kills, fuzz, notebooks
 	$(PYTEST) -m slow $(ARGS)
 
-bench: $(VENV)/.ready-dev ## run the benchmarks; results/benchmarks/*.csv
+bench: $(VENV)/.ready-dev ## measure speed; results/benchmarks/*.csv
 	for file in benchmarks/[a-z]*.py; do $(RUN) -m benchmarks.$$(basename $$file .py) || exit 1; done
 
-faults: $(VENV)/.ready-dev ## kill, fill the disk, damage files, take permissions, drop ranks; results/benchmarks/faults.csv
+faults: $(VENV)/.ready-dev ## inject faults (kills, full disk, damaged files, lost ranks); results/benchmarks/faults.csv
 	$(RUN) -m tests.faults.harness $(ARGS)
 
 clean: ## remove runs/ and caches (not results/, not .venv)
