@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from eval.spreadsheet import csv_text
 from pipeline.experiments import readme
 from rm.errors import InputError
 
@@ -40,47 +39,26 @@ def test_the_answers_are_those_of_the_committed_files() -> None:
     assert readme.updated(TEXT, readme.answers(ROOT)) == TEXT, "run make readme"
 
 
-def written(root: Path, frame: pd.DataFrame) -> Path:
-    """A checkout that has these answers."""
-    path = root / readme.ANSWERS
-    path.parent.mkdir(parents=True)
-    path.write_text(csv_text(frame))
-    return root
-
-
-def answer(question: str, **cells: str | None) -> dict[str, str | None]:
-    return {"question": question, "paper": None, "generated": None, "gemma": None} | {
-        "real": None,
-        **cells,
-    }
-
-
-def test_the_answers_are_a_table_of_the_files_cells(tmp_path: Path) -> None:
-    rows = [answer("Reasoning?", paper="+5.3", generated="−1.2 [−3.0, 0.6] **refuted**")]
-    root = written(tmp_path, pd.DataFrame(rows))
-    assert readme.answers(root).splitlines() == [
+def test_the_answers_are_a_table_of_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = {"question": "Reasoning?", "paper": "+5.3", "gemma": "–", "real": "–"}
+    row = cells | {"generated": "−1.2 [−3.0, 0.6], refuted"}
+    monkeypatch.setattr(readme, "build", lambda results: pd.DataFrame([row]))
+    assert readme.answers(tmp_path) == "The confirmatory results are being computed."
+    manifest = tmp_path / readme.RESULTS / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.touch()
+    assert readme.answers(tmp_path).splitlines() == [
         "| Question | Paper, 2–3B | Generated pairs, 135M | Gemma 3 270M | Real pairs |",
         "| --- | --- | --- | --- | --- |",
-        "| Reasoning? | +5.3 | −1.2 [−3.0, 0.6] **refuted** | – | – |",
+        "| Reasoning? | +5.3 | −1.2 [−3.0, 0.6], refuted | – | – |",
     ]
-    figure = root / readme.FIGURE
+    figure = tmp_path / readme.FIGURE
     figure.parent.mkdir()
     figure.touch()
-    assert readme.answers(root).endswith(f"({readme.FIGURE})")
-
-
-def test_answers_of_another_form_are_refused(tmp_path: Path) -> None:
-    many = pd.DataFrame([answer(f"{n}?") for n in range(10)])
-    with pytest.raises(InputError, match=r"at most 9 rows, .* 10 rows"):
-        readme.answers(written(tmp_path / "many", many))
-    other = many.head(2).rename(columns={"real": "truth"})
-    with pytest.raises(InputError, match=r"needs the columns question, .* gemma, truth and 2 rows"):
-        readme.answers(written(tmp_path / "other", other))
-
-
-def test_without_the_file_one_line_says_so(tmp_path: Path) -> None:
-    assert "\n" not in readme.answers(tmp_path)
-    assert "results/README.md" in readme.answers(tmp_path)
+    assert readme.answers(tmp_path).endswith(f"({readme.FIGURE})")
+    monkeypatch.setattr(readme, "build", lambda results: pd.DataFrame([row] * 10))
+    with pytest.raises(InputError, match=r"10 claims .* have a question, README's table takes 9"):
+        readme.answers(tmp_path)
 
 
 def test_only_what_stands_between_the_marks_is_rewritten() -> None:

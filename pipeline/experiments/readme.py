@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
-from eval.spreadsheet import restored
+from analysis.answers import build
 from rm.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-ANSWERS = Path("results/cpu/tables/answers.csv")
-FIGURE = Path("results/cpu/figures/figure12.png")
+RESULTS = Path("results/cpu")
+FIGURE = RESULTS / "figures/figure12.png"
 COLUMNS = {
     "question": "Question",
     "paper": "Paper, 2–3B",
@@ -18,34 +17,30 @@ COLUMNS = {
     "gemma": "Gemma 3 270M",
     "real": "Real pairs",
 }
-"""Columns of `ANSWERS`, text cells ready to print, and their headers in README."""
+"""Columns of `analysis.answers.build` and their headers in README."""
 LONGEST = 9
 """Most rows of the table: a page that answers, not a report."""
 BEGIN, END = "<!-- answers, written by make readme -->", "<!-- end of answers -->"
 
 
 def answers(root: Path) -> str:
-    """Return README's answers as Markdown: the table of `ANSWERS` and, where it is drawn, `FIGURE`.
+    """Return README's answers as Markdown: the table and, where it is drawn, `FIGURE`.
 
-    Without the file: one line that says so. Raises InputError for other columns or more than
-    `LONGEST` rows.
+    Before the confirmatory results are there: one line that says so. Raises InputError for more
+    than `LONGEST` rows.
     """
-    if not (root / ANSWERS).is_file():
-        return (
-            "The confirmatory results are being computed. "
-            "[results/README.md](results/README.md) lists the exploratory ones."
-        )
-    with (root / ANSWERS).open(newline="") as lines:
-        head, *rows = [[restored(cell) for cell in row] for row in csv.reader(lines)]
-    if head != list(COLUMNS) or len(rows) > LONGEST:
+    if not (root / RESULTS / "manifest.json").is_file():
+        return "The confirmatory results are being computed."
+    table = build(root / "results")
+    if len(table) > LONGEST:
         raise InputError(
-            f"{ANSWERS}: needs the columns {', '.join(COLUMNS)} and at most {LONGEST} rows, "
-            f"and has {', '.join(head)} and {len(rows)} rows"
+            f"{len(table)} claims of conf/claims.yaml have a question, README's table takes "
+            f"{LONGEST}: leave it out of some"
         )
-    cells = [[*COLUMNS.values()], ["---"] * len(COLUMNS), *rows]
-    table = "\n".join(f"| {' | '.join(cell or '–' for cell in row)} |" for row in cells)
+    rows = [[*COLUMNS.values()], ["---"] * len(COLUMNS), *table[[*COLUMNS]].to_numpy().tolist()]
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     drawn = (root / FIGURE).is_file()
-    return f"{table}\n\n![Effects by method and section]({FIGURE})" if drawn else table
+    return f"{lines}\n\n![Effects by method and section]({FIGURE})" if drawn else lines
 
 
 def updated(text: str, content: str) -> str:
