@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import gradients, style
-from analysis.gradients import KEYS, MU, UPDATES
-from analysis.style import method_label, model_label, ordered, short
+from analysis.gradients import KEYS, UPDATES
+from analysis.style import method_label, model_label, ordered, plural, short
 from analysis.tables import AbsentError, require, with_texts
 
 MEASURES: Final = ["distance", "error", *UPDATES.values()]
@@ -24,7 +24,7 @@ TEXTS: Final = ["prompt", "chosen", "rejected"]
 COLUMNS: Final = [*KEYS, "section", *TEXTS, *MEASURES]
 TAIL: Final = 0.25
 """The close pair comes from the closest quarter of the sample, the far one from the farthest."""
-LIMITS: Final = {"prompt": 190, "chosen": 300, "rejected": 300}
+LIMITS: Final = {"prompt": 110, "chosen": 160, "rejected": 160}
 """Characters of each text that are shown."""
 WRAP: Final = 56
 LINE: Final = 0.124
@@ -76,13 +76,9 @@ def pick_rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdict(close: pd.Series, far: pd.Series) -> str:
-    """Return how the two pairs' distances and updates compare, in ratios."""
-    ratios = {name: far[name] / close[name] if close[name] else np.inf for name in MEASURES}
-    return (
-        f"At nearly equal error ({short(close['error'], 2)} and {short(far['error'], 2)}), a pair "
-        f"{short(ratios['distance'], 2)} times as far apart gets {short(ratios['update_bt'], 2)} "
-        f"times the update under BT and {short(ratios['update_normbt'], 2)} times under NormBT"
-    )
+    """Return how many times the close pair's BT update the far one's is."""
+    ratio = far["update_bt"] / close["update_bt"] if close["update_bt"] else np.inf
+    return f"At equal error, the far pair gets {short(ratio, 2)} times the BT update"
 
 
 @style.styled
@@ -97,7 +93,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     rows = pick_rows(frame)
     close, far = choose(rows)
     number = max(line_count(pair) for pair in (close, far))
-    figure = style.new_figure(height=2.7 + LINE * number)
+    figure = style.new_figure(height=2.0 + LINE * number)
     grid = figure.subplots(2, 2, height_ratios=[LINE * number, 1.1])
     largest = 1.25 * max(pair[name] for pair in (close, far) for name in UPDATES.values())
     tops = {"distance": 1.25 * max(close["distance"], far["distance"])}
@@ -106,12 +102,9 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         write_texts(grid[0, column], name, pair, number)
         bars(grid[1, column], pair, tops, labelled=column == 0)
     caption = (
-        f"Two of {len(rows):,} pairs measured on the {model_label(str(rows['method'].iloc[0]))}, "
-        f"seed {rows['seed'].iloc[0]}: one of the closest and one of the farthest quarter, chosen "
-        "as the two of most equal error among the less settled half of each. All four updates "
-        "share one scale, the two distances another. Update: ‖∇L‖, nats / parameter unit; NormBT's "
-        f"is BT's × the weight w̃, {MU}; distance ‖h_w − h_l‖, activation "
-        "units. ⏎: line break; …: shortened."
+        f"Two of {plural(len(rows), 'pair')}, {model_label(str(rows['method'].iloc[0]))}: of the "
+        "closest and the farthest quarter, those of most equal error. Update: ‖∇L‖ (nats / "
+        "parameter unit), for NormBT × w̃; one scale. Distance: ‖h_w − h_l‖. ⏎: line break."
     )
     style.add_text(figure, verdict(close, far), caption, note)
     return figure
@@ -125,7 +118,8 @@ def line_count(pair: pd.Series) -> int:
 def write_texts(axes: Axes, name: str, pair: pd.Series, number: int) -> None:
     """Write one pair's texts into a panel of `number` lines, shortened and without any mark-up."""
     axes.set_axis_off()
-    axes.set_title(f"{name} pair · {pair['section']} · {printable(pair['pair_id'])}", loc="left")
+    facts = f"{pair['section']} · prediction error {short(pair['error'], 2)}"
+    axes.set_title(f"{name} pair · {facts}", loc="left")
     place = 0
     for column in TEXTS:
         colour = style.GREY if column == "prompt" else style.BLACK
@@ -166,16 +160,9 @@ def font_characters() -> set[int]:
 
 def bars(axes: Axes, pair: pd.Series, tops: dict[str, float], labelled: bool) -> None:
     """Draw one pair's distance and two update sizes as bars, each on the scale that `tops` ends."""
-    colours = {
-        "distance": style.GREY,
-        "update_bt": style.METHOD_COLOURS["bt"],
-        "update_normbt": style.METHOD_COLOURS["normbt"],
-    }
-    labels = {
-        "distance": "distance",
-        "update_bt": f"{method_label('bt')} update",
-        "update_normbt": f"{method_label('normbt')} update",
-    }
+    colours = {"distance": style.GREY}
+    colours |= {name: style.METHOD_COLOURS[method] for method, name in UPDATES.items()}
+    labels = ["distance", *(f"{method_label(method)} update" for method in UPDATES)]
     for place, (name, top) in enumerate(tops.items()):
         share = pair[name] / top if top else 0.0
         axes.barh(-place, share, height=0.62, color=colours[name])
@@ -183,8 +170,8 @@ def bars(axes: Axes, pair: pd.Series, tops: dict[str, float], labelled: bool) ->
             short(pair[name]), (share, -place), (3, 0), textcoords="offset points", va="center",
             fontsize=7,
         )  # fmt: skip
-    axes.set_yticks([0, -1, -2], list(labels.values()) if labelled else [""] * 3)
+    axes.set_yticks([0, -1, -2], labels if labelled else [""] * 3)
     axes.set_xlim(0, 1)
     axes.set_xticks([])
+    axes.tick_params(axis="y", length=0)
     axes.grid(visible=False)
-    axes.set_title(f"prediction error {short(pair['error'])}", loc="left", fontsize=7)

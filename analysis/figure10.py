@@ -20,6 +20,8 @@ from eval.bootstrap import bounds, redrawn
 
 KEYS: Final = ["pair_id", "pooling", "layer"]
 COLUMNS: Final = [*KEYS, "section", "distance", "relative"]
+LEAST: Final = 0.4
+"""The axis of η² starts here, or at the lowest interval where that is below."""
 POOLINGS: Final = {"last": "last real token", "mean": "mean over tokens"}
 
 
@@ -81,20 +83,15 @@ def between(samples: list[np.ndarray]) -> np.ndarray:
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """Return the layer at which categories separate most, for every pooling."""
-    words = []
-    for pooling, rows in table.groupby("pooling", sort=True):
-        known = rows[rows["share"].notna()]
-        if len(known):
-            best, last = known.nlargest(1, "share").iloc[0], known.iloc[-1]
-            words.append(
-                f"the {POOLINGS.get(str(pooling), pooling)} at layer {best['layer']:.0f} of "
-                f"{last['layer']:.0f} ({best['share']:.0%} of the variance; at the last layer "
-                f"{last['share']:.0%})"
-            )
-    if not words:
-        return "One category, or too few pairs: nothing to separate"
-    return f"Categories separate most by {'; '.join(words)}"
+    """Return the layer at which categories separate most."""
+    known = table[table["share"].notna()]
+    if known.empty:
+        return "One section, or too few pairs: nothing to separate"
+    best = known.nlargest(1, "share").iloc[0]
+    return (
+        f"Sections separate most at layer {best['layer']:.0f} of {known['layer'].max():.0f}: "
+        f"{best['share']:.0%} of the variance"
+    )
 
 
 @style.styled
@@ -117,17 +114,16 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         grid[1, column].xaxis.set_major_locator(MaxNLocator(integer=True))
         grid[1, column].set_xlabel("layer (0: embeddings; last: after the final norm)")
     grid[0, 0].set_ylabel("relative distance\n" r"$\Vert p_w - p_l\Vert / \overline{\Vert p\Vert}$")
-    grid[1, 0].set_ylabel("variance between\ncategories (η²)")
-    style.shared_legend(grid[0, -1], grid[0, 0], columns=2)
+    grid[1, 0].set_ylabel("variance between\nsections (η²)")
+    grid[1, 0].set_ylim(min(LEAST, float(np.nan_to_num(split["share_low"].min()))), 1)
     counts = frame.groupby("section")["pair_id"].nunique()
     sizes = ", ".join(f"{s} {counts[s]}" for s in ordered(frame["section"], style.SECTIONS))
     caption = (
         f"Untrained backbone, {plural(frame['pair_id'].nunique(), 'pair')} ({sizes}). Above: "
         "median and quartiles of distance over state size. Below: share of the variance of log "
-        "distance between categories, 95% bootstrap over pairs; pairs at distance 0 (the same last "
-        "token at layer 0) are left out."
+        "distance between sections; band: 95% bootstrap over pairs."
     )
-    style.add_text(figure, verdict(split), caption, note)
+    style.add_text(figure, verdict(split), caption, note, legend=grid[0])
     return figure
 
 
@@ -137,7 +133,11 @@ def lines(axes: Axes, rows: pd.DataFrame) -> None:
         part = rows[(rows["section"] == section) & (rows["q25"] > 0)]
         colour = style.section_colour(section)
         marker = "o" if len(part) == 1 else ""
-        axes.plot(part["layer"], part["median"], color=colour, label=section, marker=marker)
+        line = style.SECTION_LINES.get(section, "-")
+        axes.plot(
+            part["layer"], part["median"], color=colour, linestyle=line, label=section,
+            marker=marker,
+        )  # fmt: skip
         style.band(axes, part["layer"], part["q25"], part["q75"], colour)
     if (rows["q25"] > 0).any():
         axes.set_yscale("log")
@@ -146,9 +146,8 @@ def lines(axes: Axes, rows: pd.DataFrame) -> None:
 def shares(axes: Axes, rows: pd.DataFrame) -> None:
     """Draw the share of variance between categories over the layers with its interval."""
     known = rows[rows["share"].notna()]
-    axes.set_ylim(0, 1)
     if known.empty:
-        style.no_data(axes, "one category, or too few pairs")
+        style.no_data(axes, "one section, or too few pairs")
         return
     axes.plot(known["layer"], known["share"], color=style.BLACK, marker="o", markersize=2.5)
     style.band(axes, known["layer"], known["share_low"], known["share_high"], style.BLACK)

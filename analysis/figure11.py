@@ -1,35 +1,45 @@
-"""Figure 11: sensitivity: final accuracy by β, ε, weight cap, learning rate and training data.
+"""Figure 11: sensitivity: what NormBT adds by training pairs, learning rate, β, ε and the like.
 
-One panel per parameter: the average over sections (solid, filled) and Reasoning (dotted, open) of
-every method, mean over seeds with their range.
+A panel per swept parameter: the method minus its base loss on the average over sections and on
+Reasoning. Where the base was not swept (it lacks the parameter): minus the method's own mean over
+the values.
 """
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.style import method_label, ordered, plural_range
+from analysis.style import method_label, ordered, plural_range, signed
 from analysis.tables import one_row_each, read_tidy, require
+from eval.methods import base_of
 from rm.data.preferences import section_key
 from rm.errors import InputError
 
 KEYS: Final = ["method", "parameter", "value", "seed", "section"]
 COLUMNS: Final = [*KEYS, "accuracy"]
 LABELS: Final = {
-    "beta": "β of the moving average",
-    "epsilon": "ε (activation units)",
-    "cap": "weight cap",
+    "train_pairs": "training pairs",
     "learning_rate": "learning rate",
     "close_share": "share of Reasoning in training",
     "label_noise": "swapped labels among Reasoning",
-    "train_pairs": "training pairs",
+    "beta": "β of the moving average",
+    "epsilon": "ε (activation units)",
+    "cap": "weight cap",
 }
 """The swept parameters, in the order of their panels."""
-SHOWN: Final = {"average": "-", "reasoning": ":"}
+SHOWN: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "average": ("Average", {"color": style.BLACK, "marker": "s", "linestyle": "-"}),
+    "reasoning": (
+        "Reasoning",
+        {"color": style.PURPLE, "marker": "D", "linestyle": ":", "markerfacecolor": "white"},
+    ),
+}
+OWN_MEAN: Final = "its mean"
 LOG_FROM: Final = 20.0
 """A parameter whose largest value is this many times its smallest above zero is drawn
 logarithmically."""
@@ -57,55 +67,48 @@ def collect(data: Path) -> pd.DataFrame:
     return frame.sort_values(KEYS).reset_index(drop=True)
 
 
-def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per method, parameter, value and section.
+def differences(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per parameter, method, section and value: what the method adds, in points.
 
-    Columns besides: mean, mean_low and mean_high (the range over seeds), seeds.
+    Columns: parameter, method, minus (its base, or `OWN_MEAN` where no method of the parameter has
+    one), section, value, gain (mean over the seeds that both sides have), gain_low and gain_high
+    (smallest and largest seed), seeds. A value that only one side has is left out.
     """
-    groups = frame.groupby(["parameter", "method", "section", "value"], sort=True)["accuracy"]
-    return groups.agg(mean="mean", mean_low="min", mean_high="max", seeds="count").reset_index()
+    made = []
+    for parameter, part in frame.groupby("parameter", sort=False):
+        wide = part.pivot(index=["section", "value", "seed"], columns="method", values="accuracy")
+        bases = {str(name): base_of(str(name), wide) for name in wide}
+        sides = {name: base for name, base in bases.items() if base}
+        for method in sides or bases:
+            ours = wide[method]
+            own = ours.groupby(["section", "seed"]).transform("mean")
+            apart = (ours - (wide[sides[method]] if sides else own)).dropna()
+            found = apart.groupby(["section", "value"]).agg(["mean", "min", "max", "count"])
+            found.columns = ["gain", "gain_low", "gain_high", "seeds"]
+            names = {"parameter": parameter, "method": method}
+            made.append(found.reset_index().assign(**names, minus=sides.get(method, OWN_MEAN)))
+    return pd.concat(made, ignore_index=True)
 
 
-def gains(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return what NormBT adds to Reasoning over BT: parameter, value, gain (points).
+def verdict(table: pd.DataFrame) -> str:
+    """Return NormBT's gain on Reasoning over BT at the fewest and most training pairs.
 
-    The mean over the seeds that both have; a value that only one of them has is left out.
+    Where those were not swept: its range over all values.
     """
-    keys = ["parameter", "value", "seed"]
-    reasoning = frame[frame["section"] == "reasoning"]
-    ours, theirs = (
-        reasoning[reasoning["method"] == name].set_index(keys)["accuracy"]
-        for name in ("normbt", "bt")
-    )
-    paired = (ours - theirs).dropna().rename("gain").reset_index()
-    return paired.groupby(keys[:2])["gain"].mean().reset_index()
-
-
-def verdict(frame: pd.DataFrame) -> str:
-    """Return what NormBT adds to Reasoning over BT by each parameter, and how far others move it.
-
-    Where BT was not swept beside it: how far NormBT's average moves over the parameter's values.
-    """
-    gained = gains(frame)
-    normbt = summary(frame).query("method == 'normbt' and section == 'average'")
-    beside, alone = [], []
-    for parameter in ordered(frame["parameter"], tuple(LABELS)):
-        gain = gained.loc[gained["parameter"] == parameter, "gain"]
-        average = normbt.loc[normbt["parameter"] == parameter, "mean"]
-        if len(gain):
-            beside.append(f"{span(gain)} by {parameter_label(parameter)}")
-        elif len(average) > 1:
-            moved = average.max() - average.min()
-            alone.append(f"{moved:.1f} by {parameter_label(parameter)}")
-    said = [f"NormBT − BT on Reasoning, points: {'; '.join(beside)}"] if beside else []
-    said += [f"NormBT's average moves {'; '.join(alone)}"] if alone else []
-    return ". ".join(said) or "NormBT and BT were not swept side by side, NormBT over no two values"
-
-
-def span(values: pd.Series) -> str:
-    """Return the smallest and largest value: "5.8 to 6.7", or the one there is."""
-    ends = dict.fromkeys(f"{end:.1f}".replace("-", "−") for end in (values.min(), values.max()))
-    return " to ".join(ends)
+    rows = table[(table["method"] == "normbt") & (table["section"] == "reasoning")]
+    beside = rows[rows["minus"] == "bt"]
+    pairs = beside[beside["parameter"] == "train_pairs"].sort_values("value")
+    if len(pairs) > 1:
+        (few, at_few), (many, at_many) = pairs[["value", "gain"]].iloc[[0, -1]].to_numpy()
+        gains = f"{signed(at_few)} points at {few:,.0f} pairs, {signed(at_many)} at {many:,.0f}"
+        return f"NormBT's Reasoning gain: {gains}"
+    if len(beside):
+        low, high = (signed(end) for end in (beside["gain"].min(), beside["gain"].max()))
+        return f"NormBT's Reasoning gain over BT: {low} to {high} points"
+    if len(rows) > 1:
+        moved = rows.groupby("parameter")["gain"].agg(np.ptp).max()
+        return f"NormBT's Reasoning accuracy moves by at most {moved:.1f} points"
+    return "NormBT and BT were not swept side by side"
 
 
 @style.styled
@@ -115,24 +118,29 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     Raises InputError: the frame has no rows or lacks a column.
     """
     require(frame, COLUMNS, "figure 11's data")
-    table = summary(frame)
-    parameters = ordered(table["parameter"], tuple(LABELS))
-    rows = (len(parameters) + 1) // 2
-    figure = style.new_figure(height=1.3 + 2.3 * rows)
-    grid = figure.subplots(rows, min(2, len(parameters)), squeeze=False)
-    for axes, parameter in zip(grid.flat, parameters, strict=False):
-        panel(axes, table[table["parameter"] == parameter])
+    table = differences(frame)
+    panels = [
+        (parameter, method)
+        for parameter in ordered(frame["parameter"], tuple(LABELS))
+        for method in dict.fromkeys(table.loc[table["parameter"] == parameter, "method"])
+    ]
+    rows = max(1, (len(panels) + 2) // 3)
+    figure = style.new_figure(height=0.9 + 1.75 * rows)
+    grid = figure.subplots(rows, max(1, min(3, len(panels))), squeeze=False)
+    for axes, (parameter, method) in zip(grid.flat, panels, strict=False):
+        of = table[(table["parameter"] == parameter) & (table["method"] == method)]
+        panel(axes, of, method)
         axes.set_xlabel(parameter_label(parameter))
-        axes.set_ylabel("accuracy (%)")
-    for axes in grid.flat[len(parameters) :]:
+    for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    style.shared_legend(grid.flat[-1], *grid.flat[: len(parameters)])
+    for axes in grid[:, 0]:
+        axes.set_ylabel("difference (points)")
     caption = (
-        f"{seeds_of(table)}. Points: mean over seeds; bars: smallest to "
-        "largest seed (Table 5 has intervals). Solid line, filled marker: average of the "
-        "sections; dotted line, open marker: Reasoning."
+        f"{seeds_of(table)}. Method minus its base loss; where that has no such parameter, minus "
+        "its own mean over the values. Points: mean over seeds; bars: smallest to largest seed "
+        "(Table 5 has intervals)."
     )
-    style.add_text(figure, verdict(frame), caption, note)
+    style.add_text(figure, verdict(table), caption, note, legend=grid.flat)
     return figure
 
 
@@ -142,25 +150,24 @@ def parameter_label(parameter: str) -> str:
 
 
 def seeds_of(table: pd.DataFrame) -> str:
-    """Return how many seeds a point has: "3 seeds", or "2 to 3 seeds a point"."""
-    words = plural_range(table["seeds"].to_list(), "seed")
-    return words if table["seeds"].nunique() == 1 else f"{words} a point"
+    """Return how many seeds a point has: "3 seeds", or "2 to 3 seeds per point"."""
+    words = plural_range(table["seeds"].to_list() or [0], "seed")
+    return words if table["seeds"].nunique() == 1 else f"{words} per point"
 
 
-def panel(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw every method's accuracies over one parameter's values."""
-    for method in ordered(table["method"], style.METHODS):
-        for section, line in SHOWN.items():
-            rows = table[(table["method"] == method) & (table["section"] == section)]
-            if rows.empty:
-                continue
+def panel(axes: Axes, table: pd.DataFrame, method: str) -> None:
+    """Draw one method's differences over one parameter's values."""
+    axes.axhline(0, color=style.GREY, linewidth=0.8, linestyle="--")
+    for section, (label, look) in SHOWN.items():
+        rows = table[table["section"] == section]
+        if len(rows):
             style.interval_points(
-                axes, rows["value"], rows, "mean", linestyle=line, markersize=3, capsize=2,
-                color=style.METHOD_COLOURS.get(method, style.OTHER),
-                marker=style.METHOD_MARKERS.get(method, "D"),
-                markerfacecolor=None if section == "average" else "white",
-                elinewidth=0.8, label=f"{method_label(method)}, {section}",
+                axes, rows["value"], rows, "gain", markersize=3.5, capsize=2, elinewidth=0.8,
+                label=label, **look,
             )  # fmt: skip
+    minus = table["minus"].iloc[0]
+    title = f"{method_label(method)} − {minus if minus == OWN_MEAN else method_label(minus)}"
+    axes.set_title(style.wrap(title, 34), loc="left", fontsize=7)
     positive = table.loc[table["value"] > 0, "value"]
     if len(positive) and positive.max() >= LOG_FROM * positive.min():
         if table["value"].min() > 0:

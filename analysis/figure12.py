@@ -1,9 +1,10 @@
 """Figure 12: what every method adds to its base loss, section by section, with intervals.
 
-The rows of table 1's differences as a picture: NormBT, its other forms, rivals and controls.
+The rows of table 1's differences as a picture, generated and real pairs side by side where both are
+there. Of more than four methods, NormBT's other forms, rivals and controls stand apart, below.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -11,93 +12,171 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style, table1
-from analysis.style import method_label, plural, plural_range, wrap
+from analysis.style import method_label, plural_range, signed, wrap
 from analysis.tables import GROUP, HIGH, HOLM, LOW, MARK, AbsentError
+from eval.methods import described
 from rm.data.preferences import section_key
 
 COLUMNS: Final = {**{section_key(name): name for name in style.SECTIONS}, "average": "Average"}
-SAID: Final = ("average", "reasoning")
-"""The columns that the title sums up."""
+TOGETHER: Final = 4
+"""Most methods that stand together, one point each per section."""
+LOOKS: Final[dict[str, dict[str, Any]]] = {
+    "reasoning": {"color": style.PURPLE, "marker": "D"},
+    "average": {"color": style.BLACK, "marker": "s"},
+}
+"""What is shown of the methods that stand apart."""
 
 collect = table1.collect
 
 
 @style.styled
-def draw(frame: pd.DataFrame, note: str = "") -> Figure:
-    """Return the figure: a column per section and their average, a row per method with a base.
+def draw(frame: pd.DataFrame, note: str = "", crossed: bool = False) -> Figure:
+    """Return the figure: a column of panels per backbone, data set and benchmark.
 
-    `frame` is what `collect` returns.
+    `frame` is what `collect` returns; `crossed`: intervals as `table1.differences` makes them.
 
     Raises InputError: as `table1.differences`, and (AbsentError) no method stands beside its base.
     """
-    table = table1.adjusted(table1.differences(frame))
+    table = table1.adjusted(table1.differences(frame, crossed=crossed))
     if table.empty:
         raise AbsentError("no method was run beside its base loss")
-    shown = [cell for cell in COLUMNS if table[cell].notna().any()]
-    words = caption(table) + table1.rows_note(frame)
-    figure = style.new_figure(height=1.2 + 0.24 * len(table) + 0.0008 * len(words + note))
-    grid = figure.subplots(1, len(shown), squeeze=False, sharex=True, sharey=True)[0]
-    for axes, cell in zip(grid, shown, strict=True):
-        panel(axes, table, cell)
-        axes.set_title(COLUMNS[cell], fontsize=7)
-    grid[0].set_yticks(-np.arange(len(table)), names(table), fontsize=6)
-    grid[0].set_ylim(0.6 - len(table), 0.6)
-    grid[len(shown) // 2].set_xlabel("difference (percentage points)")
-    style.add_text(figure, verdict(table), words, note)
+    rows = tidy(table)
+    main, apart = split([*dict.fromkeys(rows["method"])])
+    cells = [cell for cell in COLUMNS if cell in set(rows["cell"])]
+    heights = [0.3 + len(cells) * (0.12 + 0.1 * len(main)), 0.3 + 0.17 * len(apart)]
+    heights = heights if apart else heights[:1]
+    parts = [*rows.groupby(GROUP, sort=True)]
+    figure = style.new_figure(height=1.1 + sum(heights))
+    grid = figure.subplots(
+        len(heights), len(parts), squeeze=False, sharex=True, sharey="row", height_ratios=heights
+    )
+    for axes, (place, part) in zip(grid[0], parts, strict=True):
+        by_section(axes, part, cells, main)
+        if len(parts) > 1:
+            axes.set_title(wrap(" · ".join(map(str, place)), 100 // len(parts)), fontsize=7)
+    for axes, (_, part) in zip(grid[-1], parts, strict=True):
+        if apart:
+            by_method(axes, part, apart)
+        axes.set_xlabel("difference (percentage points)")
+    words = caption(table, crossed) + table1.rows_note(frame)
+    style.add_text(figure, verdict(rows), words, note, legend=grid[:, 0])
     return figure
 
 
-def names(table: pd.DataFrame) -> list[str]:
-    """Return each row's label: the method, its base unless that is BT, where it ran if rows differ.
+def tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per row and known cell of `table1.adjusted`.
 
-    `table`: what `table1.differences` returns.
+    Columns: method, minus, backbone, data, benchmark, cell, gain, gain_low, gain_high (percentage
+    points), clear (the interval excludes zero) and holm.
     """
-    places = [name for name in GROUP if table[name].nunique() > 1]
-    found = []
-    for _, row in table.iterrows():
-        base = [] if row["minus"] == "bt" else [f"− {method_label(row['minus'])}"]
-        place = [", ".join(str(row[name]) for name in places)] if places else []
-        lines = [wrap(words, 38) for words in (method_label(row["method"]), *base, *place)]
-        found.append("\n".join(lines))
-    return found
+    parts = []
+    for cell in COLUMNS:
+        numbers = {"gain" + end: table[cell + end] for end in ("", LOW, HIGH)}
+        part = table[["method", "minus", *GROUP]].assign(cell=cell, holm=table[cell + HOLM])
+        parts.append(part.assign(**numbers))
+    rows = pd.concat(parts, ignore_index=True).dropna(subset=["gain"])
+    return rows.assign(clear=(rows["gain" + LOW] > 0) | (rows["gain" + HIGH] < 0))
 
 
-def sides(table: pd.DataFrame, cell: str) -> np.ndarray:
-    """Return (rows,): 1 where the whole interval lies above 0, −1 below it, 0 neither."""
-    above, below = table[cell + LOW] > 0, table[cell + HIGH] < 0
-    return above.to_numpy(int) - below.to_numpy(int)
+def split(methods: list[str]) -> tuple[list[str], list[str]]:
+    """Return the methods that stand together and those apart: all but the paper's variants.
+
+    Few methods all stand together; so do the others where there is no variant.
+    """
+    main = [name for name in methods if described(name).role == "variant"]
+    if len(methods) <= TOGETHER or not main:
+        return methods, []
+    return main, [name for name in methods if name not in main]
 
 
-def panel(axes: Axes, table: pd.DataFrame, cell: str) -> None:
-    """Draw one section's differences with their intervals, filled where these leave out 0."""
-    axes.axvline(0, color=style.GREY, linewidth=0.8, linestyle="--")
-    for place, side in enumerate(sides(table, cell)):
-        row = table.iloc[place]
-        family = "normbt" if str(row["method"]).startswith("normbt") else "bt"
+def named(rows: pd.DataFrame) -> dict[str, str]:
+    """Return each method's label, with its base unless that is BT or the label says it."""
+    bases = dict(zip(rows["method"], rows["minus"], strict=True))
+    return {
+        method: method_label(method)
+        + (
+            ""
+            if base == "bt" or described(method).role == "variant"
+            else f" − {method_label(base)}"
+        )
+        for method, base in bases.items()
+    }
+
+
+def by_section(axes: Axes, rows: pd.DataFrame, cells: list[str], methods: list[str]) -> None:
+    """Draw a line of points per section, one per method."""
+    labels = named(rows)
+    for place, method in enumerate(methods):
+        part = rows[rows["method"] == method]
+        shift = (place - (len(methods) - 1) / 2) * 0.8 / max(len(methods), 2)
+        at = -part["cell"].map(cells.index).to_numpy(float) - shift
+        points(axes, part, at, labels.get(method, method_label(method)), style.method_look(method))
+    finish(axes, [COLUMNS[cell] for cell in cells])
+
+
+def by_method(axes: Axes, rows: pd.DataFrame, methods: list[str]) -> None:
+    """Draw a line of points per method, one for Reasoning and one for the average."""
+    labels = named(rows)
+    for shift, (cell, look) in zip((-0.16, 0.16), LOOKS.items(), strict=True):
+        part = rows[(rows["cell"] == cell) & rows["method"].isin(methods)]
+        at = -part["method"].map(methods.index).to_numpy(float) - shift
+        points(axes, part, at, f"{COLUMNS[cell]} (below)", look)
+    finish(axes, [wrap(labels.get(method, method_label(method)), 60) for method in methods])
+    axes.tick_params(axis="y", labelsize=6)
+
+
+def points(
+    axes: Axes, rows: pd.DataFrame, at: np.ndarray, label: str, look: dict[str, Any]
+) -> None:
+    """Draw differences with their intervals: filled where these exclude zero, † after Holm."""
+    axes.plot([], [], linestyle="none", label=label, **look)
+    for clear in (True, False):
+        chosen = (rows["clear"] == clear).to_numpy()
         style.interval_points(
-            axes, [-place], table.iloc[[place]], cell, sideways=True, markersize=3.5,
-            elinewidth=0.9, color=style.METHOD_COLOURS[family], marker=style.METHOD_MARKERS[family],
-            markerfacecolor=None if side else "white",
+            axes, at[chosen], rows[chosen], "gain", sideways=True, linestyle="none", markersize=4,
+            elinewidth=0.9, markerfacecolor=None if clear else "white", **look,
         )  # fmt: skip
-        if row[cell + HOLM] < 0.05:
-            axes.text(row[cell], 0.18 - place, MARK, ha="center", fontsize=7)
+    for place, (_, row) in zip(at, rows.iterrows(), strict=True):
+        if row["holm"] < 0.05:
+            end = (row["gain" + HIGH], place)
+            axes.annotate(MARK, end, (2, 0), textcoords="offset points", va="center", fontsize=7)
 
 
-def verdict(table: pd.DataFrame) -> str:
-    """Return in how many rows the whole interval lies above and below 0, and how many stay so."""
-    words = []
-    for cell in SAID:
-        side, stays = sides(table, cell), int((table[cell + HOLM] < 0.05).sum())
-        counts = f"{np.sum(side > 0)} above, {np.sum(side < 0)} below"
-        words.append(f"{COLUMNS[cell]} {counts} (after Holm {stays})")
-    compared = plural(len(table), "comparison")
-    return f"95% intervals that exclude zero ({compared}): {'; '.join(words)}"
+def finish(axes: Axes, names: list[str]) -> None:
+    """Name the lines and mark zero."""
+    axes.axvline(0, color=style.GREY, linewidth=0.8, linestyle="--", zorder=0)
+    axes.set_yticks(-np.arange(len(names)), names)
+    axes.set_ylim(0.5 - len(names), 0.5)
+    axes.grid(axis="y", visible=False)
 
 
-def caption(table: pd.DataFrame) -> str:
+def verdict(rows: pd.DataFrame) -> str:
+    """Return NormBT − BT on Reasoning and on the average; of several places, on Reasoning."""
+    ours = rows[(rows["method"] == "normbt") & rows["cell"].isin(LOOKS)]
+    if ours.empty:
+        return "Each method minus its base loss, by section"
+    places = ours.groupby(GROUP, sort=True).ngroups
+    if places > 1:
+        of = ours[ours["cell"] == "reasoning"].sort_values(GROUP)
+        words = [f"{signed(row['gain'])} ({row['benchmark']})" for _, row in of.iterrows()]
+        return f"NormBT − BT on Reasoning: {', '.join(words)}"
+    words = [f"{COLUMNS[row['cell']]} {with_interval(row)}" for _, row in ours.iterrows()]
+    return f"NormBT − BT: {', '.join(words)} points"
+
+
+def with_interval(row: pd.Series) -> str:
+    """Return "+4.2 [+1.1, +7.3]", without brackets where the interval is unknown."""
+    value, low, high = (signed(row["gain" + end]) for end in ("", LOW, HIGH))
+    return f"{value} [{low}, {high}]" if np.isfinite(row["gain" + LOW]) else value
+
+
+def caption(table: pd.DataFrame, crossed: bool) -> str:
     """Return what a row is, how it is marked, n, seeds and the kind of interval."""
+    kind = (
+        "95% interval for new seeds and pairs" if crossed else "95% bootstrap over seeds and pairs"
+    )
     return (
-        f"{table1.ROWS}, on the same seeds and pairs: {plural_range([*table['seeds']], 'seed')}, "
-        f"{plural_range([*table['pairs']], 'pair')}. Circles: NormBT and its forms; squares: other "
-        f"losses. Filled: the interval leaves out 0. {table1.ADJUSTED} Bars: {table1.BOOTSTRAP}"
+        f"{table1.ROWS}: {plural_range([*table['seeds']], 'seed')}, "
+        f"{plural_range([*table['pairs']], 'pair')}. Bars: {kind}; filled: excludes zero. {MARK}: "
+        "p < 0.05 after Holm's correction over the methods."
     )

@@ -1,14 +1,13 @@
-"""Figure 4: the pairs on which BT and NormBT disagree, by distance of the untrained backbone.
+"""Figure 4: NormBT's gain over BT on Reasoning pairs, by distance of the untrained backbone.
 
-Same seed, same pair, right in one model and wrong in the other. Pairs are binned by quantiles of
-‖h_w − h_l‖ over all evaluation pairs, before any training. Seeds repeat pairs, so intervals never
-treat two seeds of one pair as two observations: they redraw training seeds and then pairs, the same
-pairs for all seeds (as table 1's do), or give each pair one vote.
+Generated pairs of both wrappings have the same faults; their close pairs share wording and style,
+their far pairs do not. Pairs are binned by quantiles of ‖h_w − h_l‖ before any training, each
+wrapping by itself. Intervals are for new training seeds and new pairs (`eval.crossed`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -17,40 +16,54 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.relation import quantile_bins
-from analysis.style import method_label, plural, short, wrap
-from analysis.tables import GROUP, AbsentError, of_method, read_scores, require
-from eval.bootstrap import bounds, draw_counts
-from eval.statistics import binomial_interval
+from analysis.style import plural, plural_range, signed
+from analysis.tables import GROUP, HIGH, LOW, AbsentError, of_method, read_scores, require
+from eval import crossed
 from eval.strata import pair_up
+from rm.data.preferences import section_key
 from rm.errors import InputError
 
+SECTION: Final = "Reasoning"
+ALL: Final = "all"
+WRAPPINGS: Final = ("close", "far")
+"""Endings of the subsets' names; pairs of other subsets are `ALL`."""
 COLUMNS: Final = [
-    *(*GROUP, "seed", "pair_id", "cluster", "distance"),
-    *("correct_bt", "correct_normbt"),
+    *(*GROUP, "seed", "pair_id", "cluster", "subset", "wrapping", "distance", "correct"),
 ]
-COUNTS: Final = ["seeds", "bt", "normbt"]
-"""What is summed over rows: a row itself, BT alone right, NormBT alone right."""
-BINS: Final = 6
+BINS: Final = 4
+LOG_FROM: Final = 10.0
+"""The axis is logarithmic where the largest bin's distance is this many times the smallest's."""
+LOOKS: Final[dict[str, dict[str, Any]]] = {
+    "close": {"marker": "o", "linestyle": "-"},
+    "far": {"marker": "s", "linestyle": "--", "markerfacecolor": "white"},
+    ALL: {"marker": "o", "linestyle": "-"},
+}
 
 
 def collect(data: Path) -> pd.DataFrame:
-    """Return one row per seed and pair that both methods scored, from `data`/scores.parquet.
+    """Return one row per seed and Reasoning pair that BT and NormBT scored.
 
-    Columns: backbone, data, benchmark, seed, pair_id, cluster (pairs of one problem, resampled
-    together), distance (‖h_w − h_l‖ of the *untrained* backbone), correct_bt, correct_normbt (True
-    where the chosen response scores higher; a tie is a loss).
+    Columns: backbone, data, benchmark, seed, pair_id, cluster (pairs of one problem), subset,
+    wrapping ("close", "far" or "all"), distance (‖h_w − h_l‖ of the *untrained* backbone), correct
+    (NormBT − BT, from −1 to 1; a tie counts as a loss).
 
-    Raises InputError: the file or a method is missing, no seed is shared, or a pair lacks distance.
+    Raises InputError: `data`/scores.parquet or a method is missing, it has no Reasoning pairs, no
+    seed is shared, or a pair lacks distance.
     """
     path = data / "scores.parquet"
     scores = read_scores(path)
-    first, second = (of_method(scores, name, path) for name in ("bt", "normbt"))
+    scores = scores[scores["section"].map(section_key) == section_key(SECTION)]
+    require(scores, GROUP, f"{path}, section {SECTION},")
+    bt, normbt = (of_method(scores, name, path) for name in ("bt", "normbt"))
     keys = [*GROUP, "seed", "pair_id"]
-    both = pair_up(first, second, keys, "correct", str(path))
-    both = both.rename(columns={"correct_left": "correct_bt", "correct_right": "correct_normbt"})
-    both = both.merge(first[[*keys, "cluster"]], on=keys)
+    right = [rows.assign(correct=rows["correct"].astype(float)) for rows in (normbt, bt)]
+    both = pair_up(right[0], right[1], keys, "correct", str(path))
     if both.empty:
         raise AbsentError(f"{path}: bt and normbt share no seed: train both with the same seeds")
+    both = both.assign(correct=both["correct_left"] - both["correct_right"])
+    both = both.merge(bt[[*keys, "cluster", "subset"]], on=keys)
+    ending = both["subset"].str.rpartition("-")[2]
+    both = both.assign(wrapping=ending.where(ending.isin(WRAPPINGS), ALL))
     return with_distance(both, of_method(scores, "untrained", path), path)[COLUMNS]
 
 
@@ -71,124 +84,57 @@ def with_distance(both: pd.DataFrame, untrained: pd.DataFrame, path: Path) -> pd
     return joined
 
 
-def assign_bins(frame: pd.DataFrame, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
-    """Return each row's bin, 0 the closest pairs, and the edges: quantiles over distinct pairs."""
-    distances = frame.drop_duplicates("pair_id")["distance"].to_numpy()
-    return quantile_bins(frame["distance"].to_numpy(), distances, bins)
+def gain(rows: pd.DataFrame, weights: Mapping[str, float]) -> dict[str, float]:
+    """Return Σ weight × mean difference of the subsets of one group's rows, in points.
 
-
-def bin_table(
-    frame: pd.DataFrame, bins: int = BINS, resamples: int = 2000, seed: int = 0
-) -> pd.DataFrame:
-    """Return one row per bin of distance for one backbone, data set and benchmark.
-
-    Columns: bin (0 = closest), low, high (its edges), pairs (distinct pairs), wins_bt, wins_normbt
-    (disagreements won, counted over seeds), share (NormBT's part of them) with share_low and
-    share_high (percentile bootstrap over seeds and then pairs); voting (pairs with a majority over
-    seeds), votes (those for NormBT), vote, vote_low, vote_high (their part, exact binomial);
-    difference (accuracy NormBT − BT over all pairs of the bin, percentage points) with
-    difference_low and difference_high (the same bootstrap). Unknown values are NaN.
+    Keys: gain, gain_low, gain_high: the 95% interval over new seeds and new pairs, NaN with one
+    seed.
     """
-    place, edges = assign_bins(frame, bins)
-    seeds = sorted(frame["seed"].unique().tolist())
-    rows = []
-    for index in range(len(edges) - 1):
-        part = frame[place == index]
-        rows.append(
-            {"bin": index, "low": edges[index], "high": edges[index + 1]}
-            | bin_row(part, seeds, resamples, seed + index)
-        )
-    return pd.DataFrame(rows)
+    if rows["seed"].nunique() < 2:
+        means = rows.groupby("subset")["correct"].mean()
+        value, ends = sum(weights[name] * means[name] for name in weights), (np.nan, np.nan)
+    else:
+        found = crossed.estimate(rows, weights).population
+        value, ends = found.value, found.interval()
+    return {"gain": 100 * value, "gain" + LOW: 100 * ends[0], "gain" + HIGH: 100 * ends[1]}
 
 
-def summed(part: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Return `COUNTS` summed within groups of rows that share `keys`, which are the index."""
-    bt, normbt = part["correct_bt"].astype(bool), part["correct_normbt"].astype(bool)
-    wins = part.assign(bt=bt & ~normbt, normbt=normbt & ~bt, seeds=1)
-    return wins.groupby(keys)[COUNTS].sum().astype(int)
+def overall(part: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return the `gain` of every wrapping of one group and, with both, of close minus far.
 
-
-def per_seed(part: pd.DataFrame, seeds: list[int]) -> np.ndarray:
-    """Return `COUNTS` of every seed and cluster of pairs: (seeds, 3, clusters), 0 where absent."""
-    wide = summed(part, ["seed", "cluster"]).unstack("cluster", fill_value=0)
-    return wide.reindex(seeds, fill_value=0).to_numpy().reshape(len(seeds), len(COUNTS), -1)
-
-
-def resampled(
-    parts: Sequence[np.ndarray], resamples: int, rng: np.random.Generator
-) -> list[np.ndarray]:
-    """Return each part's `COUNTS` (of `per_seed`) over redrawn seeds and clusters: (3, resamples).
-
-    As in `eval.statistics.section_intervals`, the redrawn seeds are the same for all parts and for
-    both methods, and the redrawn clusters, of each part by itself, the same for all seeds. With one
-    seed only clusters vary.
+    A wrapping weighs its subsets by their pairs.
     """
-    # Clusters first: what is drawn of them does not depend on the number of seeds.
-    clusters = [draw_counts(rng, resamples, part.shape[2]) for part in parts]
-    seeds = draw_counts(rng, resamples, len(parts[0]))
-    return [
-        ((part @ drawn.T) * seeds.T[:, None]).sum(axis=0)
-        for part, drawn in zip(parts, clusters, strict=True)
-    ]
-
-
-def gain(counts: np.ndarray) -> np.ndarray:
-    """Return the accuracy difference NormBT − BT, percentage points, of `COUNTS` (3, …)."""
-    total, lost, won = counts
-    with np.errstate(invalid="ignore"):  # no row where the drawn seeds have none in this bin
-        return 100.0 * (won - lost) / total
-
-
-def bin_row(part: pd.DataFrame, seeds: list[int], resamples: int, seed: int) -> dict[str, float]:
-    """Return the counts, shares and intervals of one bin from its rows of `seeds`."""
-    pairs = summed(part, ["pair_id"])
-    bt, normbt = pairs["bt"].to_numpy(), pairs["normbt"].to_numpy()
-    counts = per_seed(part, seeds)
-    (draws,) = resampled([counts], resamples, np.random.default_rng(seed))
-    _, lost, won = draws
-    with np.errstate(invalid="ignore"):
-        shares = won / (won + lost)
-    votes, voting = int((normbt > bt).sum()), int((normbt != bt).sum())
-    contested = int(normbt.sum() + bt.sum())
-    return {
-        "pairs": len(pairs),
-        "wins_bt": int(bt.sum()),
-        "wins_normbt": int(normbt.sum()),
-        "share": normbt.sum() / contested if contested else float("nan"),
-        **bounds("share", shares),
-        "voting": voting,
-        "votes": votes,
-        "vote": votes / voting if voting else float("nan"),
-        **exact("vote", votes, voting),
-        "difference": float(gain(counts.sum(axis=(0, 2)))),
-        **bounds("difference", gain(draws)),
+    shares: dict[str, dict[str, float]] = {}
+    for name, rows in part.drop_duplicates("pair_id").groupby("wrapping"):
+        counts = rows["subset"].value_counts(normalize=True)
+        shares[str(name)] = {str(subset): float(share) for subset, share in counts.items()}
+    found = {
+        name: gain(part[part["wrapping"] == name], weights) for name, weights in shares.items()
     }
+    if set(WRAPPINGS) <= set(shares):
+        close, far = (shares[name] for name in WRAPPINGS)
+        both = part[part["wrapping"].isin(WRAPPINGS)]
+        found["difference"] = gain(both, close | {name: -share for name, share in far.items()})
+    return found
 
 
-def exact(name: str, hits: int, trials: int) -> dict[str, float]:
-    """Return the 95% Clopper–Pearson interval of hits / trials; NaN without trials."""
-    if not trials:
-        return {f"{name}_low": float("nan"), f"{name}_high": float("nan")}
-    low, high = binomial_interval(hits, trials)
-    return {f"{name}_low": low, f"{name}_high": high}
+def bin_table(part: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
+    """Return one row per wrapping and bin of distance of one group.
 
-
-def trend(
-    frame: pd.DataFrame, bins: int = BINS, resamples: int = 2000, seed: int = 0
-) -> dict[str, float]:
-    """Return the accuracy gain of the closest bin minus that of the farthest, in points.
-
-    Keys: trend, trend_low, trend_high (bootstrap over seeds, the same for both bins, and then over
-    the pairs of each bin); NaN with one bin.
+    Columns: wrapping, distance (median over the bin's pairs), pairs, gain, gain_low, gain_high
+    (points, of the mean over the bin's pairs).
     """
-    place, edges = assign_bins(frame, bins)
-    if len(edges) < 3:
-        return dict.fromkeys(("trend", "trend_low", "trend_high"), float("nan"))
-    seeds = sorted(frame["seed"].unique().tolist())
-    parts = [per_seed(frame[place == index], seeds) for index in (0, len(edges) - 2)]
-    close, far = (gain(part.sum(axis=(0, 2))) for part in parts)
-    close_draws, far_draws = map(gain, resampled(parts, resamples, np.random.default_rng(seed)))
-    return {"trend": float(close - far), **bounds("trend", close_draws - far_draws)}
+    rows = []
+    for wrapping in style.ordered(part["wrapping"], WRAPPINGS):
+        chosen = part[part["wrapping"] == wrapping]
+        distances = chosen.drop_duplicates("pair_id")["distance"].to_numpy()
+        place, edges = quantile_bins(chosen["distance"].to_numpy(), distances, bins)
+        for index in range(len(edges) - 1):
+            inside = chosen[place == index]
+            middle = inside.drop_duplicates("pair_id")["distance"]
+            facts = {"wrapping": wrapping, "distance": middle.median(), "pairs": len(middle)}
+            rows.append(facts | gain(inside.assign(subset=ALL), {ALL: 1.0}))
+    return pd.DataFrame(rows)
 
 
 def groups(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -197,131 +143,68 @@ def groups(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield " · ".join(str(value) for value in key), part
 
 
-def verdict(table: pd.DataFrame, slope: dict[str, float]) -> str:
-    """Return in which bin NormBT gains most and whether close pairs gain more than far ones."""
-    if table[["wins_bt", "wins_normbt"]].to_numpy().sum() == 0:
-        return "BT and NormBT never disagree"
+def verdict(table: pd.DataFrame, found: dict[str, dict[str, float]]) -> str:
+    """Return NormBT's gain on close and far pairs; without wrappings, in the outermost bins."""
+    if "difference" in found:
+        close, far = (signed(found[name]["gain"]) for name in WRAPPINGS)
+        return f"{SECTION} gain: {close} points on close pairs, {far} on far pairs"
+    first, last = (signed(value) for value in table["gain"].iloc[[0, -1]])
     if len(table) == 1:
-        return "All pairs have the same distance: one bin, nothing to compare"
-    best = table.iloc[int(table["difference"].to_numpy().argmax())]
-    where = f"largest in bin {int(best['bin']) + 1} of {len(table)} (1 = closest pairs)"
-    low, high = slope["trend_low"], slope["trend_high"]
-    size = f"{slope['trend']:+.1f} [{low:+.1f}, {high:+.1f}] points".replace("-", "−")
-    best_gain = f"{best['difference']:+.1f}".replace("-", "−")
-    gain = f"{where}: {best_gain} points" if best["difference"] > 0 else "positive in no bin"
-    compared = "The difference between closest and farthest bin is inconclusive"
-    if low > 0 or high < 0:
-        compared = f"The closest bin gains {'more' if low > 0 else 'less'} than the farthest"
-    return f"NormBT's accuracy gain over BT is {gain}. {compared}: {size}"
+        return f"{SECTION} gain: {first} points; too few distances to compare"
+    return f"{SECTION} gain: {first} points on the closest pairs, {last} on the farthest"
 
 
 @style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
-    """Return the figure: wins, NormBT's share of them and accuracy difference, by distance.
+    """Return the figure: NormBT's gain by distance, a panel per backbone, data set and benchmark.
 
-    One row of panels per backbone, data set and benchmark in `frame` (what `collect` returns).
+    `frame` is what `collect` returns.
 
     Raises InputError: the frame has no rows or lacks a column.
     """
     require(frame, COLUMNS, "figure 4's data")
     parts = list(groups(frame))
-    figure = style.new_figure(height=1.35 + 2.35 * len(parts))
-    title = "Where BT and NormBT disagree, by distance of the untrained backbone"
-    strips = figure.subfigures(len(parts), 1, squeeze=False)
-    for rows, (name, part) in zip(strips.flat, parts, strict=True):
-        table = bin_table(part)
-        draw_row(rows.subplots(1, 3), table, assign_bins(part)[1])
-        found = verdict(table, trend(part))
-        if len(parts) == 1:
-            title = found
-        else:
-            rows.suptitle(wrap(f"{name}: {found}", 110), x=0.01, ha="left", fontsize=8)
-    style.add_text(figure, title, caption(frame), note)
+    figure = style.new_figure(height=3.1)
+    grid = figure.subplots(1, len(parts), squeeze=False, sharey=True)[0]
+    titles, differences = [], []
+    for axes, (name, part) in zip(grid, parts, strict=True):
+        table, found = bin_table(part), overall(part)
+        panel(axes, table)
+        titles.append(verdict(table, found))
+        differences += [found["difference"]] if "difference" in found else []
+        if len(parts) > 1:
+            axes.set_title(style.wrap(f"{name}. {titles[-1]}", 90 // len(parts)), fontsize=7)
+    grid[0].set_ylabel("NormBT − BT (percentage points)")
+    title = titles[0] if len(parts) == 1 else f"{SECTION} gain of NormBT over BT, by distance"
+    style.add_text(figure, title, caption(frame, differences), note, legend=grid)
     return figure
 
 
-def caption(frame: pd.DataFrame) -> str:
-    """Return what is counted and how its intervals are made."""
+def caption(frame: pd.DataFrame, differences: list[dict[str, float]]) -> str:
+    """Return what is counted, how intervals are made, and close minus far."""
     pairs = frame.drop_duplicates([*GROUP, "pair_id"])
-    apart = frame["correct_bt"].astype(bool) != frame["correct_normbt"].astype(bool)
+    seeds = [part["seed"].nunique() for _, part in groups(frame)]
+    words = "; ".join(
+        f"{signed(one['gain'])} [{signed(one['gain' + LOW])}, {signed(one['gain' + HIGH])}]"
+        for one in differences
+    )
     return (
-        f"{plural(len(pairs), 'pair')}, {plural(frame['seed'].nunique(), 'seed')}, "
-        f"{plural(int(apart.sum()), 'disagreement')} counted over seeds. Bins: quantiles of the "
-        "untrained backbone's distance over all pairs. Seeds repeat pairs: filled points pool "
-        "seeds, with 95% bootstrap over seeds and then pairs (whole problems where pairs share "
-        "one), as is closest minus farthest; with few seeds it underestimates seed-to-seed "
-        "variation. Open points give each pair one vote (majority over seeds), with 95% "
-        "Clopper–Pearson, as if no two shared a problem. A tie counts as a loss."
+        f"{plural(len(pairs), f'{SECTION} pair')}, {plural_range(seeds, 'seed')}. Bins: quantiles "
+        "of the distance, at their medians. Bars: 95% interval for new seeds and pairs. A tie "
+        "counts as a loss." + (f" Close minus far: {words} points." if words else "")
     )
 
 
-def draw_row(row: np.ndarray, table: pd.DataFrame, edges: np.ndarray) -> None:
-    """Draw the three panels of one group: wins, share, accuracy difference."""
-    draw_wins(row[0], table)
-    draw_share(row[1], table)
-    draw_difference(row[2], table)
-    for axes in row:
-        axes.set_xticks(np.arange(len(edges)) - 0.5, [short(edge, 2) for edge in edges])
-        axes.tick_params(axis="x", labelsize=5.5)
-        axes.set_xlim(-0.6, len(table) - 0.4)
-        axes.set_xlabel(r"untrained $\Vert h_w - h_l\Vert_2$" "\n(activation units)")
-        axes.grid(axis="x", visible=False)
-
-
-def draw_wins(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw both methods' wins in every bin as two bars with their counts."""
-    for method, shift in (("bt", -0.2), ("normbt", 0.2)):
-        bars = axes.bar(
-            table["bin"] + shift,
-            table[f"wins_{method}"],
-            width=0.4,
-            color=style.METHOD_COLOURS[method],
-            label=f"only {method_label(method)} right",
-        )
-        axes.bar_label(bars, fontsize=5.5, padding=1)
-    top = max(1.0, float(table[["wins_bt", "wins_normbt"]].to_numpy().max()))
-    axes.set_ylim(0, 1.45 * top)
-    axes.set_ylabel("wins (pairs × seeds)")
-    axes.legend(loc="upper right", fontsize=6)
-    axes.set_title("Wins where the two disagree")
-
-
-def draw_share(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw NormBT's share of the disagreements, pooled over seeds and one vote per pair."""
-    colour = style.METHOD_COLOURS["normbt"]
-    axes.axhline(0.5, color=style.GREY, linewidth=0.8, linestyle="--")
-    if not (table["wins_bt"] + table["wins_normbt"]).any():
-        style.no_data(axes, "no disagreement")
-    points(axes, table, "share", -0.14, colour, colour, "pooled over seeds")
-    points(axes, table, "vote", 0.14, style.BLACK, "white", "one vote a pair")
-    axes.set_ylim(-0.06, 1.4)
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
-    axes.set_ylabel("share won by NormBT")
-    axes.legend(loc="upper right", fontsize=6, ncols=1)
-    axes.set_title("NormBT's share of wins")
-
-
-def draw_difference(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw the accuracy difference NormBT − BT over all pairs of every bin."""
+def panel(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw the gain of every bin with its interval, one line per wrapping."""
     axes.axhline(0, color=style.GREY, linewidth=0.8, linestyle="--")
-    points(
-        axes,
-        table,
-        "difference",
-        0.0,
-        style.METHOD_COLOURS["normbt"],
-        style.METHOD_COLOURS["normbt"],
-        "",
-    )
-    axes.set_ylabel("NormBT − BT (points)")
-    axes.set_title("Accuracy difference, all pairs")
-
-
-def points(
-    axes: Axes, table: pd.DataFrame, name: str, shift: float, edge: str, fill: str, label: str
-) -> None:
-    """Draw `name` with its interval in every bin that has one."""
-    style.interval_points(
-        axes, table["bin"] + shift, table, name, fmt="o", markersize=4, color=edge,
-        markerfacecolor=fill, elinewidth=1, capsize=2, label=label or None,
-    )  # fmt: skip
+    for wrapping in style.ordered(table["wrapping"], WRAPPINGS):
+        rows = table[table["wrapping"] == wrapping]
+        label = f"{wrapping} pairs, same faults" if wrapping in WRAPPINGS else None
+        style.interval_points(
+            axes, rows["distance"], rows, "gain", color=style.METHOD_COLOURS["normbt"],
+            markersize=5, elinewidth=1, capsize=2, label=label, **LOOKS[wrapping],
+        )  # fmt: skip
+    if table["distance"].min() > 0 and table["distance"].max() > LOG_FROM * table["distance"].min():
+        axes.set_xscale("log")
+    axes.set_xlabel(r"$\Vert h_w - h_l\Vert_2$ of the untrained backbone (activation units)")

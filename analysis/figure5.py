@@ -1,7 +1,7 @@
-"""Figure 5: Best-of-N, the gold score of the response that the proxy picks, against KL.
+"""Figure 5: Best-of-N, what NormBT adds to the gold score of the proxy's pick, against KL.
 
-One row per gold; one panel per BT variant, with and without NormBT, between the oracle (picked by
-the gold itself) and random picking; in the last panel what NormBT's weight adds to each variant.
+One row per gold; one panel per method with NormBT's weight, minus its base loss on the same prompts
+and seeds. The scores themselves, the oracle's and random picks' are in the Best-of-N tables.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,6 @@ from analysis.style import method_label, ordered, plural
 from analysis.tables import one_row_each, read_tidy, require, write_table
 from eval.best_of_n.curves import ORACLE, POOLED, RANDOM
 from eval.best_of_n.selection import kl as kl_of
-from eval.methods import base_of
 from rm.errors import InputError
 from rm.files import read_json
 
@@ -29,14 +28,6 @@ COLUMNS: Final = [
 ]
 SHOWN: Final = (4, 16, 64, 405)
 GOLDS: Final = {"verifier": "verified by code", "reward_model": "gold reward model"}
-GAIN_COLOURS: Final = {
-    "bt": style.BLUE,
-    "bt_margin": style.PURPLE,
-    "bt_label_smoothing": style.GREEN,
-}
-GAIN_LINES: Final = {"bt": "-", "bt_margin": "--", "bt_label_smoothing": "-."}
-SMALL: Final[dict[str, Any]] = {"fontsize": 5, "handlelength": 1.5, "labelspacing": 0.25}
-"""A legend that fits into a fifth of the page's width: four losses stand beside their gains."""
 
 
 def collect(data: Path) -> pd.DataFrame:
@@ -91,16 +82,6 @@ def methods_of(frame: pd.DataFrame) -> list[str]:
     return ordered(set(frame["method"]) - {ORACLE, RANDOM}, style.METHODS)
 
 
-def twins(methods: list[str]) -> list[list[str]]:
-    """Return the panels: every base loss with its NormBT twin, then what has no twin."""
-    bases = [method for method in methods if not method.startswith("norm")]
-    ours = [method for method in methods if method.startswith("norm")]
-    twin = {base_of(method, methods): method for method in reversed(ours)}  # of several, the first
-    panels = [[base, twin[base]] if base in twin else [base] for base in bases]
-    alone = [method for method in methods if not any(method in panel for panel in panels)]
-    return panels + [[method] for method in alone]
-
-
 def parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield the display name and the rows of every gold."""
     for kind in ordered(frame["gold_kind"], list(GOLDS)):
@@ -113,40 +94,34 @@ def gold_label(kind: str) -> str:
 
 
 def verdict(frame: pd.DataFrame) -> str:
-    """Return for how many variants NormBT's weight raises the gold score at the largest n."""
+    """Return for how many methods NormBT's weight raises the gold score at the largest n."""
     last = frame[(frame["n"] == frame["samples"]) & frame["gain"].notna()]
     if last.empty:
         return "Best-of-N: no NormBT method beside its base"
     up, down = (last["gain_low"] > 0).sum(), (last["gain_high"] < 0).sum()
-    unclear = len(last) - up - down
-    n = "/".join(str(number) for number in sorted(set(last["n"])))
-    return (
-        f"Best-of-N at n = {n}: NormBT's weight raises the gold score in {up} of "
-        f"{plural(len(last), 'comparison')} and lowers it in {down}; "
-        f"{plural(unclear, 'interval')} include{'s' if unclear == 1 else ''} zero"
-    )
+    if down:
+        return f"Best-of-N: NormBT raises gold in {up}, lowers it in {down} of {len(last)}"
+    return f"Best-of-N: NormBT raises the gold score in {up} of {plural(len(last), 'comparison')}"
 
 
 @style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
-    """Return the figure: one row of panels per gold; `frame` is what `collect` returns.
+    """Return the figure: a row per gold, a panel per method beside its base.
+
+    `frame` is what `collect` returns.
 
     Raises InputError: the frame has no rows or lacks a column.
     """
     require(frame, COLUMNS, "figure 5's data")
-    rows, panels = list(parts(frame)), twins(methods_of(frame))
-    figure = style.new_figure(height=1.3 + 2.1 * len(rows))
-    grid = figure.subplots(len(rows), len(panels) + 1, squeeze=False, sharex="row")
+    gains = frame[frame["gain"].notna()]
+    rows, methods = list(parts(gains)) or list(parts(frame)), methods_of(gains)
+    figure = style.new_figure(height=0.9 + 1.6 * len(rows))
+    shape = len(rows), max(1, len(methods))
+    grid = figure.subplots(*shape, squeeze=False, sharex="row", sharey="row")
     for axes_row, (name, part) in zip(grid, rows, strict=True):
-        for axes, methods in zip(axes_row, panels, strict=False):
-            draw_panel(axes, part, methods)
-            axes.sharey(axes_row[0])
-        make_room(axes_row[0], above=0.3)
-        axes_row[0].legend(loc="upper left", **SMALL)
-        axes_row[0].set_ylabel(f"gold: {name}\n(policy's s.d. above its mean)")
-        draw_gains(axes_row[-1], part)
-        for axes in axes_row:
-            mark_n(axes, int(part["samples"].max()))
+        for axes, method in zip(axes_row, methods or [""], strict=True):
+            panel(axes, part[part["method"] == method], method)
+        axes_row[0].set_ylabel(f"gold: {name}\n(policy's s.d.)")
     for axes in grid[-1]:
         axes.set_xlabel("KL (nats)")
     style.add_text(figure, verdict(frame), caption(frame), note)
@@ -157,11 +132,9 @@ def caption(frame: pd.DataFrame) -> str:
     """Return what is counted and how its intervals are made."""
     most = frame.iloc[int(frame["seeds"].to_numpy().argmax())]
     return (
-        f"{plural(int(most['prompts']), 'prompt')}, N = {int(most['samples'])} samples each, "
-        f"{plural(int(most['seeds']), 'seed')}. Lines: unbiased estimate of the gold score of the "
-        "best of n by the proxy, against KL = ln n − (n − 1)/n; dotted lines mark n. Bands: 95% "
-        "bootstrap over prompts and seeds. Oracle: picked by the gold itself. Right: gold of "
-        "NormBT minus gold of its base, same prompts and seeds (paired bootstrap)."
+        f"{plural(int(most['prompts']), 'prompt')}, best of up to {int(most['samples'])}, "
+        f"{plural(int(most['seeds']), 'seed')}. Gold score of the pick minus that of the base "
+        "loss; KL = ln n − (n − 1)/n; dotted: n. Bands: 95% bootstrap over prompts and seeds."
         f"{qualities(frame)}"
     )
 
@@ -171,72 +144,24 @@ def qualities(frame: pd.DataFrame) -> str:
     return "".join(f" {words}" for words in dict.fromkeys(frame["quality"]) if words)
 
 
-def draw_panel(axes: Axes, part: pd.DataFrame, methods: list[str]) -> None:
-    """Draw one variant's gold curves with their bands, and the oracle and random lines."""
-    for name, line in ((ORACLE, "-"), (RANDOM, "--")):
-        rows = part[part["method"] == name].sort_values("kl")
-        axes.plot(
-            rows["kl"], rows["gold"], color=style.GREY, linestyle=line, linewidth=0.9, label=name
-        )
-    for method in methods:
-        ours = method.startswith("norm")
-        label = "with NormBT" if ours else "base"
-        curve(
-            axes,
-            part[part["method"] == method],
-            "gold",
-            style.VERMILLION if ours else style.BLUE,
-            label,
-        )
-    axes.set_title(method_label(methods[0]), loc="left", fontsize=7)
-
-
-def draw_gains(axes: Axes, part: pd.DataFrame) -> None:
-    """Draw the paired gain of every NormBT method over its base."""
-    axes.axhline(0, color=style.BLACK, linewidth=0.7)
-    axes.set_title("NormBT − base", loc="left", fontsize=7)
-    gains = part[part["gain"].notna()]
-    if gains.empty:
-        style.no_data(axes, "no pair of methods")
+def panel(axes: Axes, rows: pd.DataFrame, method: str) -> None:
+    """Draw one method's paired gain over its base against KL, n = 4, 16, … marked above."""
+    if rows.empty:
+        style.no_data(axes, "no NormBT method beside its base")
         return
-    for method in methods_of(gains):
-        base = method.removeprefix("norm")
-        label = "BT" if base == "bt" else method_label(method).removeprefix("NormBT ")
-        rows, colour = gains[gains["method"] == method], GAIN_COLOURS.get(base, style.OTHER)
-        curve(axes, rows, "gain", colour, label, GAIN_LINES.get(base, ":"))
-    make_room(axes, below=0.35)
-    axes.legend(loc="lower left", **SMALL)
-
-
-def curve(
-    axes: Axes, rows: pd.DataFrame, name: str, colour: str, label: str, line: str = "-"
-) -> None:
-    """Draw the column `name` against KL with its interval."""
-    rows = rows.sort_values("kl")
-    style.band(axes, rows["kl"], rows[f"{name}_low"], rows[f"{name}_high"], colour)
-    axes.plot(rows["kl"], rows[name], color=colour, linestyle=line, label=label)
-
-
-def make_room(axes: Axes, below: float = 0.0, above: float = 0.0) -> None:
-    """Leave room for a legend below or above the curves, as a share of their height."""
-    low, high = axes.get_ylim()
-    axes.set_ylim(low - below * (high - low), high + above * (high - low))
-
-
-def mark_n(axes: Axes, samples: int) -> None:
-    """Mark n = 4, 16, … on the KL axis."""
+    rows, colour = rows.sort_values("kl"), style.METHOD_COLOURS.get(method, style.OTHER)
+    axes.axhline(0, color=style.BLACK, linewidth=0.7)
+    style.band(axes, rows["kl"], rows["gain_low"], rows["gain_high"], colour, alpha=0.25)
+    axes.plot(rows["kl"], rows["gain"], color=colour)
+    axes.set_title(style.wrap(method_label(method), 26), loc="left", fontsize=7, pad=12)
     axes.grid(axis="x", visible=False)
-    for n in [n for n in SHOWN if n <= samples]:
+    for n in [n for n in SHOWN if n <= rows["n"].max()]:
         kl = float(kl_of(n))
         axes.axvline(kl, color="#c8c8c8", linestyle=":", linewidth=0.6, zorder=0)
         axes.annotate(
-            f"{n}",
-            (kl, 0.01),
-            xycoords=("data", "axes fraction"),
-            fontsize=5,
-            color=style.GREY,
-            ha="right",
-        )
+            f"{n}", (kl, 1.01), xycoords=("data", "axes fraction"), fontsize=6, color=style.GREY,
+            ha="center", va="bottom",
+        )  # fmt: skip
 
 
 def write(data: Path, folder: Path, note: str) -> list[Path]:

@@ -1,7 +1,7 @@
-"""Figure 6: the proxy ‖h_w − h_l‖ against the full gradient distance ‖∇_θ(r_w − r_l)‖.
+"""Figure 6: the proxy ‖h_w − h_l‖ against the backbone's gradient distance ‖∇_φ(r_w − r_l)‖.
 
-Overall and per category (`analysis.relation`), for the untrained backbone and after each training;
-beside them the paper's correlation.
+φ are the trained parameters without the score head, whose part of the gradient distance is the
+distance itself. Overall and per section (`analysis.relation`), beside the paper's correlation.
 """
 
 from pathlib import Path
@@ -13,14 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import gradients, style
-from analysis.gradients import KEYS, THETA
+from analysis.gradients import KEYS
 from analysis.relation import FEWEST, RESAMPLES, relation
-from analysis.style import model_label, ordered, plural
+from analysis.style import model_label, ordered, plural, short
 from analysis.tables import require
 
 PAPER_R: Final = 0.928
 """Pearson's r that the paper reports in its appendix C."""
 OVERALL: Final = "Overall"
+BACKBONE: Final = "backbone_distance"
 COLUMNS: Final = [*KEYS, "section", "distance", "gradient_distance"]
 
 
@@ -34,98 +35,85 @@ def collect(data: Path) -> pd.DataFrame:
     return gradients.read(data, COLUMNS)
 
 
+def without_head(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return `frame` with backbone_distance: √(gradient_distance² − distance²), at least 0."""
+    rest = frame["gradient_distance"] ** 2 - frame["distance"] ** 2
+    return frame.assign(**{BACKBONE: np.sqrt(rest.clip(lower=0))})
+
+
 def correlations(frame: pd.DataFrame, resamples: int = RESAMPLES) -> pd.DataFrame:
     """Return one row per model and section, "Overall" first.
 
-    Columns: method, section, then those of `relation` for gradient_distance against distance.
+    Columns: method, section, then those of `relation` for backbone_distance against distance.
     """
     rows = []
     for method in ordered(frame["method"], style.MODELS):
         chosen = frame[frame["method"] == method]
         for section in [OVERALL, *ordered(chosen["section"], style.SECTIONS)]:
             part = chosen if section == OVERALL else chosen[chosen["section"] == section]
-            found = relation(part, "distance", "gradient_distance", resamples)
+            found = relation(part, "distance", BACKBONE, resamples)
             rows.append({"method": method, "section": section, **found})
     return pd.DataFrame(rows)
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """Return the overall correlation of every model beside the paper's."""
-    overall = table[table["section"] == OVERALL]
-    words = []
-    for _, row in overall.iterrows():
-        r, low, high = row["pearson"], row["pearson_low"], row["pearson_high"]
-        value = f"{r:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(r) else "undefined"
-        words.append(f"{model_label(row['method'])} {value}".replace("-", "−"))
-    return f"Pearson's r of distance and gradient distance: {'; '.join(words)}; paper {PAPER_R}"
+    """Return the first model's overall correlation beside the paper's."""
+    r = table["pearson"].iloc[0]
+    return f"Distance against the backbone's gradient distance: r = {short(r)} (paper {PAPER_R})"
 
 
 @style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
-    """Return the figure: scatter of the two distances above, correlations per category below.
+    """Return the figure: the first model's pairs left, every model's correlations right.
 
-    One column of panels per model in `frame`, which is what `collect` returns.
+    `frame` is what `collect` returns.
 
     Raises InputError: the frame has no rows or lacks a column.
     """
     require(frame, COLUMNS, "figure 6's data")
+    frame = without_head(frame)
     table = correlations(frame)
-    models = ordered(frame["method"], style.MODELS)
-    figure = style.new_figure(height=5.4)
-    grid = figure.subplots(2, len(models), squeeze=False)
-    for column, method in enumerate(models):
-        chosen = frame[frame["method"] == method]
-        scatter(grid[0, column], chosen)
-        grid[0, column].set_title(
-            f"{model_label(method)}\nn = {plural(chosen['pair_id'].nunique(), 'pair')} × "
-            f"{plural(chosen['seed'].nunique(), 'seed')}"
-        )
-        forest(grid[1, column], table[table["method"] == method], labelled=column == 0)
-    grid[0, 0].set_ylabel(r"gradient distance $\Vert\nabla_\theta(r_w - r_l)\Vert_2$"
-                          "\n(reward / parameter unit)")  # fmt: skip
-    grid[0, 0].legend(loc="best", fontsize=6, handletextpad=0.2, borderpad=0.1)
+    first = frame[frame["method"] == table["method"].iloc[0]]
+    figure = style.new_figure(height=3.3)
+    left, right = figure.subplots(1, 2)
+    style.scatter_sections(left, first, "distance", BACKBONE)
+    left.set(xlim=(0, None), ylim=(0, None))
+    left.set_xlabel(r"$\Vert h_w - h_l\Vert_2$ (activation units)")
+    left.set_ylabel(r"$\Vert\nabla_\phi(r_w - r_l)\Vert_2$ (reward / parameter unit)")
+    left.set_title(model_label(str(first["method"].iloc[0])), loc="left")
+    forest(right, table)
     caption = (
-        "Correlations within a seed, averaged over seeds; bars: 95% bootstrap over pairs (a pair "
-        f"brings all its seeds). Dashed: the paper's r = {PAPER_R} (2B and 3B backbones). Sections "
-        f"of fewer than {FEWEST} pairs have none. {THETA} The score head, whose gradient distance "
-        "is the distance itself, makes up of the squared gradient distance, in the median: "
-        f"{head_shares(frame)}."
+        f"{plural(first['pair_id'].nunique(), 'pair')}, "
+        f"{plural(frame['seed'].nunique(), 'seed')}. φ: trained parameters without the score head, "
+        f"which is {head_share(first):.0%} of the squared gradient distance (median). Bars: 95% "
+        f"bootstrap over pairs. Dashed: the paper's r = {PAPER_R}, which includes the head."
     )
-    style.add_text(figure, verdict(table), caption, note)
+    style.add_text(figure, verdict(table), caption, note, legend=(left, right))
     return figure
 
 
-def head_shares(frame: pd.DataFrame) -> str:
-    """Return each model's median share of the linear score head in ‖∇_θ(r_w − r_l)‖²."""
-    shares = (frame["distance"] / frame["gradient_distance"]) ** 2
-    medians = shares.groupby(frame["method"]).median()
-    words = [f"{model_label(m)} {medians[m]:.0%}" for m in ordered(frame["method"], style.MODELS)]
-    return ", ".join(words)
+def head_share(rows: pd.DataFrame) -> float:
+    """Return the median share of the linear score head in ‖∇_θ(r_w − r_l)‖²."""
+    return float(((rows["distance"] / rows["gradient_distance"]) ** 2).median())
 
 
-def scatter(axes: Axes, chosen: pd.DataFrame) -> None:
-    """Draw one model's pairs, coloured by section, a point per pair and seed."""
-    style.scatter_sections(axes, chosen, "distance", "gradient_distance", alpha=0.55)
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel(r"distance $\Vert h_w - h_l\Vert_2$" "\n(activation units)")
-
-
-def forest(axes: Axes, rows: pd.DataFrame, labelled: bool) -> None:
-    """Draw Pearson (filled) and Spearman (open) with intervals, one line of points per section."""
-    places = np.arange(len(rows))[::-1]
+def forest(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw every model's Pearson correlation with its interval, a line of points per section."""
+    sections, models = [*dict.fromkeys(table["section"])], [*dict.fromkeys(table["method"])]
     axes.axvline(PAPER_R, color=style.GREY, linestyle="--", linewidth=0.9)
-    for name, shift, fill in (("pearson", 0.14, style.BLACK), ("spearman", -0.14, "white")):
+    for place, method in enumerate(models):
+        rows = table[table["method"] == method]
+        at = -rows["section"].map(sections.index).to_numpy(float)
+        shift = 0.2 * ((len(models) - 1) / 2 - place)
         style.interval_points(
-            axes, places + shift, rows, name, sideways=True, fmt="o", markersize=3.5,
-            color=style.BLACK, markerfacecolor=fill, elinewidth=0.9,
+            axes, at + shift, rows, "pearson", sideways=True, linestyle="none", markersize=4,
+            elinewidth=0.9, label=model_label(method), **style.method_look(method),
         )  # fmt: skip
-    if not rows["pearson"].notna().any():
+    if not table["pearson"].notna().any():
         style.no_data(axes, f"fewer than {FEWEST} pairs")
-    lows = rows[["pearson_low", "spearman_low"]].to_numpy(float)
-    least = float(np.nanmin(lows)) if np.isfinite(lows).any() else 0.0
+    least = float(np.nan_to_num(table["pearson_low"].min()))
     axes.set_xlim(min(0.0, np.floor(least * 5) / 5), 1.02)
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_yticks(places, rows["section"] if labelled else [""] * len(rows))
-    axes.set_xlabel("correlation")
-    axes.set_title("● Pearson   ○ Spearman", fontsize=7)
+    axes.set_ylim(0.6 - len(sections), 0.6)
+    axes.set_yticks(-np.arange(len(sections)), sections)
+    axes.grid(axis="y", visible=False)
+    axes.set_title("Pearson's r, by section", loc="left")

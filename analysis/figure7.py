@@ -1,8 +1,7 @@
 """Figure 7: what happens during training, BT beside NormBT.
 
-Loss, accuracy, reward margin, gradient norm, μ, the quantiles of distance and weight, and the part
-of the weight that close and far pairs hold, step by step: a moving average of every run, then the
-mean over seeds as a line and their range as a band.
+Accuracy, gradient norm, and the quantiles of distance and weight, step by step: a moving average of
+every run, then the mean over seeds as a line and their range as a band.
 """
 
 from pathlib import Path
@@ -14,35 +13,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.style import method_label, plural
+from analysis.style import method_label, ordered, plural
 from analysis.tables import AbsentError, one_row_each, read_tidy, require
 from rm.errors import InputError
 
 SHOWN: Final = ("bt", "normbt")
 KEYS: Final = ["method", "seed", "step"]
-SCALARS: Final = {
-    "pair_loss": ("Pair loss, before weights", "nats / pair"),
-    "loss": ("Loss as minimised, with weights", "nats / pair"),
-    "accuracy": ("Accuracy on the batch", "percent"),
-    "reward_margin": ("Reward margin $r_w - r_l$", "reward units"),
-    "gradient_norm": ("Gradient norm of the batch", "nats / parameter unit"),
-    "mu": (r"$\mu$, moving average of distance", "activation units"),
-}
-SPREADS: Final = {
+PANELS: Final = {
+    ("accuracy",): ("Accuracy on the batch", "percent"),
+    ("gradient_norm",): ("Gradient norm of the batch", "nats / parameter unit"),
     ("distance_q50", "distance_q10", "distance_q90"): (
-        "Distance $\\Vert h_w - h_l\\Vert_2$\n10%, 50%, 90% of the batch",
+        "Distance $\\Vert h_w - h_l\\Vert_2$: 10%, 50%, 90% of the batch",
         "activation units",
     ),
     ("weight_q50", "weight_q10", "weight_q90"): (
-        "Weight $\\tilde{w}$\n10%, 50%, 90% of the batch",
+        "Weight $\\tilde{w}$: 10%, 50%, 90% of the batch",
         "dimensionless",
     ),
-    ("weight_share_q1", "weight_share_q4"): (
-        "Share of the batch's weight\nclosest (—) and farthest (···) quarter",
-        "fraction",
-    ),
 }
-"""Columns of one panel, the first drawn solid and the others dotted, with title and unit."""
+"""Columns of one panel, the first drawn thick and the others thin, with title and unit."""
+COLUMNS: Final = tuple(name for names in PANELS for name in names)
 WINDOWS: Final = 15
 """The moving average spans a fifteenth of a run's rows."""
 LAST: Final = 0.1
@@ -53,11 +43,9 @@ def collect(data: Path) -> pd.DataFrame:
     """Return one row per run and step of `data`/metrics.parquet, for the methods to compare.
 
     Columns: method, seed, step (optimiser steps) and, of the following, those that the file has:
-    pair_loss (nats per pair, before weights; without it, loss, as minimised), accuracy (fraction of
-    the batch, here turned into percent), reward_margin, gradient_norm (of the whole batch, before
-    clipping), mu (NaN without NormBT), distance_q10, distance_q50, distance_q90, weight_q10,
-    weight_q50, weight_q90 (quantiles within the batch), weight_share_q1, weight_share_q4 (part of
-    the batch's weight on the closest and the farthest quarter of its pairs).
+    accuracy (fraction of the batch, here turned into percent), gradient_norm (of the whole batch,
+    before clipping), distance_q10, distance_q50, distance_q90, weight_q10, weight_q50, weight_q90
+    (quantiles within the batch; a weight is NaN without NormBT).
 
     Raises InputError: the file is missing, empty, repeats a step, or has none of the methods or
     none of the columns to show.
@@ -66,7 +54,9 @@ def collect(data: Path) -> pd.DataFrame:
     frame = read_tidy(path, KEYS)
     columns = shown_columns(frame)
     if not columns:
-        raise InputError(f"{path} has none of the columns {', '.join(SCALARS)}, distance_q…")
+        raise InputError(
+            f"{path} has none of the columns that figure 7 shows: {', '.join(COLUMNS)}"
+        )
     kept = frame.loc[frame["method"].isin(SHOWN), [*KEYS, *columns]]
     require(kept, KEYS, f"{path}, methods {', '.join(SHOWN)},")
     if "accuracy" in kept:
@@ -76,9 +66,7 @@ def collect(data: Path) -> pd.DataFrame:
 
 def shown_columns(frame: pd.DataFrame) -> list[str]:
     """Return the columns that this figure shows and `frame` has, in the order of its panels."""
-    wanted = [*SCALARS, *(name for names in SPREADS for name in names)]
-    there = [name for name in wanted if name in frame and frame[name].notna().any()]
-    return [name for name in there if name != "loss" or "pair_loss" not in there]
+    return [name for name in COLUMNS if name in frame and frame[name].notna().any()]
 
 
 def smooth(frame: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +93,7 @@ def bands(frame: pd.DataFrame) -> pd.DataFrame:
 
 @style.styled
 def draw(frame: pd.DataFrame, note: str = "") -> Figure:
-    """Return the figure: a panel per quantity, a colour per method.
+    """Return the figure: a panel per quantity, a colour and line per method.
 
     `frame` is what `collect` returns; panels without a column in it say so.
 
@@ -115,68 +103,49 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     if not shown_columns(frame):
         raise AbsentError("figure 7's data has nothing to show: no loss, accuracy, … in any row")
     table = bands(smooth(frame))
-    methods = [method for method in SHOWN if method in set(frame["method"])]
-    methods += sorted(set(frame["method"]) - set(methods))
-    figure = style.new_figure(height=6.3)
-    grid = figure.subplots(3, 3).ravel()
-    unused = "pair_loss" if "loss" in set(table["column"]) else "loss"
-    scalars = {(name,): words for name, words in SCALARS.items() if name != unused}
-    panels = scalars | SPREADS
-    for axes, (names, (title, unit)) in zip(grid, panels.items(), strict=False):
-        panel(axes, table, methods, names, title, unit)
-    legend(grid[len(panels)], methods)
-    style.add_text(figure, title_text(frame, methods), caption(frame), note)
+    methods = ordered(frame["method"], SHOWN)
+    figure = style.new_figure(height=4.2)
+    grid = figure.subplots(2, 2, sharex=True)
+    for axes, (names, (title, unit)) in zip(grid.flat, PANELS.items(), strict=True):
+        panel(axes, table, methods, names)
+        axes.set_title(title, loc="left")
+        axes.set_ylabel(unit)
+    for axes in grid[-1]:
+        axes.set_xlabel("optimiser step")
+    style.add_text(figure, verdict(frame, methods), caption(frame), note, legend=[*grid.flat])
     return figure
 
 
-def panel(
-    axes: Axes,
-    table: pd.DataFrame,
-    methods: list[str],
-    names: tuple[str, ...],
-    title: str,
-    unit: str,
-) -> None:
-    """Draw the columns `names` of every method: the first solid, the others dotted."""
-    drawn = False
+def panel(axes: Axes, table: pd.DataFrame, methods: list[str], names: tuple[str, ...]) -> None:
+    """Draw the columns `names` of every method over the steps, the first one thick."""
     for method in methods:
         for name in names:
             rows = table[(table["method"] == method) & (table["column"] == name)]
-            drawn = drawn or len(rows) > 0
-            form = "-" if name == names[0] else ":"
-            line(axes, rows, style.METHOD_COLOURS.get(method, style.BLACK), form)
-    if not drawn:
+            if len(rows):
+                line(axes, rows, method, first=name == names[0])
+    if not axes.lines:
         style.no_data(axes, "not recorded")
-    axes.set_title(title)
-    axes.set_ylabel(unit)
-    axes.set_xlabel("optimiser step")
 
 
-def line(axes: Axes, rows: pd.DataFrame, colour: str, form: str) -> None:
+def line(axes: Axes, rows: pd.DataFrame, method: str, first: bool) -> None:
     """Draw the mean over seeds as a line (a dot for a single step) and their range as a band."""
-    marker = "o" if len(rows) == 1 else ""
-    axes.plot(rows["step"], rows["mean"], color=colour, linestyle=form, marker=marker, markersize=3)
+    colour = style.METHOD_COLOURS.get(method, style.OTHER)
+    axes.plot(
+        rows["step"], rows["mean"], color=colour, linestyle=style.METHOD_LINES.get(method, "-"),
+        linewidth=1.4 if first else 0.7, marker="o" if len(rows) == 1 else "", markersize=3,
+        label=method_label(method) if first else None,
+    )  # fmt: skip
     style.band(axes, rows["step"], rows["low"], rows["high"], colour, alpha=0.2)
 
 
-def legend(axes: Axes, methods: list[str]) -> None:
-    """Name the methods' colours in a panel of their own."""
-    axes.set_axis_off()
-    for method in methods:
-        axes.plot(
-            [], [], color=style.METHOD_COLOURS.get(method, style.BLACK), label=method_label(method)
-        )
-    axes.legend(loc="center", fontsize=9)
-
-
-def title_text(frame: pd.DataFrame, methods: list[str]) -> str:
+def verdict(frame: pd.DataFrame, methods: list[str]) -> str:
     """Return every method's batch accuracy over the last tenth of its steps, where recorded."""
     if "accuracy" not in frame or frame["accuracy"].isna().all():
-        return "Training dynamics"
+        return "Training, step by step"
     first = frame.groupby(["method", "seed"])["step"].transform(lambda s: s.quantile(1 - LAST))
     means = frame[frame["step"] >= first].groupby("method")["accuracy"].mean()
-    words = [f"{method_label(method)} {means[method]:.0f}%" for method in methods]
-    return f"Training dynamics: batch accuracy over the last tenth of the steps {', '.join(words)}"
+    words = [f"{means[method]:.0f}% with {method_label(method)}" for method in methods]
+    return f"Accuracy on training batches ends at {', '.join(words)}"
 
 
 def caption(frame: pd.DataFrame) -> str:
@@ -189,6 +158,6 @@ def caption(frame: pd.DataFrame) -> str:
     window = max(1, int(np.max(runs["size"])) // WINDOWS)
     return (
         f"{counts}; {plural(int(runs['max'].max()), 'optimiser step')}. Lines: mean over seeds of "
-        f"each run's moving average over {plural(window, 'logged step')}; bands: smallest to "
-        "largest seed. Training batches, not held-out pairs."
+        f"a moving average over {plural(window, 'logged step')}; bands: smallest to largest seed. "
+        "Training batches, not test pairs."
     )

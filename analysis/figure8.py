@@ -118,11 +118,8 @@ def verdict(table: pd.DataFrame) -> str:
     if known.empty:
         return "Too few pairs, or one distance only: nothing to explain"
     best = known.nlargest(1, "share").iloc[0]
-    return (
-        f"{label(best['feature']).capitalize()} has the largest share of the untrained distance: "
-        f"{best['share']:.0%} [{best['share_low']:.0%}, {best['share_high']:.0%}] of the variance "
-        f"of log distance, of {best['r2']:.0%} that all features together have"
-    )
+    name = label(best["feature"])
+    return f"Largest share of the distance's log variance: {name}, {best['share']:.0%}"
 
 
 def label(feature: str) -> str:
@@ -140,20 +137,17 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """
     require(frame, COLUMNS, "figure 8's data")
     table = shares(frame)
-    figure = style.new_figure(height=5.2)
+    figure = style.new_figure(height=4.8)
     grid = figure.subplots(2, 2)
     for axes, feature in zip(grid.flat, FEATURES, strict=False):
         scatter(axes, frame, feature)
     bars(grid[1, 1], table)
-    style.shared_legend(grid[0, 1], grid[0, 0])
     caption = (
-        f"{plural(len(frame), 'pair')}, untrained backbone. ρ: Spearman's correlation of distance "
-        "and feature, overall and per category in the legend's order, with 95% bootstrap over "
-        "pairs. Shares: Shapley values of R² in a linear regression of log distance on the three "
-        "features (length as log(1 + words)) and the category; bars: 95% bootstrap over pairs "
-        "(whole problems where pairs share one)."
+        f"{plural(len(frame), 'pair')}, untrained backbone. ρ: Spearman, overall and within the "
+        "sections in the legend's order. Shares: Shapley values of R², log distance regressed on "
+        "features and category. Bars: 95% bootstrap over pairs."
     )
-    style.add_text(figure, verdict(table), caption, note)
+    style.add_text(figure, verdict(table), caption, note, legend=[grid[0, 0]])
     return figure
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from analysis import gradients, style
 from analysis.relation import relation
-from analysis.style import interval_text, model_label, ordered, plural, short
+from analysis.style import interval_text, model_label, ordered, plural, short, signed
 from analysis.tables import one_row_each, read_tidy, require
 from eval.bootstrap import bounds, row_weights
 from rm.errors import InputError
@@ -145,27 +145,22 @@ def weighted_mean(weights: np.ndarray, table: np.ndarray, mask: np.ndarray) -> n
 
 
 def verdict(found: dict[str, dict[str, float]]) -> str:
-    """Return within against across categories from each model's `difference`."""
-    words = []
-    for method, row in found.items():
-        across = f" / {signed(row['across'])}" if np.isfinite(row["across"]) else ", one category"
-        words.append(f"{model_label(method)} {signed(row['within'])}{across}")
-    return f"Mean cosine of two pairs' gradients, within / across categories: {'; '.join(words)}"
-
-
-def signed(value: float) -> str:
-    """Return a cosine as "+0.02", "−0.01" or "0.00", "–" where unknown."""
-    if not np.isfinite(value):
-        return "–"
-    return f"{value:+.2f}".replace("-", "−") if abs(value) >= 0.005 else "0.00"
+    """Return within against across categories, of BT's model or the first there is."""
+    method = "bt" if "bt" in found else next(iter(found))
+    row, model = found[method], model_label(method)
+    within, across = (signed(row[name], 2) for name in ("within", "across"))
+    if across == "–":
+        return f"Mean gradient cosine, {model}: {within}; one section only"
+    return f"Mean gradient cosine {model}: {within} within sections, {across} across"
 
 
 def gap(row: dict[str, float]) -> str:
     """Return within minus across with its interval, for a panel's title."""
     if not np.isfinite(row["difference"]):
-        return "one category only"
-    low, high = signed(row["difference_low"]), signed(row["difference_high"])
-    return f"within − across {signed(row['difference'])} [{low}, {high}]"
+        return "one section only"
+    names = ("difference", "difference_low", "difference_high")
+    value, low, high = (signed(row[name], 2) for name in names)
+    return f"within − across {value} [{low}, {high}]"
 
 
 @style.styled
@@ -181,15 +176,14 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     models = ordered(frame["method"], style.MODELS)
     found = {method: difference(frame[frame["method"] == method]) for method in models}
     top = float(np.nanmax(np.abs(table["cosine"].to_numpy()))) or 1.0
-    figure = style.new_figure(height=5.6)
+    figure = style.new_figure(height=5.2)
     grid = figure.subplots(2, len(models), squeeze=False, height_ratios=[1.1, 1])
     for column, method in enumerate(models):
         matrix(grid[0, column], table[table["method"] == method], top, labelled=column == 0)
         grid[0, column].set_title(f"{model_label(method)}\n{gap(found[method])}", fontsize=7)
         scatter(grid[1, column], aligned[aligned["method"] == method])
     grid[1, 0].set_ylabel("cosine with the sum of\nall other pairs' gradients")
-    style.shared_legend(grid[1, -1], grid[1, 0])
-    style.add_text(figure, verdict(found), caption(frame), note)
+    style.add_text(figure, verdict(found), caption(frame), note, legend=grid[1])
     return figure
 
 
@@ -197,17 +191,11 @@ def caption(frame: pd.DataFrame) -> str:
     """Return n, seeds, what a cosine is and how exact it is."""
     counts = len(set(frame["pair_a"]) | set(frame["pair_b"]))
     bound = frame["projection_error"].max()
-    exact = (
-        "Cosines of whole gradients."
-        if bound == 0
-        else f"Gradients are compared by a fixed random projection: error of a cosine ≤ {bound:.4f}"
-        " (standard deviation)."
-    )
+    exact = f", by random projection (error ≤ {bound:.4f})" if bound else ""
     return (
-        f"{plural(counts, 'pair')} with the same number in every category, "
-        f"{plural(frame['seed'].nunique(), 'seed')}. {exact} Above: mean over pairs of two, a pair "
-        "not with itself; bracket in the title: 95% bootstrap over pairs. Below: BT gradients; r: "
-        "Pearson's correlation of cosine and distance, 95% bootstrap over pairs."
+        f"{plural(counts, 'pair')}, {plural(frame['seed'].nunique(), 'seed')}. Above: mean cosine "
+        f"of two pairs' BT gradients{exact}. Below: of a pair's with the sum of the others'; r: "
+        "Pearson. Brackets: 95% bootstrap over pairs."
     )
 
 
@@ -220,7 +208,9 @@ def matrix(axes: Axes, rows: pd.DataFrame, top: float, labelled: bool) -> None:
     for (row, column), value in np.ndenumerate(values):
         dark = np.isfinite(value) and abs(value) > 0.6 * top
         colour = "white" if dark else style.BLACK
-        axes.text(column, row, signed(value), ha="center", va="center", fontsize=6.5, color=colour)
+        axes.text(
+            column, row, signed(value, 2), ha="center", va="center", fontsize=6.5, color=colour
+        )
     names = [section.replace(" ", "\n") for section in sections]
     axes.set_xticks(range(len(sections)), names, fontsize=6)
     axes.set_yticks(range(len(sections)), names if labelled else [""] * len(names), fontsize=6)

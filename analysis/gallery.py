@@ -8,10 +8,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from matplotlib.figure import Figure
+
 from analysis import style
 from analysis.tables import AbsentError, from_manifest, within
+from eval.tables import markdown_text
 from rm.errors import InputError
-from rm.files import atomic_write_json, read_json
+from rm.files import atomic_write_json, atomic_write_text, read_json
 
 FIGURES: Final[dict[str, ModuleType]] = {
     f"figure{number}": import_module(f"analysis.figure{number}") for number in range(1, 13)
@@ -31,6 +34,9 @@ OPTIONAL: Final = {
     "table5": ("sweep_scores.parquet", "there are no scores by pair of a sensitivity sweep"),
 }
 INDEX: Final = "index.json"
+PAGE: Final = "README.md"
+CROSSED: Final = ("figure12", "table1", "table2", "table4", "table5")
+"""Items with intervals over seeds and pairs, of which the manifest says the kind."""
 NEEDED: Final = ("label", "runs", "profile")
 """What a manifest must say for figures and the page."""
 OWN_ROWS: Final = ("hub", "generated test pairs")
@@ -41,7 +47,7 @@ OWN_ROWS: Final = ("hub", "generated test pairs")
 class Item:
     """A figure or table: what it shows, its files, and why it is missing if it is.
 
-    `about` is the module's first line; `title` and `caption` are what is printed on the figure;
+    `about` is the module's first line; `title` is printed on a figure, `caption` below it on pages;
     `files` are paths relative to the results folder.
     """
 
@@ -79,9 +85,10 @@ def read_manifest(results: Path) -> dict[str, Any]:
 def draw_all(results: Path) -> list[Item]:
     """Draw every figure and table of `results` from `results`/data and its manifest.
 
-    Writes figures/*.png and *.svg, tables/*.csv, *.md and *.tex, and figures/index.json, which
-    holds what this returns. What was not run is an item that says so, not an error; files of it
-    from an earlier call are removed, so that nothing stale stands beside the rest.
+    Writes figures/*.png and *.svg, tables/*.csv, *.md and *.tex, figures/index.json, which holds
+    what this returns, and figures/README.md, the figures with their captions. What was not run is
+    an item that says so, not an error; files of it from an earlier call are removed, so that
+    nothing out of date stands beside the rest.
 
     Raises InputError: the manifest is missing or unreadable, or data that are there are unusable.
     """
@@ -101,17 +108,30 @@ def redraw(results: Path, names: Collection[str]) -> list[Item]:
 
 
 def write_index(results: Path, items: list[Item]) -> list[Item]:
-    """Write what `read_index` reads; return the items."""
-    atomic_write_json(results / "figures" / INDEX, [asdict(item) for item in items])
+    """Write what `read_index` reads, and the figures with captions as a page; return the items."""
+    folder = results / "figures"
+    atomic_write_json(folder / INDEX, [asdict(item) for item in items])
+    drawn = [item for item in items if item.name in FIGURES and item.files]
+    parts = [
+        f"## {markdown_text(item.about)}\n\n![{markdown_text(item.title)}]({item.name}.png)\n\n"
+        f"{markdown_text(item.caption)}"
+        for item in drawn
+    ]
+    atomic_write_text(folder / PAGE, "\n\n".join(["# Figures", *parts]) + "\n")
     return items
 
 
 def draw_one(name: str, results: Path, note: str) -> Item:
     """Draw the figure or write the table called `name`, with `note` or a note of its own."""
-    note = note_of(name, results, note)
     if name in TABLES:
-        return draw_table(name, TABLES[name], results, note)
-    return draw_figure(name, FIGURES[name], results, note)
+        return draw_table(name, results, note_of(name, results, note))
+    return draw_figure(name, results, note_of(name, results, note))
+
+
+def options(name: str, results: Path) -> dict[str, bool]:
+    """Return {"crossed": True} for an item whose intervals the manifest asks to be crossed."""
+    asked = name in CROSSED and read_manifest(results).get("intervals") == "crossed"
+    return {"crossed": True} if asked else {}
 
 
 def note_of(name: str, results: Path, note: str) -> str:
@@ -133,34 +153,40 @@ def read_index(results: Path) -> list[Item]:
     return [Item(**item) for item in json.loads(path.read_text())]
 
 
-def draw_figure(name: str, module: ModuleType, results: Path, note: str) -> Item:
+def figure(name: str, results: Path, note: str) -> Figure:
+    """Return one figure of a results folder, as `draw_all` draws it.
+
+    Raises AbsentError: what it shows was not run; InputError: data that are there are unusable.
+    """
+    module = FIGURES[name]
+    drawn: Figure = module.draw(
+        module.collect(results / "data"), note=note, **options(name, results)
+    )
+    return drawn
+
+
+def draw_figure(name: str, results: Path, note: str) -> Item:
     """Draw one figure; the item says where, or why not."""
 
     def make(item: Item) -> list[Path]:
-        figure = module.draw(module.collect(results / "data"), note=note)
-        item.title = unwrapped(figure.get_suptitle())
-        item.caption = unwrapped(figure.get_supxlabel())
-        return [*style.write_figure(figure, results / "figures" / name)]
+        drawn = figure(name, results, note)
+        item.title, item.caption = unwrapped(drawn.get_suptitle()), str(drawn.get_label())
+        return [*style.write_figure(drawn, results / "figures" / name)]
 
-    return attempt(name, module, results, "figures", make)
+    return attempt(name, FIGURES[name], results, "figures", make)
 
 
-def draw_table(name: str, module: ModuleType, results: Path, note: str) -> Item:
-    """Write one table in all its forms; the item says where, or why not.
-
-    Table 1 states the crossed interval, and beside it the one over seeds, where the manifest asks
-    for "intervals": "crossed".
-    """
+def draw_table(name: str, results: Path, note: str) -> Item:
+    """Write one table in all its forms; the item says where, or why not."""
     source = results if name == "table3" else results / "data"  # table 3 is of the manifest
-    crossed = name == "table1" and read_manifest(results).get("intervals") == "crossed"
 
     def make(item: Item) -> list[Path]:
-        more = {"crossed": True} if crossed else {}
-        paths = module.write(source, results / "tables", note, **more)
+        module = TABLES[name]
+        paths: list[Path] = module.write(source, results / "tables", note, **options(name, results))
         item.title = paths[1].read_text().split("\n", 1)[0]
         return paths
 
-    return attempt(name, module, results, "tables", make)
+    return attempt(name, TABLES[name], results, "tables", make)
 
 
 def attempt(

@@ -12,9 +12,9 @@ from analysis.tables import one_row_each, read_tidy
 KEYS: Final = ["method", "seed", "pair_id"]
 UPDATES: Final = {"bt": "update_bt", "normbt": "update_normbt"}
 """The size of a pair's update by each loss: ‖∇_θ L_BT‖, and the same times the pair's weight w̃."""
-MU: Final = "with μ the mean distance of the measured pairs [inferred]"
+MU: Final = "μ their mean distance [inferred]"
 """What the weights w̃ are made with."""
-THETA: Final = "θ: the parameters that are trained (with LoRA: all)."
+THETA: Final = "θ: trained parameters (with LoRA: all)."
 """What the gradients are over."""
 
 

@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from analysis import claims, figure1
+from analysis import answers, claims, figure1
 from analysis.gallery import TABLES, Item, read_index, read_manifest
 from analysis.style import method_label, model_label, plural, section_label, short
 from analysis.tables import AbsentError, read_markdown
@@ -92,6 +92,7 @@ def context(results: Path) -> dict[str, Any]:
     usual = f"results/{manifest['profile']}"
     listed = claims.read_claims()
     judged = claims.judge_all(results / "data", listed)
+    asked = [one for one in judged if one.claim.question]
     rows = [claim_row(one) for one in judged]
     figures = [item for item in items if item.name.startswith("figure")]
     tables = [item for item in items if item.name in TABLES]
@@ -101,6 +102,7 @@ def context(results: Path) -> dict[str, Any]:
         "arguments": "" if place == usual else f" ARGS=results_dir={place}",
         "command": manifest.get("command") or f"make reproduce PROFILE={manifest['profile']}",
         "labels": labels(manifest),
+        "answers": [(one.claim.question, one.claim.paper, answers.cell(one)) for one in asked],
         "facts": facts(manifest) | best_of_n_fact(manifest, results / "data" / "best_of_n.json"),
         "runs": runs(manifest),
         "claims": {

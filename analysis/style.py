@@ -1,7 +1,8 @@
 """How every figure looks and how it is written: one style, one order of sections, identical bytes.
 
-Colours are Okabe and Ito's (safe for the colour-blind); methods also differ in marker. Nothing here
-goes through pyplot, so figures never leak between callers and need no display.
+Colours are Okabe and Ito's (safe for the colour-blind). Methods and sections also differ in marker
+or line, so that a grey print reads too. Nothing here goes through pyplot, so figures never leak
+between callers and need no display.
 """
 
 import io
@@ -37,6 +38,7 @@ GREEN: Final = "#009E73"
 BLUE: Final = "#0072B2"
 VERMILLION: Final = "#D55E00"
 PURPLE: Final = "#CC79A7"
+BROWN: Final = "#7F4F24"
 
 SECTION_COLOURS: Final = {
     "Chat": SKY,
@@ -44,22 +46,40 @@ SECTION_COLOURS: Final = {
     "Safety": GREEN,
     "Reasoning": PURPLE,
 }
+SECTION_MARKERS: Final = {"Chat": "o", "Chat Hard": "s", "Safety": "^", "Reasoning": "D"}
+SECTION_LINES: Final = {"Chat": "-", "Chat Hard": "--", "Safety": "-.", "Reasoning": ":"}
 OTHER: Final = "#999999"
 METHODS: Final = tuple(
     f"{base}{variant}"
     for variant in ("", "_margin", "_margin_out", "_label_smoothing")
     for base in ("bt", "normbt")
 )
-METHOD_COLOURS: Final = {"untrained": GREY, "bt": BLUE, "normbt": VERMILLION}
-METHOD_MARKERS: Final = {"untrained": "^", "bt": "s", "normbt": "o"}
+METHOD_COLOURS: Final = {
+    "untrained": GREY,
+    "bt": BLUE,
+    "normbt": VERMILLION,
+    "normbt_cap": ORANGE,
+    "category_weights": GREEN,
+    "normbt_margin": PURPLE,
+    "normbt_margin_out": SKY,
+    "normbt_label_smoothing": BROWN,
+}
+METHOD_MARKERS: Final = dict(zip(METHOD_COLOURS, "^soDvPX>", strict=True))
+METHOD_LINES: Final = {"bt": "--"}
+"""A method's line where it is not solid."""
 FORMULAS: Final = frozenset(
     {
         *(r"$\Vert h_w - h_l\Vert_2$", r"$\Vert\nabla_\theta L_{BT}\Vert_2$", r"$\tilde{w}$"),
-        *(r"$\Vert p_w - p_l\Vert / \overline{\Vert p\Vert}$", "$r_w - r_l$", r"$\mu$"),
-        r"$\Vert\nabla_\theta(r_w - r_l)\Vert_2$",
+        *(
+            r"$\Vert p_w - p_l\Vert / \overline{\Vert p\Vert}$",
+            r"$\Vert\nabla_\phi(r_w - r_l)\Vert_2$",
+        ),
     }
 )
 """The formulas that our figures' texts hold."""
+SOFT: Final = "#444444"
+TITLE_LINE: Final = 0.15
+"""Inches of one line of a title."""
 WIDTH: Final = 7.0
 """Inches: the text width of a two-column paper."""
 DPI: Final = 200
@@ -125,16 +145,41 @@ def new_figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06))
 
 
-def add_text(figure: Figure, title: str, caption: str, note: str = "") -> None:
-    """Put the title above, and the caption and the profile's facts below, wrapped to the width.
+def add_text(
+    figure: Figure, title: str, caption: str, note: str = "", legend: Iterable[Axes] = ()
+) -> None:
+    """Put the title above and the profile's facts below; keep the caption for the page.
 
-    `caption` says what is counted (n, seeds, kind of interval); `note` says which model and data
-    the numbers belong to, so that a picture taken out of its page still tells.
+    `caption` says what is drawn (n, seeds, kind of interval). It is not in the picture: pages print
+    what `figure.get_label()` returns under it. `note` says which model and data the numbers belong
+    to, so that a picture taken out of its page still tells. What the panels `legend` label is named
+    in a strip between title and panels, where it covers nothing.
     """
     inches = float(figure.get_size_inches()[0])
-    figure.suptitle(wrap(title, int(inches * 13.5)), x=0.01, ha="left", fontsize=9, weight="bold")
-    lines = [wrap(text, int(inches * 21.5)) for text in (caption, note) if text]
-    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color="#444444")
+    shown = wrap(title, int(inches * 13.5))
+    figure.suptitle(shown, x=0.01, ha="left", fontsize=9, weight="bold")
+    figure.supxlabel(wrap(note, int(inches * 21.5)), x=0.01, ha="left", fontsize=6.5, color=SOFT)
+    figure.set_label(visible(caption))
+    add_legend(figure, legend, below=0.08 + TITLE_LINE * (1 + shown.count("\n")))
+
+
+def add_legend(figure: Figure, panels: Iterable[Axes], below: float) -> None:
+    """Name what `panels` label, each name once, in rows that start `below` inches from the top."""
+    labelled = [panel.get_legend_handles_labels() for panel in panels]
+    named = {name: handle for pair in labelled for handle, name in zip(*pair, strict=True)}
+    engine = figure.get_layout_engine()
+    if not named or not isinstance(engine, ConstrainedLayoutEngine):
+        return
+    width, height = map(float, figure.get_size_inches())
+    entries = [0.42 + 0.055 * len(name) for name in named]  # inches, a little more than needed
+    fits = sum(entries) < width - 0.1
+    columns = len(named) if fits else max(1, int((width - 0.1) / max(entries)))
+    room = 0.05 + 0.15 * -(-len(named) // columns)
+    engine.set(rect=(0, 0, 1, 1 - room / height))
+    figure.legend(
+        [*named.values()], [*named], loc="upper left", ncols=columns, borderaxespad=0,
+        bbox_to_anchor=(0.01, 1 - below / height), columnspacing=1.2, handletextpad=0.5,
+    )  # fmt: skip
 
 
 def wrap(text: str, width: int) -> str:
@@ -189,6 +234,14 @@ def short(value: float, digits: int = 3) -> str:
     return f"{value:.{digits - 1}e}".replace("-", "−")
 
 
+def signed(value: float, digits: int = 1) -> str:
+    """Return "+4.2", "−1.3" or "0.0" with `digits` decimals, "–" where unknown."""
+    if not np.isfinite(value):
+        return "–"
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return text if float(f"{value:.{digits}f}") else text[1:]
+
+
 def interval_text(low: float, high: float, digits: int = 2) -> str:
     """Return "[0.12, 0.45]", each end in `digits` significant digits."""
     return f"[{short(low, digits)}, {short(high, digits)}]"
@@ -199,16 +252,26 @@ def section_colour(section: str) -> str:
     return SECTION_COLOURS.get(section, OTHER)
 
 
+def method_look(method: str) -> dict[str, Any]:
+    """Return a method's colour and marker, the same in every figure."""
+    return {
+        "color": METHOD_COLOURS.get(method, OTHER),
+        "marker": METHOD_MARKERS.get(method, "d"),
+    }
+
+
 def scatter_sections(
-    axes: Axes, rows: pd.DataFrame, x: str, y: str, size: float = 5, alpha: float = 0.5
+    axes: Axes, rows: pd.DataFrame, x: str, y: str, size: float = 6, alpha: float = 0.55
 ) -> None:
-    """Draw column `y` against `x`, a point per row, coloured and labelled by section."""
+    """Draw column `y` against `x`, a point per row, coloured, marked and labelled by section."""
     for section in ordered(rows["section"], SECTIONS):
         part = rows[rows["section"] == section]
-        axes.scatter(
-            part[x], part[y], s=size, alpha=alpha, linewidths=0, color=section_colour(section),
-            label=section,
-        )  # fmt: skip
+        look: dict[str, Any] = {
+            "color": section_colour(section),
+            "marker": SECTION_MARKERS.get(section, "v"),
+        }
+        axes.scatter(part[x], part[y], s=size, alpha=alpha, linewidths=0, **look)
+        axes.scatter([], [], s=22, linewidths=0, label=section, **look)  # large, for the legend
 
 
 def interval_points(
@@ -262,26 +325,6 @@ def write_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
     for path in paths:
         atomic_write_bytes(path, figure_bytes(figure, path.suffix[1:]))
     return paths
-
-
-def shared_legend(axes: Axes, *sources: Axes, columns: int = 1) -> None:
-    """Name what `sources` label, each name once, in `axes`: where it covers least, on pale ground.
-
-    Several sources: a panel may lack a name that another has.
-    """
-    labelled = [source.get_legend_handles_labels() for source in sources]
-    named = {name: handle for pair in labelled for handle, name in zip(*pair, strict=True)}
-    if named:
-        axes.legend(
-            [*named.values()],
-            [*named],
-            ncols=columns,
-            loc="best",
-            fontsize=6,
-            frameon=True,
-            framealpha=0.75,
-            edgecolor="none",
-        )
 
 
 def freeze_layout(figure: Figure) -> None:

@@ -58,36 +58,40 @@ def collect(data: Path) -> pd.DataFrame:
     return frame[frame["method"].isin(ablations(frame))].reset_index(drop=True)
 
 
-def build(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+def build(frame: pd.DataFrame, resamples: int = 2000, crossed: bool = False) -> pd.DataFrame:
     """Return table 1's columns for BT, NormBT and the other forms, in that order."""
     order = {method: place for place, method in enumerate(ablations(frame))}
-    table = table1.build(frame, resamples)
+    table = table1.build(frame, resamples, crossed)
     return table.sort_values("method", key=lambda names: names.map(order), kind="stable")
 
 
-def differences(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+def differences(frame: pd.DataFrame, resamples: int = 2000, crossed: bool = False) -> pd.DataFrame:
     """Return the paired differences NormBT − each other form, on the same seeds and pairs."""
     others = [method for method in ablations(frame) if method not in ("bt", OURS)]
-    return table1.paired(frame, [(OURS, other) for other in others], resamples)
+    return table1.paired(frame, [(OURS, other) for other in others], resamples, crossed)
 
 
-def write(data: Path, folder: Path, note: str = "") -> list[Path]:
+def write(data: Path, folder: Path, note: str = "", crossed: bool = False) -> list[Path]:
     """Write table2, table2_differences and table2_paper into `folder` and return their paths.
+
+    `crossed`: as `table1.build`.
 
     Raises InputError: as `collect`.
     """
     frame = collect(data)
-    table, under = build(frame), f"{table1.INTERVAL}{table1.rows_note(frame)}"
+    table = build(frame, crossed=crossed)
+    under = f"{table1.CROSSED if crossed else table1.INTERVAL}{table1.rows_note(frame)}"
     paper = table1.beside_paper(table)
     theirs = paper["method"].isin(PAPER_ROWS) & (paper["backbone"] == "gemma-2b-it")
     theirs &= paper["data"] == "Unified-Feedback"
     return [
         *write_table(table, folder / "table2", f"{CAPTION} {under}", note),
         *write_table(
-            table1.adjusted(differences(frame)),
+            table1.adjusted(differences(frame, crossed=crossed)),
             folder / "table2_differences",
             "Table 2, differences. NormBT minus each other form on the same seeds and pairs, "
-            f"percentage points. {table1.ADJUSTED} {under}",
+            "percentage points. "
+            f"{table1.CROSSED_ADJUSTED if crossed else table1.ADJUSTED} {under}",
             note,
         ),
         *write_table(

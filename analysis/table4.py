@@ -8,50 +8,61 @@ import pandas as pd
 
 from analysis import table1
 from analysis.style import SECTIONS, method_label, ordered
-from analysis.tables import HIGH, LOW, write_table
+from analysis.tables import HIGH, LOW, SEED, write_table
+from eval.crossed import intervals
+from eval.protocol import Protocol
 from eval.statistics import section_intervals
 
-CAPTION: Final = f"Table 4. Accuracy by subset, percent. {table1.INTERVAL}"
+CAPTION: Final = "Table 4. Accuracy by subset, percent."
 
 
-def build(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+def build(frame: pd.DataFrame, resamples: int = 2000, crossed: bool = False) -> pd.DataFrame:
     """Return one row per backbone, data set, benchmark and subset.
 
     Columns: backbone, data, benchmark, section, subset, pairs, then for every method its accuracy
     in percent (mean over seeds) with `_low` and `_high`; NaN where a method was not run. `frame` is
-    what `table1.collect` returns.
+    what `table1.collect` returns; `crossed`: as `table1.build`.
     """
     rows = [
         {**place, **cells}
         for place, group, protocol in table1.groups(frame)
-        for cells in subsets(group, protocol, resamples)
+        for cells in subsets(group, protocol, resamples, crossed)
     ]
     return pd.DataFrame(rows)
 
 
 def subsets(
-    group: pd.DataFrame, protocol: table1.Protocol, resamples: int
+    group: pd.DataFrame, protocol: Protocol, resamples: int, crossed: bool
 ) -> Iterator[dict[str, Any]]:
     """Yield every subset's cells of one backbone, data set and benchmark."""
-    found = {}
+    found, ends = {}, {"": "mean", LOW: "low", HIGH: "high"}
+    ends |= {SEED + LOW: "seed_low", SEED + HIGH: "seed_high"} if crossed else {}
     for method, runs in table1.by_method(group):
-        table = section_intervals(runs, protocol, resamples=resamples, seed=0)
+        table = (
+            intervals(runs, protocol)
+            if crossed
+            else section_intervals(runs, protocol, resamples=resamples, seed=0)
+        )
         found[method] = table[table["level"] == "subset"].set_index("name")
     for section in ordered(group["section"], SECTIONS):
         for subset in sorted(set(group.loc[group["section"] == section, "subset"])):
             counts = group.loc[group["subset"] == subset, "pair_id"].nunique()
             cells: dict[str, Any] = {"section": section, "subset": subset, "pairs": counts}
             for method, table in found.items():
-                for ending, column in (("", "mean"), (LOW, "low"), (HIGH, "high")):
+                for ending, column in ends.items():
                     known = subset in table.index
                     value = 100 * table.loc[subset, column] if known else float("nan")
                     cells[method + ending] = value
             yield cells
 
 
-def write(data: Path, folder: Path, note: str = "") -> list[Path]:
-    """Write table4 into `folder` and return its paths. Raises InputError: as `table1.collect`."""
+def write(data: Path, folder: Path, note: str = "", crossed: bool = False) -> list[Path]:
+    """Write table4 into `folder` and return its paths.
+
+    `crossed`: as `table1.build`. Raises InputError: as `table1.collect` and `table1.build`.
+    """
     frame = table1.collect(data)
     headers = {method: method_label(method) for method in set(frame["method"])}
-    caption = CAPTION + table1.rows_note(frame)
-    return [*write_table(build(frame), folder / "table4", caption, note, headers)]
+    interval = table1.CROSSED if crossed else table1.INTERVAL
+    caption = f"{CAPTION} {interval}{table1.rows_note(frame)}"
+    return [*write_table(build(frame, crossed=crossed), folder / "table4", caption, note, headers)]

@@ -32,17 +32,17 @@ def collect(data: Path) -> pd.DataFrame:
     return table1.of_trained(read_scores(path, SWEPT), path)[[*SWEPT, *table1.COLUMNS, "truncated"]]
 
 
-def build(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+def build(frame: pd.DataFrame, resamples: int = 2000, crossed: bool = False) -> pd.DataFrame:
     """Return table 5: parameter and value, then table 1's columns. Errors: as `table1.build`."""
-    return by_value(frame, lambda rows: table1.build(rows, resamples))
+    return by_value(frame, lambda rows: table1.build(rows, resamples, crossed))
 
 
-def differences(frame: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+def differences(frame: pd.DataFrame, resamples: int = 2000, crossed: bool = False) -> pd.DataFrame:
     """Return the paired differences at each value: parameter, value, `table1.differences`.
 
     A parameter of one method alone has none.
     """
-    return by_value(frame, lambda rows: table1.differences(rows, resamples))
+    return by_value(frame, lambda rows: table1.differences(rows, resamples, crossed))
 
 
 def by_value(frame: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
@@ -65,24 +65,28 @@ def values_of(frame: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
             yield parameter, float(str(value)), part
 
 
-def write(data: Path, folder: Path, note: str = "") -> list[Path]:
+def write(data: Path, folder: Path, note: str = "", crossed: bool = False) -> list[Path]:
     """Write table5 and table5_differences into `folder` and return their paths.
+
+    `crossed`: as `table1.build`, if every value has two seeds or more of every method.
 
     Raises InputError: as `collect`, `build` and `differences`.
     """
     frame = collect(data)
+    crossed = crossed and frame.groupby([*SWEPT, "method"])["seed"].nunique().min() > 1
     words = {"parameter": parameter_label}
-    under = f"{UNUSED} {table1.INTERVAL}{table1.rows_note(frame, SWEPT)}"
+    interval = table1.CROSSED if crossed else table1.INTERVAL
+    under = f"{UNUSED} {interval}{table1.rows_note(frame, SWEPT)}"
     return [
         *write_table(
-            build(frame),
+            build(frame, crossed=crossed),
             folder / "table5",
             f"Table 5. Accuracy by section at each value of a swept parameter, percent. {under}",
             note,
             labels=words,
         ),
         *write_table(
-            differences(frame),
+            differences(frame, crossed=crossed),
             folder / "table5_differences",
             f"Table 5, differences. {table1.ROWS} at each value of a swept parameter, "
             f"same seeds and pairs, percentage points. {under}",

@@ -129,8 +129,10 @@ def write(frame: pd.DataFrame, folder: Path) -> list[Path]:
     paths = [folder / "jobs.csv", folder / "jobs.md"]
     atomic_write_text(paths[0], csv_text(frame))
     cells = frame.astype(object).where(frame.notna(), "")
-    atomic_write_text(paths[1], markdown(list(frame.columns), cells.values.tolist()) + "\n")
+    parts = [markdown(list(frame.columns), cells.values.tolist())]
     if sweep_jobs.can_draw(frame):
         figure = sweep_jobs.draw(sweep_jobs.collect(folder), note=str(folder))
         paths += write_figure(figure, folder / "jobs")
+        parts += ["![The jobs](jobs.png)", str(figure.get_label())]
+    atomic_write_text(paths[1], "\n\n".join(parts) + "\n")
     return paths

@@ -49,18 +49,27 @@ def test_separation_is_the_share_of_variance_between_categories() -> None:
 
 def test_draw_says_where_categories_separate() -> None:
     figure = figure10.draw(tidy(layers()), note="n")
-    title = figure.get_suptitle().replace("\n", " ")
-    assert "the last real token at layer 2 of 2 (100% of the variance" in title
-    assert "8 pairs (Chat 4, Reasoning 4)" in figure.get_supxlabel()
+    title = "Sections separate most at layer 2 of 2: 100% of the variance"
+    assert figure.get_suptitle() == title
+    assert "8 pairs (Chat 4, Reasoning 4)" in str(figure.get_label())
     first = figure.axes[0].get_lines()[0]
     assert list(first.get_xdata()) == [1, 2]  # layer 0 of the last token is 0: not on a log axis
     assert figure.axes[0].get_yscale() == "log"
 
 
+def test_the_axis_of_shares_starts_at_04_unless_an_interval_is_below() -> None:
+    bottom = figure10.draw(tidy(layers())).axes[2].get_ylim()[0]
+    assert bottom == 0  # layer 1 has a share of 0
+    apart = layers()
+    apart = apart[(apart["layer"] == 2) | (apart["pooling"] == "x")]
+    axes = figure10.draw(tidy(apart)).axes[2]
+    assert axes.get_ylim() == (0.4, 1)
+
+
 def test_one_category_and_single_pairs_draw_and_claim_nothing() -> None:
     for frame in (layers(("Chat",)), layers(pairs=1)):
         figure = figure10.draw(tidy(frame))
-        assert figure.get_suptitle().startswith("One category, or too few pairs")
+        assert figure.get_suptitle().startswith("One section, or too few pairs")
 
 
 def test_collect_keeps_the_untrained_backbone(tmp_path: Path) -> None:

@@ -28,34 +28,48 @@ def collected(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:
     return figure11.collect(folder)
 
 
-def test_the_average_is_added_and_seeds_are_summed_up(tmp_path: Path) -> None:
-    frame = collected(tmp_path, sweep())
-    table = figure11.summary(frame).set_index(["section", "value"])
-    assert table.loc[("average", 1e-6), "mean"] == pytest.approx(65.5)
-    row = table.loc[("reasoning", 1.0)]
-    assert (row["mean"], row["mean_low"], row["mean_high"]) == pytest.approx((70.5, 70, 71))
-    assert row["seeds"] == 2
-    assert figure11.verdict(frame) == "NormBT's average moves 10.0 by ε (activation units)"
+def bt(seeds: int = 3, reasoning: float = 0.57) -> pd.DataFrame:
+    """BT's Reasoning is the same at every value; the last seed is one that NormBT lacks."""
+    frame = sweep(seeds=seeds).assign(method="bt")
+    flat = reasoning + 0.01 * frame["seed"]
+    frame["accuracy"] = frame["accuracy"].where(frame["section"] == "Chat", flat)
+    frame.loc[frame["seed"] == 2, "accuracy"] = 0.0
+    return frame
 
 
-def test_the_title_says_what_normbt_adds_at_the_values_and_seeds_that_bt_has_too(
-    tmp_path: Path,
-) -> None:
-    """NormBT's Reasoning is 50, 60, 70 percent, BT's 57 at each; β is NormBT's alone."""
-    bt = sweep(seeds=3).assign(method="bt")
-    bt["accuracy"] = bt["accuracy"].where(bt["section"] == "Chat", 0.57 + 0.01 * bt["seed"])
-    bt.loc[bt["seed"] == 2, "accuracy"] = 0.0  # NormBT has no such seed
-    more = sweep((0.5, 0.9)).assign(parameter="beta")
-    apart = [sweep((1.0,)).assign(parameter="cap"), bt[bt["value"] == 1e-6].assign(parameter="cap")]
-    frame = collected(tmp_path, pd.concat([sweep(), bt, more, *apart]))
-    assert figure11.verdict(frame) == (
-        "NormBT − BT on Reasoning, points: −7.0 to 13.0 by ε (activation units). "
-        "NormBT's average moves 5.0 by β of the moving average"
-    )
-    one = collected(
-        tmp_path, pd.concat([sweep((1.0,)), bt[bt["value"] == 1.0].assign(accuracy=0.5)])
-    )
-    assert figure11.verdict(one) == "NormBT − BT on Reasoning, points: 0.5 by ε (activation units)"
+def test_differences_are_paired_by_value_and_seed(tmp_path: Path) -> None:
+    """NormBT's Reasoning is 50, 60, 70 percent, BT's 57 at each; Chat is the same."""
+    frame = collected(tmp_path, pd.concat([sweep(), bt()]))
+    table = figure11.differences(frame).set_index(["section", "value"])
+    assert set(table["method"]) == {"normbt"} and set(table["minus"]) == {"bt"}
+    assert table.loc["reasoning", "gain"].tolist() == pytest.approx([-7, 3, 13])
+    assert table.loc["average", "gain"].tolist() == pytest.approx([-3.5, 1.5, 6.5])
+    assert set(table["seeds"]) == {2}
+    apart = pd.concat([sweep((1.0,)), bt()[lambda rows: rows["value"] == 1e-6]])
+    assert figure11.differences(collected(tmp_path, apart)).empty  # no value in common
+
+
+def test_without_its_base_a_method_is_shown_against_its_own_mean(tmp_path: Path) -> None:
+    table = figure11.differences(collected(tmp_path, sweep()))
+    rows = table[table["section"] == "reasoning"]
+    assert rows["gain"].tolist() == pytest.approx([-10, 0, 10])
+    assert set(rows["minus"]) == {figure11.OWN_MEAN}
+    assert (rows["gain_low"] <= rows["gain"]).all() and (rows["gain"] <= rows["gain_high"]).all()
+
+
+def test_the_title_says_what_normbt_adds(tmp_path: Path) -> None:
+    both = pd.concat([sweep(), bt()])
+    cases = {
+        "NormBT's Reasoning gain over BT: −7.0 to +13.0 points": both,
+        "NormBT's Reasoning accuracy moves by at most 20.0 points": sweep(),
+        "NormBT and BT were not swept side by side": sweep((1.0,)),
+    }
+    pairs = both.assign(parameter="train_pairs", value=both["value"].map(
+        {1e-6: 900.0, 1e-3: 3600.0, 1.0: 12000.0}))  # fmt: skip
+    cases["NormBT's Reasoning gain: −7.0 points at 900 pairs, +13.0 at 12,000"] = pairs
+    for title, rows in cases.items():
+        table = figure11.differences(collected(tmp_path, rows))
+        assert figure11.verdict(table) == title and len(title.split()) <= 12
 
 
 def test_draw_uses_a_logarithmic_axis_where_values_span_decades(tmp_path: Path) -> None:
@@ -71,15 +85,14 @@ def test_draw_uses_a_logarithmic_axis_where_values_span_decades(tmp_path: Path) 
 
 def test_one_value_one_seed_draws_and_claims_nothing(tmp_path: Path) -> None:
     figure = figure11.draw(collected(tmp_path, sweep((1.0,), seeds=1)))
-    assert (
-        "NormBT over no two values" in figure.get_suptitle() and "1 seed" in figure.get_supxlabel()
-    )
+    assert "not swept side by side" in figure.get_suptitle()
+    assert str(figure.get_label()).startswith("1 seed.")
 
 
 def test_the_caption_counts_the_seeds_of_a_point(tmp_path: Path) -> None:
     both = pd.concat([sweep(), sweep((0.5, 0.9), seeds=1).assign(parameter="beta")])
-    caption = figure11.draw(collected(tmp_path, both)).get_supxlabel()
-    assert caption.startswith("1 to 2 seeds a point.")
+    caption = str(figure11.draw(collected(tmp_path, both)).get_label())
+    assert caption.startswith("1 to 2 seeds per point.")
 
 
 def test_collect_checks_its_file(tmp_path: Path) -> None:
@@ -91,18 +104,15 @@ def test_collect_checks_its_file(tmp_path: Path) -> None:
         collected(tmp_path, sweep().head(0))
 
 
-def test_the_legend_names_methods_of_every_panel_and_a_section_may_be_absent(
-    tmp_path: Path,
-) -> None:
-    """β has no BT, so its panel alone would leave BT's colour without a name."""
-    ours = sweep((0.5, 0.9)).assign(parameter="beta")
-    both = pd.concat(
-        [sweep((1.0, 2.0)).assign(parameter="cap", method=m) for m in ("bt", "normbt")]
-    )
-    absent = ours[ours["section"] == "Chat"].assign(section="Safety", accuracy=None)
-    frame = collected(tmp_path, pd.concat([ours, both, absent]))
+def test_panels_say_what_is_compared_and_a_section_may_be_absent(tmp_path: Path) -> None:
+    alone = sweep((0.5, 0.9)).assign(parameter="beta")
+    absent = alone[alone["section"] == "Chat"].assign(section="Safety", accuracy=None)
+    frame = collected(tmp_path, pd.concat([sweep(), bt(), alone, absent]))
     assert set(frame["section"]) == {"chat", "reasoning", "average"}
-    legends = [axes.get_legend() for axes in figure11.draw(frame).axes]
-    (shown,) = [one for one in legends if one is not None]
-    names = {text.get_text() for text in shown.get_texts()}
-    assert names == {f"{m}, {s}" for m in ("BT", "NormBT") for s in ("average", "reasoning")}
+    figure = figure11.draw(frame)
+    titles = {axes.get_xlabel(): axes.get_title(loc="left") for axes in figure.axes[:2]}
+    assert titles == {
+        "β of the moving average": "NormBT − its mean",
+        "ε (activation units)": "NormBT − BT",
+    }
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["Average", "Reasoning"]

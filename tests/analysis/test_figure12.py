@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from analysis import figure12, table1
 from analysis.tables import AbsentError
 from rm.errors import InputError
-from tests.analysis.test_table1 import collected, scores
+from tests.analysis.test_table1 import SECTIONS, collected, scores
 
 RIGHT = {
     "bt": {"Chat": 20, "Reasoning": 10},
@@ -27,61 +26,83 @@ def frame(tmp_path: Path) -> pd.DataFrame:
     return collected(tmp_path, rows[rows["section"].isin(["Chat", "Reasoning"])])
 
 
-def panels(figure: Figure) -> dict[str, list[tuple[float, float, float, bool]]]:
-    """Per panel, top to bottom: centre, low, high of each row, and whether its marker is filled."""
+def drawn(axes: Axes) -> dict[tuple[float, float], tuple[float, float, bool]]:
+    """(centre, place from the top) of every point → low, high, whether its marker is filled."""
     found = {}
-    for axes in figure.axes:
-        found[axes.get_title()] = [
-            (
-                float(bar.lines[0].get_xdata()[0]),
-                *(float(end) for end in bar.lines[2][0].get_segments()[0][:, 0]),
-                bar.lines[0].get_markerfacecolor() != "white",
-            )
-            for bar in axes.containers
-        ]
+    for bar in axes.containers:
+        line, spans = bar.lines[0], bar.lines[2][0].get_segments()
+        for x, y, span in zip(line.get_xdata(), line.get_ydata(), spans, strict=True):
+            filled = line.get_markerfacecolor() != "white"
+            found[round(float(x), 6), -float(y)] = (*map(float, span[:, 0]), filled)
     return found
 
 
-def test_every_row_of_table_1s_differences_is_drawn_with_its_interval(frame: pd.DataFrame) -> None:
-    table = table1.differences(frame)
-    figure = figure12.draw(frame, note="made")
-    shown = panels(figure)
-    assert list(shown) == ["Chat", "Reasoning", "Average"]  # the two others were not measured
-    for name, rows in shown.items():
-        cell = name.lower()
-        wanted = table[[cell, f"{cell}_low", f"{cell}_high"]].to_numpy()
-        assert np.array([row[:3] for row in rows]) == pytest.approx(wanted)
-    assert table["method"].tolist() == ["normbt", "hinge", "normbt_cap"]
-    assert [row[3] for row in shown["Chat"]] == [False, True, False]
-    assert [row[3] for row in shown["Reasoning"]] == [True, False, False]
-    marks = [[text.get_position()[1] for text in axes.texts] for axes in figure.axes]
-    assert [len(places) for places in marks] == [1, 1, 2]  # those that Holm's adjustment leaves
-    assert -1 < marks[0][0] < 0 < marks[1][0] < 1  # above hinge in Chat, NormBT in Reasoning
-    assert "made" in figure.get_supxlabel()
+@pytest.mark.parametrize("kind", [False, True])
+def test_few_methods_stand_together_with_table_1s_intervals(
+    frame: pd.DataFrame, kind: bool
+) -> None:
+    table = table1.differences(frame, crossed=kind)
+    figure = figure12.draw(frame, note="made", crossed=kind)
+    (axes,) = figure.axes
+    lines = [label.get_text() for label in axes.get_yticklabels()]
+    assert lines == ["Chat", "Reasoning", "Average"]  # the two others were not measured
+    points = drawn(axes)
+    assert len(points) == 9
+    for line, cell in enumerate(("chat", "reasoning", "average")):
+        near = [(x, y) for x, y in points if abs(y - line) < 0.5]
+        near.sort(key=lambda point: point[1])  # top to bottom: the table's order
+        for point, (_, row) in zip(near, table.iterrows(), strict=True):
+            low, high, filled = points[point]
+            assert (point[0], low, high) == pytest.approx(
+                (row[cell], row[f"{cell}_low"], row[f"{cell}_high"])
+            )
+            assert filled == (low > 0 or high < 0)
+    marks = [text.get_text() for text in axes.texts]
+    holm = table1.adjusted(table)[[f"{cell}_holm" for cell in ("chat", "reasoning", "average")]]
+    assert marks == ["†"] * int((holm < 0.05).to_numpy().sum()) and marks
+    kinds = "95% interval for new seeds" if kind else "95% bootstrap over seeds"
+    assert kinds in str(figure.get_label()) and figure.get_supxlabel() == "made"
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["NormBT", "hinge", "NormBT with capped weights"]
 
 
-def test_the_title_counts_intervals_on_one_side_of_0(frame: pd.DataFrame) -> None:
-    """Reasoning: NormBT +50 points; Chat: hinge −40, the capped weights one pair, 2.5."""
-    table = table1.adjusted(table1.differences(frame))
-    assert figure12.verdict(table) == (
-        "95% intervals that exclude zero (3 comparisons): "
-        "Average 1 above, 1 below (after Holm 2); Reasoning 1 above, 0 below (after Holm 1)"
+def test_of_many_methods_the_variants_stand_above_and_the_rest_apart(tmp_path: Path) -> None:
+    names = ("bt", "normbt", "bt_margin", "normbt_margin", "normbt_cap", "category_weights", "clip")
+    made = collected(tmp_path, scores({name: {} for name in names}))
+    above, below = figure12.draw(made).axes
+    assert [label.get_text() for label in above.get_yticklabels()] == [*SECTIONS, "Average"]
+    assert sorted(y for _, y in drawn(above)) == pytest.approx(
+        sorted(line + shift for line in range(5) for shift in (-0.2, 0.2))
     )
-    sides = pd.Series(figure12.sides(table, "chat"), index=table["method"])
-    assert sides.to_dict() == {"normbt": 0, "hinge": -1, "normbt_cap": 0}
+    lines = [label.get_text().replace("\n", " ") for label in below.get_yticklabels()]
+    assert len(lines) == 3 and "NormBT with capped weights" in lines
+    assert figure12.split(["hinge", "clip", "bsr", "grm", "mlp"])[1] == []  # no variant
 
 
-def test_a_row_names_its_base_and_its_place_where_these_differ(tmp_path: Path) -> None:
-    made = scores({"bt": {}, "mlp": {}, "normbt_mlp": {}})
-    assert figure12.names(table1.differences(collected(tmp_path, made))) == [
-        "BT, MLP head",
-        "NormBT with an MLP head\n− BT, MLP head",
-    ]
-    both = pd.concat([made, scores({"bt": {}, "normbt": {}}).assign(data="other")])
-    assert figure12.names(table1.differences(collected(tmp_path, both)))[1:] == [
-        "NormBT with an MLP head\n− BT, MLP head\nmade",
-        "NormBT\nother",
-    ]
+def test_generated_and_real_stand_side_by_side(frame: pd.DataFrame) -> None:
+    both = pd.concat([frame, frame.assign(data="real", benchmark="real")])
+    figure = figure12.draw(both)
+    left, right = figure.axes
+    assert left.get_title() == "tiny · made · generated" and right.get_title().endswith("real")
+    assert drawn(left).keys() == drawn(right).keys()
+    assert figure.get_suptitle() == "NormBT − BT on Reasoning: +50.0 (generated), +50.0 (real)"
+
+
+def test_the_title_states_normbts_gain_with_its_interval(frame: pd.DataFrame) -> None:
+    title = figure12.draw(frame, crossed=True).get_suptitle()
+    assert title.startswith("NormBT − BT: Reasoning +50.0 [+") and len(title.split()) <= 12
+    rivals = frame[frame["method"] != "normbt"]
+    assert figure12.draw(rivals).get_suptitle() == "Each method minus its base loss, by section"
+
+
+def test_a_label_names_a_base_that_it_does_not_say(tmp_path: Path) -> None:
+    made = scores({name: {} for name in ("bt", "mlp", "normbt_mlp", "bt_margin", "normbt_margin")})
+    table = table1.adjusted(table1.differences(collected(tmp_path, made)))
+    assert figure12.named(figure12.tidy(table)) == {
+        "normbt_margin": "NormBT + margin",
+        "mlp": "BT, MLP head",
+        "normbt_mlp": "NormBT with an MLP head − BT, MLP head",
+    }
 
 
 def test_methods_without_a_base_are_no_figure(frame: pd.DataFrame) -> None:

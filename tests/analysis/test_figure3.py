@@ -10,7 +10,7 @@ from analysis import figure3
 from rm.errors import InputError
 
 
-def gradients(pairs: int = 80, seeds: int = 1, method: str = "bt") -> pd.DataFrame:
+def gradients(pairs: int = 80, seeds: int = 1, method: str = "untrained") -> pd.DataFrame:
     """‖∇L‖ = 2 · error · distance and w̃ = 10 / distance; d and distance run independently."""
     index = np.arange(pairs)
     rows = [
@@ -54,42 +54,62 @@ def test_bins_leave_the_tails_out_and_hold_equally_many() -> None:
     assert figure3.assign_bins(pd.DataFrame({"difference": [2.0] * 5}))[0].tolist() == [0] * 5
 
 
-def test_slope_is_twice_the_error_under_bt_and_zero_under_normbt(tmp_path: Path) -> None:
-    table = figure3.relations(collected(tmp_path, gradients()), bins=4, resamples=200)
-    assert table["update"].tolist() == ["bt", "normbt"] * 4
-    bt, normbt = (table[table["update"] == name] for name in ("bt", "normbt"))
-    np.testing.assert_allclose(bt["slope"], bt["error_low"] + bt["error_high"], rtol=0.01)
-    assert (bt["pearson"] > 0.99).all() and (bt["slope_low"] > 0.9).all()
-    np.testing.assert_allclose(normbt["slope"], 0, atol=0.01)
-    assert ((normbt["slope_low"] <= 1e-9) & (normbt["slope_high"] >= -1e-9)).all()
+def test_slope_is_the_error_under_bt_and_zero_under_normbt(tmp_path: Path) -> None:
+    """‖∇L‖ = 2 · error · distance, and the error is near one half in every bin."""
+    frame = collected(tmp_path, gradients())
+    frame = frame.assign(bin=figure3.assign_bins(frame)[0]).query("bin >= 0")
+    table = figure3.relations(frame, resamples=200).set_index("update")
+    assert table.loc["bt", "slope"] == pytest.approx(2 * frame["error"].mean(), rel=0.01)
+    assert table.loc["bt", "pearson"] > 0.99 and table.loc["bt", "slope_low"] > 0.9
+    assert table.loc["normbt", "slope"] == pytest.approx(0, abs=0.01)
+    assert table.loc["normbt", "slope_low"] <= 1e-9 <= table.loc["normbt", "slope_high"] + 2e-9
 
 
-def test_verdict_counts_bins() -> None:
-    rows = pd.DataFrame(
+def test_pairs_are_compared_within_their_bin_alone() -> None:
+    """Between the bins update and distance rise together; within each the update falls."""
+    frame = pd.DataFrame(
         {
-            "update": ["bt"] * 3 + ["normbt"] * 3,
-            "slope": [1.0, 1.0, -1.0, 0.0, 0.1, np.nan],
-            "slope_low": [0.5, -0.1, -2.0, -0.1, 0.05, np.nan],
-            "slope_high": [1.5, 2.0, -0.5, 0.1, 0.2, np.nan],
+            **{"seed": 0, "pair_id": [f"p{i}" for i in range(20)], "bin": np.arange(20) // 10},
+            "distance": [*range(10), *range(100, 110)],
+            "update_bt": [*range(10, 0, -1), *range(1010, 1000, -1)],
+            "update_normbt": 1.0,
         }
     )
-    words = figure3.verdict(rows)
-    assert "BT grows in 1, falls in 1, neither in 1 of 3 bins" in words
-    assert "NormBT grows in 1, falls in 0, neither in 1 of 2 bins" in words
+    table = figure3.relations(frame, resamples=20)
+    assert table["slope"][0] == pytest.approx(-1) and table["pearson"][0] == pytest.approx(-1)
+    assert np.isnan(table["pearson"][1])
 
 
-def test_draw_shows_the_untrained_model_unless_told(tmp_path: Path) -> None:
-    both = pd.concat([gradients(), gradients(method="untrained")])
-    frame = collected(tmp_path, both)
-    figure = figure3.draw(frame, note="tiny · 1 seed")
-    assert len(figure.axes) == 8
-    caption = figure.get_supxlabel().replace("\n", " ")
-    assert "untrained backbone: 80 pairs × 1 seed" in caption and "tiny · 1 seed" in caption
-    assert "BT grows in 4" in figure.get_suptitle()
-    assert "slope 0.9" in figure.axes[0].get_title()
-    assert "after BT training" in figure3.draw(frame, model="bt").get_supxlabel()
-    with pytest.raises(InputError, match=r"no model 'normbt' .* untrained, bt"):
-        figure3.draw(frame, model="normbt")
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        ([0.5, -0.1], [0.9, 0.1], "BT's update grows with distance, NormBT's is unclear"),
+        ([0.5, -0.9], [0.9, -0.1], "BT's update grows with distance, NormBT's falls"),
+        ([-0.5, -0.9], [0.9, 0.1], "neither update clearly follows the distance"),
+        ([np.nan] * 2, [np.nan] * 2, "Too few pairs: no slope to give"),
+    ],
+)
+def test_the_title_says_how_updates_go_with_distance(
+    low: list[float], high: list[float], words: str
+) -> None:
+    rows = pd.DataFrame({"pearson": low, "pearson_low": low, "pearson_high": high})
+    title = figure3.verdict(rows)
+    assert title.endswith(words) and len(title.split()) <= 12
+
+
+def test_draw_shows_the_untrained_model_in_a_panel_per_update(tmp_path: Path) -> None:
+    both = pd.concat([gradients(), gradients(method="bt")])
+    figure = figure3.draw(collected(tmp_path, both), note="tiny · 1 seed")
+    assert [axes.get_title(loc="left").split("\n")[0] for axes in figure.axes] == [
+        "BT update",
+        "NormBT update",
+    ]
+    caption = str(figure.get_label())
+    assert (
+        "of 80 pairs, untrained backbone" in caption and figure.get_supxlabel() == "tiny · 1 seed"
+    )
+    assert "BT's update grows with distance" in figure.get_suptitle()
+    assert "slope 0.9" in figure.axes[0].get_title(loc="left")
 
 
 def test_every_point_and_line_is_inside_the_shared_axis(tmp_path: Path) -> None:

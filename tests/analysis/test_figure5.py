@@ -70,33 +70,30 @@ def test_missing_data_say_so(tmp_path: Path) -> None:
         figure5.collect(tmp_path)
 
 
-def test_panels_pair_every_base_with_its_twin() -> None:
-    assert figure5.twins(list(METHODS)) == [
-        ["bt", "normbt"],
-        ["bt_margin", "normbt_margin"],
-        ["bt_label_smoothing"],
-    ]
-    assert figure5.twins(["normbt", "other"]) == [["other"], ["normbt"]]
-    added = ["bt", "normbt", "other", "normbt_cosine", "normbt_other"]
-    assert figure5.twins(added) == [["bt", "normbt"], ["other", "normbt_other"], ["normbt_cosine"]]
-
-
-def test_draw_has_a_row_a_gold_with_oracle_random_and_gains(data: Path) -> None:
+def test_draw_has_a_row_a_gold_and_a_panel_per_gain(data: Path) -> None:
     frame = figure5.collect(data)
     figure = figure5.draw(frame, note="tiny")
-    assert len(figure.axes) == 2 * 4
-    legend, gains = figure.axes[0].get_legend(), figure.axes[3].get_legend()
-    assert legend is not None and gains is not None
-    labels = [text.get_text() for text in legend.get_texts()]
-    assert labels == ["oracle", "random", "base", "with NormBT"]
-    lines = {line.get_label(): line for line in figure.axes[0].lines}
-    last = {name: line.get_ydata()[-1] for name, line in lines.items() if name in labels}
-    assert last["oracle"] >= last["with NormBT"] > last["base"] > last["random"]
-    assert [text.get_text() for text in gains.get_texts()] == ["BT", "+ margin"]
-    caption = figure.get_supxlabel().replace("\n", " ")
-    assert "30 prompts, N = 16 samples each, 2 seeds" in caption and "tiny" in caption
-    title = figure.get_suptitle().replace("\n", " ")
-    assert "at n = 16: NormBT's weight raises the gold score in 4 of 4 comparisons" in title
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["NormBT", "NormBT + margin"] * 2
+    gains = frame[(frame["gold_kind"] == "verifier") & (frame["method"] == "normbt_margin")]
+    zero, curve = figure.axes[1].lines[:2]
+    assert list(zero.get_ydata()) == [0, 0]
+    assert np.asarray(curve.get_ydata()) == pytest.approx(gains.sort_values("kl")["gain"])
+    assert [text.get_text() for text in figure.axes[1].texts] == ["4", "16"]
+    assert "30 prompts, best of up to 16, 2 seeds" in str(figure.get_label())
+    title = "Best-of-N: NormBT raises the gold score in 4 of 4 comparisons"
+    assert figure.get_suptitle() == title and figure.get_supxlabel() == "tiny"
+
+
+def test_verdict_counts_up_and_down(data: Path) -> None:
+    frame = figure5.collect(data)
+    rows = (frame["n"] == 16) & frame["gain"].notna()
+    frame.loc[rows, ["gain_low", "gain_high"]] = [[-2, -1], [-1, 1], [1, 2], [-1, 1]]
+    assert figure5.verdict(frame) == "Best-of-N: NormBT raises gold in 1, lowers it in 1 of 4"
+    alone = frame[frame["method"].isin(["bt", "oracle", "random"])]
+    assert figure5.verdict(alone) == "Best-of-N: no NormBT method beside its base"
+    texts = [text.get_text() for axes in figure5.draw(alone).axes for text in axes.texts]
+    assert texts == ["no NormBT method beside its base"] * 2
 
 
 def test_a_synthetic_policy_is_named_below_the_figure(data: Path, tmp_path: Path) -> None:
@@ -109,17 +106,6 @@ def test_a_synthetic_policy_is_named_below_the_figure(data: Path, tmp_path: Path
     )
     assert said in figure5.caption(figure5.collect(tmp_path))
     assert said not in figure5.caption(figure5.collect(data))
-
-
-def test_verdict_counts_up_down_and_unclear(data: Path) -> None:
-    frame = figure5.collect(data)
-    rows = (frame["n"] == 16) & frame["gain"].notna()
-    frame.loc[rows, ["gain_low", "gain_high"]] = [[-2, -1], [-1, 1], [1, 2], [-1, 1]]
-    words = figure5.verdict(frame)
-    assert "raises the gold score in 1 of 4 comparisons, lowers it in 1, and in 2" in words
-    alone = frame[frame["method"].isin(["bt", "oracle", "random"])]
-    assert figure5.verdict(alone) == "Best-of-N: no NormBT method beside its base"
-    assert figure5.draw(alone).axes
 
 
 def test_one_prompt_one_sample_draws(tmp_path: Path) -> None:

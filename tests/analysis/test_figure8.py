@@ -34,7 +34,7 @@ def test_the_one_feature_that_matters_gets_all_of_the_share() -> None:
     assert table["share"].sum() == pytest.approx(1, abs=1e-9)
     assert table.loc["overlap", "share"] == pytest.approx(1, abs=0.05)
     assert (table["share_low"] <= table["share"] + 0.02).all()
-    assert "Lexical overlap has the largest share" in figure8.verdict(table.reset_index())
+    assert figure8.verdict(table.reset_index()).endswith(": lexical overlap, 100%")
 
 
 def test_shares_agree_with_a_plain_regression() -> None:
@@ -62,7 +62,9 @@ def test_one_category_few_pairs_and_one_distance_draw() -> None:
         assert figure8.draw(frame).get_suptitle().startswith("Too few pairs")
     whole = figure8.draw(pairs(), note="n")
     assert "ρ = −1.0" in whole.axes[1].get_title(loc="left")
-    assert "200 pairs" in whole.get_supxlabel()
+    assert "200 pairs" in str(whole.get_label())
+    assert not any(axes.get_legend() for axes in whole.axes)  # it is above the panels
+    assert [text.get_text() for text in whole.legends[0].get_texts()] == ["Chat", "Reasoning"]
 
 
 def test_collect_joins_untrained_scores_and_texts(tmp_path: Path) -> None:

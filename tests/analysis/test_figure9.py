@@ -87,16 +87,18 @@ def test_draw_prints_cosines_and_how_exact_they_are(tmp_path: Path) -> None:
     write(tmp_path, FOUR, ("untrained", "bt"))
     figure = figure9.draw(figure9.collect(tmp_path), note="n")
     assert [t.get_text() for t in figure.axes[0].texts] == ["+1.00", "0.00", "0.00", "+1.00"]
-    assert "untrained backbone +1.00 / 0.00" in figure.get_suptitle().replace("\n", " ")
-    assert "error of a cosine ≤ 0.0010" in figure.get_supxlabel().replace("\n", " ")
+    title = "Mean gradient cosine after BT training: +1.00 within sections, 0.00 across"
+    assert figure.get_suptitle() == title
+    assert "by random projection (error ≤ 0.0010)" in str(figure.get_label())
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Chat", "Reasoning"]
     assert "within − across +1.00 [+1.00, +1.00]" in figure.axes[0].get_title()
 
 
 def test_one_category_draws_and_compares_nothing(tmp_path: Path) -> None:
     write(tmp_path, {name: ("Chat", v) for name, (_, v) in FOUR.items()})
     figure = figure9.draw(figure9.collect(tmp_path))
-    assert ", one category" in figure.get_suptitle().replace("\n", " ")
-    assert "one category only" in figure.axes[0].get_title()
+    assert figure.get_suptitle().endswith(": +0.33; one section only")
+    assert "one section only" in figure.axes[0].get_title()
 
 
 def test_collect_checks_its_files(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -18,8 +19,7 @@ def small_figure(value: float = 1.0) -> Figure:
     figure = style.new_figure(height=2.0)
     axes = figure.subplots()
     axes.plot([0, 1, 2], [0, value, 4], label=r"$\Vert h_w - h_l\Vert_2$")
-    axes.legend()
-    style.add_text(figure, "A title", "n = 3 pairs", "SmolLM2-135M-Instruct · 1 seed")
+    style.add_text(figure, "A title", "n = 3 pairs", "SmolLM2-135M-Instruct · 1 seed", [axes])
     return figure
 
 
@@ -68,9 +68,43 @@ def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path: Path) -> None:
         style.write_figure(small_figure(), tmp_path / "file" / "figure9")
 
 
-def test_note_and_caption_are_in_the_picture() -> None:
-    footer = small_figure().get_supxlabel()
-    assert "n = 3 pairs" in footer and "SmolLM2-135M-Instruct · 1 seed" in footer
+def test_the_note_is_in_the_picture_and_the_caption_beside_it() -> None:
+    figure = small_figure()
+    assert figure.get_supxlabel() == "SmolLM2-135M-Instruct · 1 seed"
+    assert figure.get_label() == "n = 3 pairs"
+
+
+@style.styled
+def named_figure(names: list[str], title: str) -> Figure:
+    figure = style.new_figure(height=3.0)
+    for axes in figure.subplots(1, 2):
+        for name in names:
+            axes.plot([0, 1], label=name)
+    style.add_text(figure, title, "", legend=figure.axes)
+    return figure
+
+
+@pytest.mark.parametrize(
+    ("names", "title"),
+    [(["a", "b"], "short"), ([f"a rather long name {i}" for i in range(12)], "word " * 30)],
+)
+def test_the_legend_stands_between_title_and_panels(names: list[str], title: str) -> None:
+    """Names of all panels, each once; nothing overlaps, whatever the number of names and lines."""
+    figure = named_figure(names, title)
+    style.freeze_layout(figure)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == names
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    box = legend.get_window_extent(renderer)
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+    assert figure.texts[0].get_window_extent(renderer).y0 >= box.y1 - 1
+    assert all(axes.get_tightbbox(renderer).y1 <= box.y0 + 1 for axes in figure.axes)
+
+
+def test_a_method_looks_the_same_everywhere_and_like_no_other() -> None:
+    looks = [tuple(style.method_look(method).values()) for method in style.METHOD_COLOURS]
+    for each in zip(*looks, strict=True):
+        assert len(set(each)) == len(style.METHOD_COLOURS)
 
 
 @pytest.mark.parametrize(

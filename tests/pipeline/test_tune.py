@@ -64,7 +64,9 @@ def test_a_grid_is_chosen_from_on_held_out_pairs_alone(
         assert ours == pytest.approx(sorted(table[section]))
     assert not [*tmp_path.glob("*/checkpoint")]
     assert (tmp_path / "jobs.png").is_file() and (tmp_path / "jobs.svg").is_file()
-    assert len((tmp_path / "jobs.md").read_text().splitlines()) == 2 + 4
+    page = (tmp_path / "jobs.md").read_text()
+    assert len([line for line in page.splitlines() if line.startswith("|")]) == 2 + 4
+    assert "](jobs.png)" in page and "4 jobs, a line" in page
 
 
 def test_failed_jobs_are_listed_and_run_again_alone(
