@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
 from analysis import claims
-from analysis.claims import Judged
+from analysis.claims import Judged, Measured
 from analysis.style import short
 from eval.verdicts import NOT_TESTABLE
 
@@ -52,4 +53,11 @@ def cell(judged: Judged) -> str:
         sides = f"{measured.sides[0]:.1f} → {measured.sides[1]:.1f}: "
     value = short(measured.estimate.value)
     signed = f"+{value}" if judged.claim.unit == "points" and measured.estimate.value > 0 else value
-    return f"{sides}{signed} [{short(measured.low)}, {short(measured.high)}], {judged.verdict}"
+    number = " ".join(filter(None, (f"{sides}{signed}", span(measured))))
+    return f"{number}, {judged.verdict}"
+
+
+def span(measured: Measured) -> str:
+    """Return "[1.1, 7.3]"; "" where the interval is unknown."""
+    low, high = measured.low, measured.high
+    return f"[{short(low)}, {short(high)}]" if np.isfinite([low, high]).all() else ""

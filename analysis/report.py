@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import answers, claims, figure1
+from analysis.answers import span
 from analysis.gallery import TABLES, Item, read_index, read_manifest
 from analysis.style import method_label, model_label, plural, section_label, short
 from analysis.tables import AbsentError, read_markdown
@@ -221,14 +222,14 @@ def claim_row(judged: claims.Judged) -> dict[str, Any]:
     number = interval = basis = ""
     if measured is not None and np.isfinite(measured.estimate.value):
         number = short(measured.estimate.value)
-        interval = f"[{short(measured.low)}, {short(measured.high)}]"
+        interval = span(measured)
         basis = measured.basis
     return {
         **{name: getattr(claim, name) for name in ("id", "kind", "text", "where", "paper", "says")},
         "rule": claim.margins.in_words(),
         "unit": claim.unit,
         "number": number,
-        "interval": interval if "nan" not in interval else "",
+        "interval": interval,
         "basis": basis,
         "verdict": judged.verdict,
         "badge": BADGES[judged.verdict],

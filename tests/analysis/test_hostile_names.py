@@ -237,6 +237,7 @@ KNOWN_ATTRIBUTES = set(
         "width",
         "height",
         "alt",
+        "scope",
     ]
 )
 
