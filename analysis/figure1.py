@@ -48,8 +48,8 @@ def choose(frame: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     """Return the close and the far pair of one model's rows: the two of most equal error.
 
     The close one is of the closest quarter by distance, the far one of the farthest; of all such
-    twosomes, the one whose errors |σ(d) − 1| are nearest to each other, both away from 0 where that
-    is possible (errors of at least the median count first).
+    combinations, the one whose errors |σ(d) − 1| are nearest to each other, both away from 0 where
+    that is possible (errors of at least the median count first).
 
     Raises InputError: fewer than two pairs, or all at one distance.
     """

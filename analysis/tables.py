@@ -63,7 +63,7 @@ class AbsentError(InputError):
 
 
 def within(folder: Path, error: AbsentError) -> str:
-    """Return why something is absent with paths told from `folder`, since pages are copied."""
+    """Return why something is absent, with paths relative to `folder`, since pages are copied."""
     return str(error).replace(f"{folder}/", "")
 
 

@@ -118,7 +118,7 @@ def with_problems(rows: Sequence[EvaluationRow]) -> list[EvaluationRow]:
 
 
 def places_are_problems(subsets: Iterable[str]) -> bool:
-    """Return whether all languages in `subsets`, one a row, have as many rows as each other."""
+    """Return whether all languages in `subsets` (one per row) have the same number of rows."""
     counts = Counter(subset for subset in subsets if subset.startswith(CODE))
     return len(set(counts.values())) <= 1
 

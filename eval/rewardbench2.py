@@ -41,7 +41,7 @@ TIE_RULE = (
     "by the rule of rewardbench 0.1.4"
 )
 
-# Rows a subset: the data set's card (1,865 in all).
+# Rows per subset: the data set's card (1,865 in all).
 ROWS = {"Factuality": 475, "Precise IF": 160, "Math": 183, "Safety": 450, "Focus": 495, "Ties": 102}
 PROTOCOL = Protocol(
     "rewardbench2",

@@ -17,7 +17,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Stratum:
-    """Subsets that are taken together, because clusters of pairs run through them.
+    """Subsets that are taken together because they share clusters of pairs.
 
     `values` (seeds, units, subsets) holds summed outcomes, `counts` (units, subsets) the numbers
     of pairs; a unit is a cluster, or a pair that stands alone.

@@ -68,7 +68,7 @@ def finished(runs_dir: Path) -> list[Path]:
 
 
 def unpack(archive: Path, runs_dir: Path) -> tuple[int, int]:
-    """Put the archive's runs below `runs_dir`: how many, and how many were left as they are there.
+    """Unpack the archive's runs below `runs_dir`; return how many were new, and how many there.
 
     Raises InputError if the archive is missing, damaged, or holds anything else than runs.
     """
@@ -125,5 +125,5 @@ def act(cfg: DictConfig) -> str:
         return f"{archive}: {number} runs, {archive.stat().st_size / 1e6:.1f} MB"
     if cfg.action == "unpack":
         new, there = unpack(archive, runs_dir)
-        return f"{runs_dir}: {new} runs unpacked, {there} were there and left as they are"
+        return f"{runs_dir}: {new} runs unpacked, {there} already there and unchanged"
     raise InputError(f"action={cfg.action}: choose pack or unpack")

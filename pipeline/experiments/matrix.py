@@ -66,7 +66,7 @@ GRID_SEEDS = (1000, 1001)
 
 
 PER_RUN = {"loss": "methods=[…]", "seed": "seeds=[…]", "run_dir": "runs_dir=FOLDER"}
-"""What every run of a pipeline has of its own, and the word that says so for all of them."""
+"""Settings that each run has of its own → the word that sets them for all runs."""
 LISTED: dict[str, tuple[Any, str]] = {
     "methods": (str, "bt,normbt"),
     "seeds": (int, "0,1,2"),
@@ -88,7 +88,7 @@ def check_call(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Raise InputError for what cannot work, before anything is computed.
 
     A value of the wrong type; a word that says for all runs what each has of its own; a list of
-    methods, seeds, learning rates or swept values that is none, empty or names one twice.
+    methods, seeds, learning rates or swept values that is no list, is empty or contains duplicates.
     """
     configuration.check_types(cfg)
     refuse_words_of_one_run(overrides)
@@ -139,7 +139,7 @@ def train_config(
     """Compose the configuration of one training run as scripts.train would, from this one's.
 
     The run's folder is <runs_dir>/<part>/<method>-seed<seed>. A loss over whole batches gets its
-    global batch in one piece, one that reads every token no shared prefixes and no kernel for them.
+    global batch in one piece. A loss that reads every token gets no shared prefixes.
     """
     folder = Path(cfg.runs_dir) / part / f"{method}-seed{seed}"
     words = [
@@ -304,7 +304,10 @@ def validation_data(cfg: DictConfig, name: str) -> str:
     path = Path(cfg.runs_dir) / "data" / name
     pairs = load_data(cfg.data).validation
     if not pairs:
-        raise InputError(f"data={cfg.data.name} holds no pairs out: there is nothing to choose by")
+        raise InputError(
+            f"data={cfg.data.name} holds out no pairs to choose learning rates on: give "
+            "data.validation=PATH or raise data.validation_share"
+        )
     atomic_write_text(path, "".join(_as_row(pair, pair.category or "all") + "\n" for pair in pairs))
     return str(path)
 
@@ -333,13 +336,13 @@ def grid_file(cfg: DictConfig) -> Path:
 
 
 def check_benchmark(cfg: DictConfig) -> None:
-    """Raise InputError for a benchmark that is none, or that the figures or the data do not fit."""
+    """Raise InputError for an unknown benchmark, or one that does not fit figures or data."""
     if cfg.benchmark not in BENCHMARKS:
         raise InputError(f"benchmark={cfg.benchmark}: choose {', '.join(BENCHMARKS)}")
     if BENCHMARKS[cfg.benchmark].score is not score_pairs:
         raise InputError(
-            f"benchmark={cfg.benchmark} has several responses a prompt, and the figures are about "
-            "pairs: choose rewardbench, judgebench, pairs or generated"
+            f"benchmark={cfg.benchmark} has several responses per prompt, and the figures are "
+            "about pairs: choose rewardbench, judgebench, pairs or generated"
         )
     if cfg.benchmark == "generated" and cfg.benchmark_data is None and cfg.data.kind != "generated":
         raise InputError(
@@ -412,7 +415,7 @@ def label(cfg: DictConfig) -> str:
 
 
 def command(module: str, overrides: Sequence[str]) -> str:
-    """The command of this call as others may repeat it: files by name, our folders in theirs."""
+    """The command of this call, for other people to repeat: files by name, default folders."""
     words = configuration.without_keys(overrides, ("cache_dir",))
     return f"python -m {module} {shlex.join(map(_shown, words))}".rstrip()
 
@@ -427,13 +430,13 @@ def _shown(word: str) -> str:
 
 
 def run_facts(run: Run) -> dict[str, Any]:
-    """What a finished run's manifest says, as others may read it."""
+    """What a finished run's manifest says, without folders of this machine."""
     made = json.loads((run.folder / "manifest.json").read_text())
     return {"method": run.method, **made, **{k: for_others(made[k]) for k in ("config", "data")}}
 
 
 def for_others(facts: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration or report as others may read it: files by name, no folders."""
+    """A run's configuration or report with files by name and no folders."""
     return {
         key: for_others(value)
         if isinstance(value, dict)

@@ -151,7 +151,7 @@ def outline(cfg: DictConfig) -> list[str]:
 
 
 def check_methods(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Raise InputError for a method that cannot work, on these data or at all: not after hours."""
+    """Raise InputError, before hours of training, for a method that cannot work on these data."""
     labels = labels_of(load_data(cfg.data).train)
     for method in cfg.methods:
         one = train_config(cfg, overrides, method, cfg.seeds[0], "train")
@@ -160,9 +160,9 @@ def check_methods(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def best_of_n_left_out(cfg: DictConfig) -> str | None:
-    """Why Best-of-N is not part of this call; None if it is. InputError if it is and can't be.
+    """Why Best-of-N is left out of this call; None if it is not. InputError if it cannot work.
 
-    From the configuration alone: whether the data hold enough prompts out is `find_prompts`'s.
+    Only the configuration is read: `find_prompts` checks whether enough prompts are held out.
     """
     if cfg.best_of_n is False:
         return "best_of_n=false"

@@ -102,7 +102,7 @@ def check_alike(cfg: DictConfig, one: DictConfig, parts: dict[str, Any], folder:
             if unlike:
                 raise InputError(
                     f"{folder} has a sweep of other settings ({'; '.join(unlike[:3])}), which one "
-                    "curve would hide: give another results_dir"
+                    "curve would mix: give another results_dir"
                 )
 
 

@@ -238,7 +238,7 @@ def swap_labels(
 
 
 def _files(data: FilesData) -> TrainingData:
-    """Of a folder, its split train; as data.validation its split validation, where it has one."""
+    """A folder's split train or, for data.validation, its split validation if it has one."""
     train, report = load_preferences(
         data.train, limit=data.limit, seed=data.seed, ignore=data.ignore
     )

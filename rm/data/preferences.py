@@ -189,7 +189,7 @@ def _with_schema(rows: Rows, source: str) -> tuple[str, Rows]:
 
 
 def schema_of(rows: Sequence[Row], source: str) -> str:
-    """Return the schema that the columns of the first rows show. Raises InputError: none."""
+    """Return the schema that the columns of the first rows show; InputError if there is none."""
     try:
         return detect_schema(chain.from_iterable(rows[:SCHEMA_ROWS]))
     except InputError as error:

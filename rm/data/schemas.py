@@ -167,7 +167,7 @@ def _parse_unified(row: Row) -> tuple[Turns, Turns, float | None]:
 
 
 def _parse_explicit(row: Row) -> tuple[Turns, Turns, float | None]:
-    """Of rows without a prompt of their own those are read that hold whole conversations."""
+    """Rows without a prompt column are read if they hold whole conversations."""
     if row["prompt"] is None and isinstance(row["chosen"], list):
         return _parse_implicit(row)
     prompt = _prompt(row)

@@ -132,7 +132,7 @@ def local_path(source: str | Path) -> Path | None:
 
 
 def short_name(source: str | Path) -> str:
-    """Return what pairs of `source` are called where they name no source: its name, no suffix."""
+    """Return the default source of the pairs of `source`: its name without suffix."""
     path = local_path(source)
     if path is None:
         return str(source)
@@ -455,7 +455,7 @@ def _splits(folder: Path, split: str | None, name: str | None) -> dict[str, list
 def _card_chooses(folder: Path) -> bool:
     """Return whether the folder's card says which files are data.
 
-    Raises InputError if it cannot be read, or names such that are not below the folder.
+    Raises InputError if it cannot be read, or names files outside the folder.
     """
     chosen = False
     for path in filter(Path.is_file, (folder / "README.md", folder / ".huggingface.yaml")):

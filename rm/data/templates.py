@@ -147,8 +147,8 @@ class ChatTemplate:
     def _as_written(self, turns: Sequence[Message]) -> str:
         """Return the text of a conversation whose last response stands in it as it was written.
 
-        White space around the response aside, which many templates strip. A response that the
-        template rewrites, or refuses as it is empty, is put where the template puts any other.
+        White space around the response may differ, because many templates strip it. A response that
+        the template rewrites, or refuses because it is empty, is put where any other would stand.
         """
         said = turns[-1]["content"]
         if said.strip() or self.takes_empty:

@@ -122,7 +122,7 @@ def training_flops(
 
     Backward takes 2 · weights · tokens for the gradient of a product's input, the same for that of
     its weights where they are trained, and 2.5 forward passes of attention. It ends at the lowest
-    trained layer, of whose matrices those that read the input need no gradient of it where nothing
+    trained layer. There, matrices that read the layer's input need no gradient of it if nothing
     before them is trained (LoRA). `trunk`: the frozen layers' output is at hand. `checkpointing`: a
     layer's forward is done again but for its last matrix, whose output nothing needs (torch stops
     there); transformers then asks for the embeddings' gradient, so backward goes all the way down.

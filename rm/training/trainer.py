@@ -95,7 +95,7 @@ class PairTrainer(Trainer):
         self.add_callback(CompactProgress())
 
     def num_examples(self, dataloader: Any) -> int:
-        """Number of pairs, which transformers' rate is of; the stream's items are micro-batches."""
+        """Number of pairs, for transformers' throughput; the stream's items are micro-batches."""
         return sum(map(len, dataloader.dataset.batches))
 
     def get_batch_samples(
@@ -130,7 +130,7 @@ class PairTrainer(Trainer):
         return gathered
 
     def _gather(self, own: Tensor) -> Tensor:
-        """Facts about the pairs of all ranks, (global batch, …), in order. All must ask."""
+        """Facts about the pairs of all ranks, (global batch, …), in order. All ranks call it."""
         if self.args.world_size == 1:
             return own
         if self._even:
@@ -210,7 +210,7 @@ class PairTrainer(Trainer):
     def _require_finite(self, facts: Tensor, ids: list[str], what: str) -> None:
         """Raise FloatingPointError naming the pairs whose `facts` (global batch, …) are not finite.
 
-        `ids` are this rank's own. All ranks must ask.
+        `ids` are this rank's own. All ranks call it.
         """
         finite = torch.isfinite(facts).flatten(1).all(dim=1) if facts.ndim > 1 else facts.isfinite()
         if not finite.all():
@@ -219,7 +219,7 @@ class PairTrainer(Trainer):
             raise self._not_finite(f"{what} of {_some(wrong)}")
 
     def _all(self, own: list[Item]) -> list[Item]:
-        """What all ranks hold of their pairs, in the order of `_gather`. All must ask."""
+        """What all ranks hold of their pairs, in the order of `_gather`. All ranks call it."""
         return gather_object(own) if self.args.world_size > 1 else own
 
     def _not_finite(self, what: str) -> FloatingPointError:
@@ -246,7 +246,7 @@ class PairTrainer(Trainer):
         del self.state.log_history[:-SPIKE_WINDOW]
 
     def _is_spike(self, loss: float) -> bool:
-        """Whether the step's loss is a spike; says so, and which pairs have the most of it."""
+        """Whether the step's loss is a spike; prints the pairs that contribute most to one."""
         # From the log, which is in the checkpoint: a resumed run finds the same spikes.
         recent = self.state.log_history[-SPIKE_WINDOW:]
         before = [entry["loss"] for entry in recent if "learning_rate" in entry]

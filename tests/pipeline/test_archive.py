@@ -146,7 +146,7 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     pack_config = compose_config("archive", [*words, "action=pack"])
     assert act(pack_config) == f"{tmp_path}/results/runs.tar.xz: 2 runs, 0.0 MB"
     said = act(compose_config("archive", [*words, "action=unpack"]))
-    assert said.endswith("0 runs unpacked, 2 were there and left as they are")
+    assert said.endswith("0 runs unpacked, 2 already there and unchanged")
     with pytest.raises(InputError, match="choose pack or unpack"):
         act(compose_config("archive", [*words, "action=zip"]))
 

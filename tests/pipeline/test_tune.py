@@ -188,4 +188,4 @@ def test_data_without_held_out_pairs_are_refused(tune: Main, tmp_path: Path) -> 
     write_pairs(path)
     assert tune("data=files", f"data.train={path}", "data.validation_share=0") == 2
     (job,) = jobs.read_jobs(tmp_path)
-    assert job["status"] == "failed" and "there is nothing to choose by" in job["error"]
+    assert job["status"] == "failed" and "no pairs to choose learning rates on" in job["error"]
