@@ -280,7 +280,7 @@ def failed_gates(data: Path, claims: Claims) -> dict[str, str]:
         return {}
     least = claims.gates[where]
     return {
-        cell: f"BT reaches {value:.1f} % on {section_label(cell)} ({where}), {least:g} asked for"
+        cell: f"BT reaches {value:.1f}% on {section_label(cell)} ({where}), {least:g} asked for"
         for cell, value in accuracies.items()
         if value < least
     }

@@ -83,7 +83,7 @@ def verdict(scored: pd.DataFrame, names: list[str]) -> str:
     best = scored[scored["accuracy"] == scored["accuracy"].max()]
     words = ", ".join(f"{label(name)} {value_label(name, best.iloc[-1][name])}" for name in names)
     equal = f" (and {len(best) - 1} more of the same accuracy)" if len(best) > 1 else ""
-    return f"Best on validation: {words}: {best.iloc[-1]['accuracy']:.1f} %{equal}"
+    return f"Best on validation: {words}: {best.iloc[-1]['accuracy']:.1f}%{equal}"
 
 
 def caption(frame: pd.DataFrame, scored: pd.DataFrame) -> str:

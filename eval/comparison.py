@@ -178,7 +178,7 @@ def render(
         ]
         for row in table.to_dict("records")
     ]
-    interval = f"[{100 * options.level:g} % interval]"
+    interval = f"[{100 * options.level:g}% interval]"
     header = ["section", f"a % {interval}", f"b % {interval}", f"b − a, points {interval}"]
     header += ["a : b alone right", "p McNemar (Holm)", "p cluster (Holm)"] if len(a) == 1 else []
     header += ["p (Holm)", "seeds alone"] if len(a) > 1 else []

@@ -93,7 +93,7 @@ def _head(summary: Summary, resamples: int) -> list[str]:
     return [
         f"{summary['benchmark']}: {counted}, {summary['ties']} ties ({summary['tie_rule']}), "
         f"{cut}.",
-        "One checkpoint (seeds: 1). Intervals: 95 %, percentile bootstrap over rows within each "
+        "One checkpoint (seeds: 1). Intervals: 95%, percentile bootstrap over rows within each "
         f"subset (whole clusters where rows share one), {resamples} resamples.",
     ]
 
@@ -127,7 +127,7 @@ def _section_table(summary: Summary, known: Intervals, protocol: Protocol) -> st
         interval = interval_text(known.get(("overall", "overall")), summary["overall"])
         label = marked("overall: share of all pairs", partial, whole=True)
         rows.append([label, percent(summary["overall"]), interval, extent, ""])
-    return markdown(["section", "accuracy %", "95 % interval", "n", "note"], rows)
+    return markdown(["section", "accuracy %", "95% interval", "n", "note"], rows)
 
 
 def _rows(entry: dict[str, Any] | None) -> int:
@@ -153,7 +153,7 @@ def _subset_table(summary: Summary, known: Intervals, protocol: Protocol) -> str
             label = marked(section, summary["partial"])
             rows.append([name, label, percent(value), interval, _rows(entry), f"{weight:g}", ties])
     return markdown(
-        ["subset", "section", "accuracy %", "95 % interval", "n", "weight in section", "ties"], rows
+        ["subset", "section", "accuracy %", "95% interval", "n", "weight in section", "ties"], rows
     )
 
 
@@ -168,4 +168,4 @@ def _difficulty_table(summary: Summary, known: Intervals) -> str:
         ]
         for name, value in summary["difficulties"].items()
     ]
-    return markdown(["difficulty (mean of sections)", "accuracy %", "95 % interval", "n"], rows)
+    return markdown(["difficulty (mean of sections)", "accuracy %", "95% interval", "n"], rows)

@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> float:
     with recorded("scripts.tune", Path(cfg.runs_dir)) as results:
         results |= tune(cfg, configuration.words())
     accuracy = float(results["accuracy"])
-    print(f"validation accuracy: {100 * accuracy:.1f} % of {results['pairs']} pairs", flush=True)
+    print(f"validation accuracy: {100 * accuracy:.1f}% of {results['pairs']} pairs", flush=True)
     return accuracy
 
 

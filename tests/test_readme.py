@@ -47,11 +47,12 @@ def test_the_answers_are_a_table_of_cells(tmp_path: Path, monkeypatch: pytest.Mo
     manifest = tmp_path / readme.RESULTS / "manifest.json"
     manifest.parent.mkdir(parents=True)
     manifest.touch()
-    assert readme.answers(tmp_path).splitlines() == [
+    table = [
         "| Question | Paper, 2–3B | Generated pairs, 135M | Gemma 3 270M | Real pairs |",
         "| --- | --- | --- | --- | --- |",
         "| Reasoning? | +5.3 | −1.2 [−3.0, 0.6], refuted | – | – |",
     ]
+    assert readme.answers(tmp_path).split("\n\n") == ["\n".join(table), readme.CAPTION]
     figure = tmp_path / readme.FIGURE
     figure.parent.mkdir()
     figure.touch()

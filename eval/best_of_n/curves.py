@@ -1,6 +1,6 @@
 """Curves over n with intervals, paired gains of NormBT, and over-optimisation.
 
-All intervals are 95 % percentile bootstraps that redraw prompts (and seeds, where curves pool
+All intervals are 95% percentile bootstraps that redraw prompts (and seeds, where curves pool
 them): the same draws for every method, so differences are paired. The policy's mean and standard
 deviation, which the scores are normalised by, are held fixed.
 """

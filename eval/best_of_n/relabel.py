@@ -38,7 +38,7 @@ class RelabelReport:
         """Say it in one line, for people."""
         return (
             f"{self.kept} of {self.pairs} pairs relabelled, {self.turned} flipped "
-            f"({100 * self.disagreement:.1f} % disagreement with the original labels), "
+            f"({100 * self.disagreement:.1f}% disagreement with the original labels), "
             f"{self.ties} ties and {self.unscored} that the gold cannot score dropped"
         )
 

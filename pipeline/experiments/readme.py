@@ -18,6 +18,11 @@ COLUMNS = {
     "real": "Real pairs",
 }
 """Columns of `analysis.answers.build` and their headers in README."""
+CAPTION = (
+    "Each cell: both accuracies in percent where two methods are compared (base → method), the "
+    "effect [95% interval], and the verdict by the margins of conf/claims.yaml: supported, "
+    "refuted, equivalent, inconclusive or not testable. –: not run, or not reported."
+)
 LONGEST = 9
 """Most rows of the table: a page that answers, not a report."""
 BEGIN, END = "<!-- answers, written by make readme -->", "<!-- end of answers -->"
@@ -39,8 +44,8 @@ def answers(root: Path) -> str:
         )
     rows = [[*COLUMNS.values()], ["---"] * len(COLUMNS), *table[[*COLUMNS]].to_numpy().tolist()]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    drawn = (root / FIGURE).is_file()
-    return f"{lines}\n\n![Effects by method and section]({FIGURE})" if drawn else lines
+    figure = [f"![Effects by method and section]({FIGURE})"] if (root / FIGURE).is_file() else []
+    return "\n\n".join([lines, CAPTION, *figure])
 
 
 def updated(text: str, content: str) -> str:

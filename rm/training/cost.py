@@ -1,7 +1,7 @@
 """What training and scoring a decoder cost: floating-point operations and memory, by closed forms.
 
 Operations are those of matrix products and attention; a multiplication and an addition are two.
-Norms, activations and the score head (one product per row) are left out: well below 1 % at any size
+Norms, activations and the score head (one product per row) are left out: well below 1% at any size
 that is worth planning. Memory is what a run of this project keeps on one device: parameters and
 optimiser states in float32, also under DeepSpeed (conf/deepspeed says why), products in the compute
 dtype. What a step needs beside the model's states is measured, not derived (`footprint`).

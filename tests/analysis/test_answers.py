@@ -34,8 +34,8 @@ def judged(
             "2.00 [1.80, 2.20], supported",
         ),
         (
-            judged(NOT_TESTABLE, Measured(Student(4, 1, 9), ""), reason="BT reaches 52.0 %"),
-            "not testable: BT reaches 52.0 %",
+            judged(NOT_TESTABLE, Measured(Student(4, 1, 9), ""), reason="BT reaches 52.0%"),
+            "not testable: BT reaches 52.0%",
         ),
         (judged(NOT_RUN, None), "–"),
     ],

@@ -158,7 +158,7 @@ def test_a_section_that_bt_has_not_learned_makes_its_claims_untestable(
         assert [found[name].verdict for name in "abc"] == [verdict, SUPPORTED, SUPPORTED]
     grid((0.60, 0.63)).to_csv(tmp_path / "grid.csv", index=False)
     found = judged(monkeypatch, tmp_path, dict.fromkeys("abc", number), listed)
-    assert found["a"].reason == "BT reaches 61.5 % on Reasoning (validation), 62 asked for"
+    assert found["a"].reason == "BT reaches 61.5% on Reasoning (validation), 62 asked for"
     assert found["a"].measured == number  # it is shown all the same
 
 
@@ -168,7 +168,7 @@ def test_without_a_grid_the_gate_is_bts_accuracy_on_the_benchmark(tmp_path: Path
     )
     listed = Claims((), (), {"validation": 62, "benchmark": 60})
     found = claims.failed_gates(tmp_path, listed)
-    assert found == {"chat": "BT reaches 40.0 % on Chat (benchmark), 60 asked for"}
+    assert found == {"chat": "BT reaches 40.0% on Chat (benchmark), 60 asked for"}
     assert claims.failed_gates(tmp_path / "nothing", listed) == {}
 
 

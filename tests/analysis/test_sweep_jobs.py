@@ -46,7 +46,7 @@ def test_draw_has_an_axis_a_parameter_and_a_line_a_job(tmp_path: Path) -> None:
     assert names == {"method", "learning rate", "validation accuracy (%)"}
     lines = [line for line in axes.lines if line.get_marker() == "o"]
     assert len(lines) == 6
-    assert "method NormBT, learning rate 0.001: 75.0 %" in figure.get_suptitle()
+    assert "method NormBT, learning rate 0.001: 75.0%" in figure.get_suptitle()
     caption = str(figure.get_label())
     assert "6 jobs" in caption and "80 pairs" in caption
     assert "Not drawn, without an accuracy: 1 failed." in caption

@@ -38,7 +38,7 @@ def test_gold_scores_replace_order_and_margin(tmp_path: Path) -> None:
     )
     assert report.disagreement == pytest.approx(1 / 3)
     assert report.mean_margin == pytest.approx(1.75)
-    assert "33.3 % disagreement" in report.line()
+    assert "33.3% disagreement" in report.line()
     path = tmp_path / "relabelled.jsonl"  # what scripts.train data=files reads
     write_pairs(kept, path)
     read, _ = load_preferences(path)

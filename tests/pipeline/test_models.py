@@ -107,7 +107,9 @@ def test_training_on_from_a_reward_model_keeps_its_head_and_says_so(
     kept, drawn = train_smoke(*own), train_smoke(*own, "model.head=new", "seed=1")
     assert (facts_of(kept)["head"], facts_of(drawn)["head"]) == ("kept", "new")
     assert f"score head: kept from {first}/checkpoint" in capsys.readouterr().out
-    assert "| Score head | trained on from" in (kept / "checkpoint/README.md").read_text()
+    assert (
+        "| Score head | kept from the reward model" in (kept / "checkpoint/README.md").read_text()
+    )
     found = [
         scores(run, pairs, tmp_path / str(number)).to_numpy()
         for number, run in enumerate((first, kept, drawn))
