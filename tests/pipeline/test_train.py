@@ -424,7 +424,7 @@ def test_a_backbone_of_ones_own_is_named_by_its_folder_and_noticed_when_it_chang
     train_smoke: Train, backbone_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     mine = Path(shutil.copytree(backbone_folders["llama"], tmp_path / "my-model"))
-    with pytest.raises(InputError, match=r"no copy of smollm2-135m-instruct .*give model=local"):
+    with pytest.raises(InputError, match=r"not a copy of smollm2-135m-instruct .*give model=local"):
         train_smoke("model=smollm2-135m-instruct", f"model.path={mine}")
     for broken in ('{"a', "[1]"):
         other = Path(shutil.copytree(mine, tmp_path / "broken", dirs_exist_ok=True))
