@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs/extending.md").read_text()
 
 PAGES = [
-    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results/README.md"),
-    *(ROOT / "results/real/README.md", *sorted((ROOT / "docs").glob("*.md"))),
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
+    *sorted([*(ROOT / "results").rglob("README.md"), *(ROOT / "docs").glob("*.md")]),
 ]
 TRACKING = (ROOT / "docs/tracking.md").read_text()
 COMMANDS = re.findall(r"^python -m scripts\.(\w+) (.*)", TRACKING, re.MULTILINE)
