@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis import style
 from analysis.relation import quantile_bins
@@ -207,4 +208,7 @@ def panel(axes: Axes, table: pd.DataFrame) -> None:
         )  # fmt: skip
     if table["distance"].min() > 0 and table["distance"].max() > LOG_FROM * table["distance"].min():
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(r"$\Vert h_w - h_l\Vert_2$ of the untrained backbone (activation units)")

@@ -57,10 +57,10 @@ def renamed(frame: pd.DataFrame, columns: dict[str, dict[str, str]]) -> pd.DataF
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The committed results with hostile names and texts everywhere, drawn, with their report."""
+def hostile(smoke_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke results with hostile names and texts everywhere, drawn, with their report."""
     results = tmp_path_factory.mktemp("hostile")
-    data = Path(shutil.copytree(ROOT / "results/cpu/data", results / "data"))
+    data = Path(shutil.copytree(smoke_results / "data", results / "data"))
     pairs = pd.read_parquet(data / "pairs.parquet")
     words = {
         column: {name: evil(name, i) for i, name in enumerate(sorted(set(pairs[column])))}
@@ -81,7 +81,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     swept.assign(parameter=evil("β", 0), value=0.5).to_parquet(data / "sweep_scores.parquet")
     gradients = renamed(pd.read_csv(data / "gradients.csv"), words)
     (data / "gradients.csv").write_text(csv_text(gradients))
-    manifest = json.loads((ROOT / "results/cpu/manifest.json").read_text())
+    manifest = json.loads((smoke_results / "manifest.json").read_text())
     for run in manifest["runs"]:
         run["config"]["model"]["name"] = run["config"]["data"]["name"] = SCRIPT
         run["config"]["data"]["kind"] = run["config_fingerprint"] = run["data_fingerprint"] = SCRIPT
