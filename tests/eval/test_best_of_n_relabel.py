@@ -80,7 +80,7 @@ def test_prompts_are_distinct_and_balanced_over_subsets() -> None:
         ({"policy": PolicySettings(0, 1.0, 1.0, 8)}, "samples=0: must be 1 or more"),
         ({"policy": PolicySettings(4, -1.0, 1.0, 8)}, "temperature=-1.0"),
         ({"policy": PolicySettings(4, 1.0, 1.5, 8)}, r"top_p=1.5: must lie in \(0, 1\]"),
-        ({"policy": PolicySettings(4, 1.0, 1.0, 8, engine="gguf")}, "choose auto, transformers"),
+        ({"policy": PolicySettings(4, 1.0, 1.0, 8, engine="gguf")}, "choose auto, synthetic, "),
         ({"proxy": ProxySettings([], [0], 4)}, "name at least one of each"),
         ({"proxy": ProxySettings(["bt"], [0], 0)}, "pairs=0"),
     ],
