@@ -158,7 +158,9 @@ def verdict(rows: pd.DataFrame) -> str:
     places = ours.groupby(GROUP, sort=True).ngroups
     if places > 1:
         of = ours[ours["cell"] == "reasoning"].sort_values(GROUP)
-        words = [f"{signed(row['gain'])} ({row['benchmark']})" for _, row in of.iterrows()]
+        told = [name for name in reversed(GROUP) if of[name].nunique() > 1]
+        names = of[told].agg(", ".join, axis=1)
+        words = [f"{signed(gain)} ({name})" for gain, name in zip(of["gain"], names, strict=True)]
         return f"NormBT − BT on Reasoning: {', '.join(words)}"
     words = [f"{COLUMNS[row['cell']]} {with_interval(row)}" for _, row in ours.iterrows()]
     return f"NormBT − BT: {', '.join(words)} points"

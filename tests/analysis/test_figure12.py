@@ -80,12 +80,17 @@ def test_of_many_methods_the_variants_stand_above_and_the_rest_apart(tmp_path: P
 
 
 def test_generated_and_real_stand_side_by_side(frame: pd.DataFrame) -> None:
-    both = pd.concat([frame, frame.assign(data="real", benchmark="real")])
+    both = pd.concat([frame, frame.assign(benchmark="real")])
     figure = figure12.draw(both)
     left, right = figure.axes
-    assert left.get_title() == "tiny · made · generated" and right.get_title().endswith("real")
+    assert left.get_title() == "tiny · made · generated" and right.get_title().endswith(
+        "made · real"
+    )
     assert drawn(left).keys() == drawn(right).keys()
     assert figure.get_suptitle() == "NormBT − BT on Reasoning: +50.0 (generated), +50.0 (real)"
+    larger = pd.concat([frame, frame.assign(backbone="large")])
+    title = figure12.draw(larger).get_suptitle()
+    assert title == "NormBT − BT on Reasoning: +50.0 (large), +50.0 (tiny)"
 
 
 def test_the_title_states_normbts_gain_with_its_interval(frame: pd.DataFrame) -> None:
