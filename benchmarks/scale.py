@@ -1,8 +1,9 @@
 """Training on many pairs: tokenising, the first step, memory, and where a resumed run begins.
 
-    python -m benchmarks.scale [--pairs 50000] [--tokens 300] [--processes 2]
+    python -m benchmarks.scale [--pairs 50000] [--tokens 300] [--processes 2] [--tokenised 50000]
 
-Writes random pairs of words to a file, and measures, each in processes of its own:
+Writes random pairs of words to a file, and measures, each in processes of its own. Where fewer
+pairs are tokenised than are asked for, their table is repeated to that size.
 
 tokenise  reading, checking and tokenising the file into the cache, with as many processes
 start     `scripts.train` with two ranks and a tiny model, from the command to the first step; its
@@ -30,6 +31,7 @@ from typing import Any
 
 import pandas as pd
 import psutil
+import pyarrow as pa
 from accelerate import skip_first_batches
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
@@ -45,7 +47,9 @@ from pipeline.settings.checks import check
 from pipeline.settings.configuration import compose_config
 from pipeline.settings.objective import objective_of
 from rm.data.templates import ChatTemplate
+from rm.data.token_table import SCHEMA, TABLE_FILE
 from rm.data.tokens import TokenPair
+from rm.files import seal
 from rm.training.batches import PairStream, training_order
 
 DEVICES, STEPS = 2, 8
@@ -116,6 +120,18 @@ def resume(cfg: DictConfig) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started, "reads": len(reads), "skipped": skipped}
 
 
+def repeat_table(folder: Path, times: int) -> None:
+    """Repeat the rows of a token table in its file, and seal its folder again."""
+    path, new = folder / TABLE_FILE, folder / "repeated.arrow"
+    batches = pa.ipc.open_stream(pa.memory_map(str(path))).read_all().to_batches()
+    with pa.OSFile(str(new), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+        for _ in range(times):
+            for batch in batches:
+                writer.write_batch(batch)
+    new.replace(path)
+    seal(folder)
+
+
 def start(words: list[str], folder: Path) -> dict[str, float]:
     """Train by the command line, and look at its ranks until it ends."""
     shutil.rmtree(folder / "run", ignore_errors=True)
@@ -160,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=50_000)
     parser.add_argument("--tokens", type=int, default=300, help="of a pair's two rows together")
+    parser.add_argument("--tokenised", type=int, help="so many of them; the table is repeated")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -172,16 +189,17 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        words = words_of(folder, given.pairs)
+        words, tokenised = words_of(folder, given.pairs), given.tokenised or given.pairs
         cfg = compose_config("train", words)
         tokenizer = AutoTokenizer.from_pretrained(backbone_folder(cfg.model, cfg.cache_dir))
-        write_pairs(folder / "pairs.jsonl", given.pairs, given.tokens, tokenizer)
+        write_pairs(folder / "pairs.jsonl", tokenised, given.tokens, tokenizer)
         rows: list[dict[str, Any]] = []
         rows.append({"stage": "tokenise", **in_a_process("tokenise", given, folder)})
+        for table in (folder / "cache/tokens").glob(f"*/{TABLE_FILE}"):
+            rows[0]["bytes_per_token"] = table.stat().st_size / rows[0]["tokens"]
+            repeat_table(table.parent, given.pairs // tokenised)
         rows.append({"stage": "start", **start(words, folder)})
         rows.append({"stage": "resume", **in_a_process("resume", given, folder)})
-        size = sum(file.stat().st_size for file in (folder / "cache/tokens").glob("*/pairs.arrow"))
-        rows[0]["bytes_per_token"] = size / rows[0]["tokens"]
     found = pd.DataFrame(rows).assign(size=given.pairs, processes=given.processes, **machine())
     write(found, given.output, ["stage", "size"])
 

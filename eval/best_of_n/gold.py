@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from eval.scoring import Scorer, grouped_rewards
 from generated import verify
 from rm.data.schemas import Answer, Message, answer_turns
+from rm.data.tokens import Row
 from rm.errors import InputError
+
+GroupedRewards = Callable[[Scorer, Sequence[Sequence[Row]]], list[list[float]]]
+"""Rewards of every group's rows, such as the N responses to one prompt."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,15 @@ class RewardGold:
     `truncated` counts the prompts that had to be cut to the model's length.
     """
 
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer, self.truncated = scorer, 0
+    def __init__(self, scorer: Scorer, rewards: GroupedRewards = grouped_rewards) -> None:
+        """`rewards` scores token rows, by several ranks for one."""
+        self.scorer, self.rewards, self.truncated = scorer, rewards, 0
 
     def score(self, items: Sequence[Candidates]) -> list[list[float | None]]:
         """Score every response; no value is None."""
         encoded = [self.scorer.encode(item.prompt, item.texts) for item in items]
         self.truncated += sum(cut for _, cut in encoded)
-        scored = grouped_rewards(self.scorer, [rows for rows, _ in encoded])
+        scored = self.rewards(self.scorer, [rows for rows, _ in encoded])
         return [list(values) for values in scored]
 
 

@@ -88,27 +88,72 @@ def answered(
 
 
 def sample_all(
-    prompts: Sequence[Prompt], open_sampler: Callable[[], Sampler], path: Path, at_once: int = 1
+    prompts: Sequence[Prompt],
+    open_sampler: Callable[[], Sampler],
+    path: Path,
+    at_once: int = 1,
+    by_ranks: Callable[[], None] | None = None,
 ) -> list[Sampled]:
     """Sample every prompt that `path` does not hold yet; return all, in the order of `prompts`.
 
     `open_sampler` loads the policy and is not called if nothing is left; `at_once` prompts go to it
-    together. A prompt that does not fit the policy's context is written down as skipped. Raises
-    InputError for two prompts with one id, if no prompt is left, or if every response is empty.
+    together. `by_ranks` has several ranks do it instead, each by `sample_share`. A prompt that does
+    not fit the policy's context is written down as skipped. Raises InputError for two prompts with
+    one id, if no prompt is left, or if every response is empty.
     """
     if len({prompt.prompt_id for prompt in prompts}) < len(prompts):
         raise InputError("two of the prompts have the same id: give each its own")
+    _gather(path)  # what the ranks of a killed call have done
+    if _left(prompts, path):
+        if by_ranks is None:
+            sample_share(prompts, open_sampler, path, at_once)
+        else:
+            by_ranks()
+            _gather(path)
     known = read_samples(path)
-    left = [prompt for prompt in prompts if _key(prompt) not in known]
-    if left:
-        sampler = open_sampler()
-        with tqdm(total=len(left), desc="sample", unit="prompt") as bar:
-            for start in range(0, len(left), at_once):
-                for sampled in sampler(left[start : start + at_once]):
-                    _append(path, sampled)
-                    known[_key(sampled.prompt)] = sampled
-                    bar.update()
     return _usable([known[_key(prompt)] for prompt in prompts])
+
+
+def sample_share(
+    prompts: Sequence[Prompt],
+    open_sampler: Callable[[], Sampler],
+    path: Path,
+    at_once: int,
+    rank: int = 0,
+    ranks: int = 1,
+) -> None:
+    """Sample this rank's share of the prompts that `path` does not hold yet.
+
+    Prompts go to the policy in the same groups of `at_once` for any number of ranks, so the samples
+    are the same. Several ranks write a file each beside `path`, which `sample_all` gathers.
+    """
+    left = _left(prompts, path)
+    groups = [left[start : start + at_once] for start in range(0, len(left), at_once)][rank::ranks]
+    own = path if ranks == 1 else path.with_suffix(f".rank{rank}.jsonl")
+    if not groups:
+        return
+    sampler = open_sampler()
+    with tqdm(total=sum(map(len, groups)), desc="sample", unit="prompt") as bar:
+        for group in groups:
+            for sampled in sampler(group):
+                _append(own, sampled)
+                bar.update()
+
+
+def _left(prompts: Sequence[Prompt], path: Path) -> list[Prompt]:
+    known = read_samples(path)
+    return [prompt for prompt in prompts if _key(prompt) not in known]
+
+
+def _gather(path: Path) -> None:
+    """Move what ranks have written beside `path` into it."""
+    known = read_samples(path)
+    for own in sorted(path.parent.glob(f"{path.stem}.rank*.jsonl")):
+        for key, sampled in read_samples(own).items():
+            if key not in known:
+                _append(path, sampled)
+                known[key] = sampled
+        own.unlink()
 
 
 def respond(policy: PolicyText, ids: Sequence[int]) -> Response:

@@ -15,37 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
-from transformers import AutoModelForCausalLM
 
-from eval.best_of_n.decoding import PolicyText
 from eval.best_of_n.gold import Candidates, Gold, RewardGold, Verifier, require_all
 from eval.best_of_n.prompts import Prompt
 from eval.best_of_n.relabel import relabel
-from eval.best_of_n.sampling import (
-    Sampled,
-    Sampler,
-    marks,
-    marks_line,
-    sample_all,
-    transformers_sampler,
-)
+from eval.best_of_n.sampling import Sampled, marks, marks_line
 from eval.best_of_n.settings import BonSettings
-from eval.best_of_n.vllm_engine import is_installed, vllm_sampler
+from eval.best_of_n.vllm_engine import is_installed
 from generated import generate
 from pipeline.experiments.best_of_n_material import Material, find_material
 from pipeline.experiments.best_of_n_scores import (
     Judged,
     kept_array,
-    open_scorer,
     score_all,
     scores_file,
     texts_fingerprint,
 )
 from pipeline.experiments.matrix import kept_words
+from pipeline.experiments.sampling_ranks import SamplingJob, sample_prompts
 from pipeline.run.run_folder import comparable, inputs_of
 from pipeline.run.scorers import scores_depend_on
+from pipeline.run.scoring_ranks import RankedScorer, scoring_devices
 from pipeline.run.training import train
 from pipeline.settings import configuration
 from pipeline.settings.backbone import backbone_folder
@@ -55,8 +46,6 @@ from rm.data.preferences import fingerprint, write_pairs
 from rm.errors import InputError
 from rm.files import atomic_write_json
 from rm.model.backbones import folder_fingerprint
-from rm.model.precision import DTYPES
-from rm.model.untrusted import load_weights
 from rm.provenance import fingerprint_of
 
 DECODER = "generate"
@@ -116,21 +105,10 @@ def sample(cfg: DictConfig, bon: BonSettings, prompts: Sequence[Prompt]) -> list
     if engine == "auto":
         engine = "vllm" if is_installed() else "transformers"
     path = Path(cfg.runs_dir) / f"samples-{samples_fingerprint(bon, folder, engine)}.jsonl"
-    at_once = max(1, bon.policy.rows // bon.policy.samples)
-    sampled = sample_all(prompts, lambda: open_sampler(bon, folder, engine), path, at_once)
+    job = SamplingJob(prompts, bon.policy, folder, engine, path)
+    sampled = sample_prompts(job, scoring_devices(cfg))
     gc.collect()
     return sampled
-
-
-def open_sampler(bon: BonSettings, folder: Path, engine: str) -> Sampler:
-    """Load the policy into the engine that samples from it."""
-    policy = PolicyText.of_folder(folder)
-    if engine == "vllm":
-        return vllm_sampler(folder, policy, bon.policy.decoding, bon.policy.dtype)
-    model = load_weights(AutoModelForCausalLM, folder, dtype=DTYPES[bon.policy.dtype]).eval()
-    if torch.cuda.is_available():
-        model.to("cuda")
-    return transformers_sampler(model, policy, bon.policy.decoding)
 
 
 def policy_folder(cfg: DictConfig, bon: BonSettings) -> Path:
@@ -193,7 +171,9 @@ def open_gold(
 
     def once() -> Gold:
         if not opened:
-            opened.append(RewardGold(open_scorer(cfg, str(checkpoint), "gold")))
+            folder, devices = Path(cfg.runs_dir) / "scoring", scoring_devices(cfg)
+            ranked = RankedScorer(cfg, str(checkpoint), "gold", folder, devices)
+            opened.append(RewardGold(ranked.open(), ranked.rewards))
         return opened[0]
 
     return once, {"reward model": name, "eval": scores_depend_on(cfg.eval)}

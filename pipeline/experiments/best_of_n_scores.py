@@ -12,10 +12,9 @@ import numpy as np
 from omegaconf import DictConfig
 
 from eval.best_of_n.gold import Candidates
-from eval.scoring import Scorer, grouped_rewards
-from pipeline.run.scorers import load_scorer, scores_depend_on
+from pipeline.run.scorers import scores_depend_on
+from pipeline.run.scoring_ranks import RankedScorer, scoring_devices
 from rm.files import is_intact, write_checked
-from rm.model.precision import best_device
 from rm.provenance import fingerprint_of
 
 
@@ -41,17 +40,12 @@ def scores_file(stem: Path, cfg: DictConfig, texts: Sequence[Candidates]) -> Pat
 
 
 def score_all(cfg: DictConfig, checkpoint: Path, texts: Sequence[Candidates]) -> np.ndarray:
-    """Score all candidates with a reward model: (prompts, N)."""
-    scorer = open_scorer(cfg, str(checkpoint), "proxy")
+    """Score all candidates with a reward model, on all devices: (prompts, N)."""
+    devices = scoring_devices(cfg)
+    ranked = RankedScorer(cfg, str(checkpoint), "proxy", checkpoint.parent / "scoring", devices)
+    scorer = ranked.open()
     encoded = [scorer.encode(item.prompt, item.texts)[0] for item in texts]
-    return np.array(grouped_rewards(scorer, encoded))
-
-
-def open_scorer(cfg: DictConfig, checkpoint: str, name: str) -> Scorer:
-    """Load a reward model with the settings it was trained with, where `eval` does not override."""
-    return load_scorer(
-        checkpoint, cfg.eval, Path(cfg.cache_dir), label=f"score ({name})", device=best_device()
-    )
+    return np.array(ranked.rewards(scorer, encoded))
 
 
 def kept_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:

@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
-import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from eval.benchmarks import BENCHMARKS
@@ -27,6 +26,7 @@ from pipeline.launch.side_by_side import Job
 from pipeline.launch.terminal import Screen
 from pipeline.run.evaluation import damaged_outputs, describe_test, evaluate
 from pipeline.run.run_folder import stale_because
+from pipeline.run.scoring_ranks import scoring_devices
 from pipeline.run.training import train
 from pipeline.settings import configuration
 from pipeline.settings.data import load_data, test_pairs
@@ -214,18 +214,12 @@ def _evaluation_config(cfg: DictConfig, run: Run, test: str) -> DictConfig:
             "benchmark": cfg.benchmark,
             "data": test,
             "output": str(run.scores),
-            "devices": _scoring_devices(cfg),
+            "devices": scoring_devices(cfg),
             "cache_dir": cfg.cache_dir,
             "eval": cfg.eval,
             "tracking": cfg.tracking,
         }
     )
-
-
-def _scoring_devices(cfg: DictConfig) -> int:
-    """As many GPUs as a run trains on; one where they are lent for training alone, or on CPUs."""
-    lent = cfg.launch.name == "gpu_group"
-    return 1 if lent else max(1, min(cfg.devices, torch.cuda.device_count()))
 
 
 def choose_rates(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Rates:

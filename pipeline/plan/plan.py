@@ -132,7 +132,7 @@ def notes_of(material: Material, bon: BonSettings | None, left_out: str | None) 
     notes = [
         "Operations count matrix products and attention; loading, saving, start-up and figures are "
         "not in the hours.",
-        "Scoring and sampling use one device, as scripts.reproduce does them.",
+        "Scoring and sampling use all devices of one machine, as scripts.reproduce does them.",
         f"Exact gradients of {cfg.gradient_pairs} pairs per section under {measured} models are "
         "measured in float32 on one device, a GPU where there is one: not in the hours.",
     ]

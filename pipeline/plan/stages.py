@@ -23,6 +23,7 @@ from pipeline.plan.architecture import (
 )
 from pipeline.plan.material import Lengths, Material
 from pipeline.run.scorers import DEFAULT_MAX_LENGTH
+from pipeline.run.scoring_ranks import devices_of_one_machine
 from pipeline.settings.checks import check
 from rm.errors import InputError
 from rm.model.precision import DTYPES
@@ -82,11 +83,18 @@ def train_stage(
 
 
 def score_stage(
-    decoder: Decoder, name: str, runs: int, load: Load, sequences: int, layers: int | None = None
+    decoder: Decoder,
+    name: str,
+    runs: int,
+    load: Load,
+    sequences: int,
+    layers: int | None = None,
+    *,
+    devices: int,
 ) -> Stage:
-    """Scoring `sequences` rows with each of `runs` models, on one device."""
+    """Scoring `sequences` rows with each of `runs` models."""
     flops = runs * forward_flops(decoder, load, layers)
-    return Stage(name, runs, runs * sequences, runs * load.tokens, flops, "scoring", 1)
+    return Stage(name, runs, runs * sequences, runs * load.tokens, flops, "scoring", devices)
 
 
 def layers_above_trunk(cfg: DictConfig, settings: TrainingSettings) -> int | None:
@@ -98,14 +106,15 @@ def matrix_stages(material: Material) -> list[Stage]:
     """Trunk, learning rates, training and scoring of the matrix."""
     cfg, settings, decoder = material.cfg, material.settings, material.decoder
     train = partial(train_stage, material.runs[0], decoder, material.lengths)
-    score = partial(score_stage, decoder)
+    score = partial(score_stage, decoder, devices=devices_of_one_machine(cfg))
     above, pairs, runs = layers_above_trunk(cfg, settings), material.pairs, len(material.runs)
     load, rows = material.test.scoring * material.test_pairs, 2 * material.test_pairs
     stages = []
     if settings.reuse_trunk:
         both = material.lengths.scoring * pairs.train + load
         below = decoder.layers - settings.top_layers
-        stages.append(score("frozen trunk", 1, both, 2 * pairs.train + rows, below))
+        every = 2 * pairs.train + rows
+        stages.append(score("frozen trunk", 1, both, every, below, devices=1))
     if cfg.grid:
         tried = len(cfg.methods) * len(cfg.grid) * len(GRID_SEEDS)
         held_out = material.lengths.scoring * pairs.validation
@@ -132,7 +141,15 @@ def bon_stages(material: Material, bon: BonSettings) -> list[Stage]:
         sampling_stage(material, bon),
         *(gold_stages(material, bon) if "reward_model" in bon.golds else []),
         train("Best-of-N: proxies", runs, proxy_pairs(material, bon)),
-        score_stage(decoder, "Best-of-N: proxies score", runs, load, samples(bon), above),
+        score_stage(
+            decoder,
+            "Best-of-N: proxies score",
+            runs,
+            load,
+            samples(bon),
+            above,
+            devices=devices_of_one_machine(material.cfg),
+        ),
     ]
 
 
@@ -143,14 +160,15 @@ def synthetic_stages(material: Material, bon: BonSettings) -> list[Stage]:
     bound, since few candidates are all of them and variants share their prompt.
     """
     settings, pairs = material.settings, bon.prompts.number * bon.policy.variants
-    score = partial(score_stage, material.decoder)
+    devices = devices_of_one_machine(material.cfg)
+    score = partial(score_stage, material.decoder, devices=devices)
     runs, load, rows = picking_runs(material, bon), material.test.scoring * pairs, 2 * pairs
     above = layers_above_trunk(material.cfg, settings)
     stages = [score("Best-of-N: runs score", runs, load, rows, above)]
     if above is None:
         return stages
     below = material.decoder.layers - settings.top_layers
-    return [score("Best-of-N: frozen trunk", 1, load, rows, below), *stages]
+    return [score("Best-of-N: frozen trunk", 1, load, rows, below, devices=1), *stages]
 
 
 def picking_runs(material: Material, bon: BonSettings) -> int:
@@ -185,7 +203,8 @@ def sampling_stage(material: Material, bon: BonSettings) -> Stage:
     load += Load(new, prompt * new + new**2 / 2) * number
     logits = 2 * decoder.hidden * architecture.config.vocab_size * new * number
     flops = forward_flops(decoder, load) + logits
-    return Stage("Best-of-N: sampling", 1, number, load.tokens, flops, "sampling", 1)
+    devices = devices_of_one_machine(material.cfg)
+    return Stage("Best-of-N: sampling", 1, number, load.tokens, flops, "sampling", devices)
 
 
 def samples_load(material: Material, bon: BonSettings, max_length: int) -> Load:
@@ -215,7 +234,8 @@ def gold_stages(material: Material, bon: BonSettings) -> list[Stage]:
     relabelled = proxy_pairs(material, bon)
     load = samples_load(material, bon, length) + material.lengths.scoring * relabelled
     rows = samples(bon) + 2 * relabelled
-    return [*stages, score_stage(decoder, "Best-of-N: gold scores", 1, load, rows)]
+    devices = devices_of_one_machine(material.cfg)
+    return [*stages, score_stage(decoder, "Best-of-N: gold scores", 1, load, rows, devices=devices)]
 
 
 def speed_of(cfg: DictConfig) -> Speed:

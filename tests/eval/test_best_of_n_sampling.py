@@ -19,6 +19,7 @@ from eval.best_of_n.sampling import (
     read_samples,
     respond,
     sample_all,
+    sample_share,
 )
 from rm.errors import InputError
 
@@ -52,6 +53,40 @@ def test_prompts_that_are_there_are_not_sampled_again(tmp_path: Path) -> None:
     assert calls[-1] == "a"  # the same id with another text is another prompt
     with pytest.raises(InputError, match="two of the prompts have the same id"):
         sample_all([prompt("a"), prompt("a", "Say ho.")], lambda: answering("x"), path)
+
+
+def test_ranks_give_the_policy_the_groups_of_one_process(tmp_path: Path) -> None:
+    asked, groups = [prompt(name) for name in "abcdefg"], list[str]()
+
+    def opened() -> Sampler:
+        def sample(group: Sequence[Prompt]) -> list[Sampled]:
+            groups.append("".join(one.prompt_id for one in group))
+            return [Sampled(one, (Response(groups[-1], 3, True, False),)) for one in group]
+
+        return sample
+
+    one = sample_all(asked, opened, tmp_path / "one.jsonl", at_once=2)
+    path, alone = tmp_path / "two.jsonl", groups.copy()
+    groups.clear()
+
+    def by_ranks() -> None:
+        for rank in (1, 0):
+            sample_share(asked, opened, path, 2, rank, ranks=2)
+
+    assert sample_all(asked, lambda: pytest.fail("not a rank"), path, 2, by_ranks) == one
+    assert groups == ["cd", "g", "ab", "ef"] and sorted(groups) == alone
+    assert [file.name for file in tmp_path.iterdir() if "rank" in file.name] == []
+
+
+def test_what_ranks_wrote_before_a_kill_is_not_sampled_again(tmp_path: Path) -> None:
+    path, calls = tmp_path / "samples.jsonl", list[str]()
+    asked = [prompt(name) for name in "abcd"]
+    sample_share(asked, lambda: answering("x", calls), path, 1, rank=1, ranks=2)
+    with (tmp_path / "samples.rank1.jsonl").open("a") as file:
+        file.write('{"prompt_id"')  # the kill
+    sample_all(asked, lambda: answering("x", calls), path)
+    assert calls == ["b", "d", "a", "c"]
+    assert path.read_bytes().count(b"\n") == 4 and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_line_cut_by_a_kill_is_sampled_again(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,10 @@ from omegaconf import DictConfig
 from pipeline.experiments import best_of_n as script
 from pipeline.experiments import best_of_n_material as making
 from pipeline.experiments import best_of_n_proxies as proxies
+from pipeline.experiments import best_of_n_scores, sampling_ranks
+from pipeline.launch import ranks
+from pipeline.launch.launchers import Launcher
+from pipeline.run import scoring_ranks
 from pipeline.settings.configuration import CONF, compose_config
 from rm.errors import InputError
 
@@ -70,7 +77,7 @@ def test_what_is_there_is_not_computed_again(
     path = finished / "results" / "data" / "best_of_n.csv"
     before = path.read_bytes()
     trained: list[DictConfig] = []
-    monkeypatch.setattr(proxies, "open_sampler", lambda *_: pytest.fail("sampled again"))
+    monkeypatch.setattr(sampling_ranks, "open_sampler", lambda *_: pytest.fail("sampled again"))
     monkeypatch.setattr(proxies, "RewardGold", lambda *_: pytest.fail("scored by gold again"))
     monkeypatch.setattr(proxies, "score_all", lambda *_: pytest.fail("scored again"))
     real = proxies.train
@@ -79,6 +86,36 @@ def test_what_is_there_is_not_computed_again(
     assert path.read_bytes() == before
     assert len(trained) == 1 and "gold-" in trained[0].run_dir  # finished: train() returns at once
     assert not list(finished.glob("runs/best_of_n/proxy-*/checkpoint"))  # keep=false
+
+
+def test_several_ranks_sample_score_and_relabel_as_one(
+    finished: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    def in_this_process(_: Launcher, module: str, folder: Path, devices: int) -> None:
+        started.append(module)
+        for rank in range(devices):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("RANK", str(rank))
+                patch.setenv("WORLD_SIZE", str(devices))
+                importlib.import_module(module).main(str(folder))
+
+    monkeypatch.setattr(ranks, "noted", lambda _: contextlib.nullcontext())
+    for module in (sampling_ranks, scoring_ranks):
+        monkeypatch.setattr(module, "start_ranks", in_this_process)
+    for module in (proxies, best_of_n_scores):
+        monkeypatch.setattr(module, "scoring_devices", lambda _: 2)
+    script.run(*compose(tmp_path, cache))
+    # The samples; the gold's scores of them and of the pairs; two proxies by each gold.
+    assert Counter(started) == {
+        "pipeline.experiments.sampling_rank": 1,
+        "pipeline.run.scoring_rank": 2 + 2 * 2,
+    }
+    name = "results/data/best_of_n.csv"
+    assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+    left = [*tmp_path.rglob("*.ranks"), *tmp_path.rglob("scoring"), *tmp_path.rglob("*.partial")]
+    assert left == []
 
 
 def test_a_lost_proxy_score_is_made_again_and_equal(finished: Path, cache: Path) -> None:
@@ -209,6 +246,8 @@ def test_proxies_gold_and_prompts_share_no_prompt() -> None:
 def test_no_sample_of_a_real_policy_depends_on_the_settings_of_a_synthetic_one(
     tmp_path: Path,
 ) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
     def fingerprint(*own: str) -> str:
         bon = script.settings_of(compose_config("best_of_n", [*SMALL, *own]))
         return proxies.samples_fingerprint(bon, tmp_path, "transformers")

@@ -56,7 +56,7 @@ def test_every_paper_experiment_is_planned_without_its_files(
     assert found["scoring, untrained too"].sequences == 7 * 2 * 2985
     assert found["Best-of-N: sampling"].sequences == 405_000
     assert found["Best-of-N: proxies"].runs == 24
-    assert found["training"].devices == 8
+    assert {stage.devices for stage in plan.stages} == {8}
     assert "public configuration" in plan.facts["Model"]
     assert "upper bound" in plan.facts["Tokens"]
     assert "conf/plan.yaml" in plan.speed.origin

@@ -109,13 +109,15 @@ def test_others_see_files_by_name_and_no_folders() -> None:
 
 @pytest.mark.parametrize(
     ("gpus", "launch", "ranks"),
-    [(0, "local", 1), (2, "local", 2), (8, "local", 4), (8, "gpu_group", 1)],
+    [(0, "local", 3), (2, "local", 2), (8, "local", 4), (8, "gpu_group", 1)],
 )
-def test_runs_are_scored_on_the_gpus_that_they_were_trained_on(
+def test_runs_are_scored_on_the_devices_that_they_were_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, launch: str, ranks: int
 ) -> None:
     asked = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
     monkeypatch.setattr(matrix, "evaluate", asked.append)
     cfg = compose_config("reproduce", ["profile=smoke", "devices=4", f"launch={launch}"])
     matrix.evaluate_run(cfg, Run("bt", 0, tmp_path), "test.jsonl")

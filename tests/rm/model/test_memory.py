@@ -75,6 +75,7 @@ LLAMA: dict[str, Any] = {
     **{"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12},
     **{"num_attention_heads": 8, "num_key_value_heads": 8, "max_position_embeddings": 512},
 }
+LARGE = LLAMA | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
 PEAK = """
 import json, sys, torch
 from pathlib import Path
@@ -114,12 +115,16 @@ def test_reading_a_bfloat16_model_takes_about_two_bytes_per_parameter(
     assert 1.5 < json.loads(done.stdout.splitlines()[-1]) < 3
 
 
-@pytest.mark.slow
-def test_a_rank_of_zero3_reads_its_share_alone(backbones: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "size", [LLAMA, pytest.param(LARGE, marks=pytest.mark.slow)], ids=["40M", "400M"]
+)
+def test_a_rank_of_zero3_reads_its_share_alone(
+    size: dict[str, Any], backbones: dict[str, Path], tmp_path: Path
+) -> None:
     names = AutoTokenizer.from_pretrained(backbones["llama"])
     ids = {"bos_token_id": names.bos_token_id, "eos_token_id": names.eos_token_id}
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(names), **LLAMA, **ids)
+    config = LlamaConfig(vocab_size=len(names), **size, **ids)
     folder = save(LlamaForCausalLM(config), backbones["llama"], tmp_path / "big")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     rank = Path(__file__).with_name("zero3_rank.py")
