@@ -25,7 +25,6 @@ COLUMNS: Final = [*KEYS, "accuracy"]
 LABELS: Final = {
     "train_pairs": "training pairs",
     "learning_rate": "learning rate",
-    "close_share": "share of Reasoning in training",
     "label_noise": "swapped labels among Reasoning",
     "beta": "β of the moving average",
     "epsilon": "ε (activation units)",

@@ -19,7 +19,9 @@ from rm.errors import InputError
 
 
 def load(*words: str) -> TrainingData:
-    return load_data(compose_config("train", ["data.train_pairs=200", *words]).data)
+    return load_data(
+        compose_config("train", ["data=generated", "data.train_pairs=200", *words]).data
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.6, 1.0])
@@ -112,7 +114,7 @@ def test_the_draw_is_part_of_the_configuration() -> None:
     assert OmegaConf.to_container(config.data, resolve=True)["draw"] == 3  # type: ignore[call-overload,index]
     methods = [comparable(compose_config("train", [*words, f"loss={m}"])) for m in ("bt", "normbt")]
     assert methods[0]["data.draw"] == methods[1]["data.draw"] == 3
-    assert "data.draw" not in comparable(compose_config("train", []))
+    assert "data.draw" not in comparable(compose_config("train", ["data=generated"]))
 
 
 def test_shares_of_a_draw_follow_the_pool() -> None:

@@ -12,11 +12,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from analysis import figure11
-from analysis.table5 import FILE
 from pipeline.experiments import measure
 from pipeline.experiments.matrix import train_config
 from pipeline.experiments.measure import Run
-from pipeline.experiments.sweep import COLUMNS, RUN, merge, note, run_key, sweep, sweep_config
+from pipeline.experiments.sweep import COLUMNS, RUN, merge, sweep, sweep_config
 from pipeline.run.training import train
 from pipeline.settings.configuration import CONF, compose_config
 from rm.errors import InputError
@@ -90,29 +89,6 @@ def test_a_value_that_the_table_rounds_is_replaced(tmp_path: Path) -> None:
         [0.333333, 0.3],
         [0.5, 0.2],
     ]
-
-
-def test_the_results_that_are_here_take_another_run(tmp_path: Path) -> None:
-    """The sweeps of results/cpu_rates were written before rows were replaced run by run."""
-    for name in ("sweep.csv", "sweep_scores.parquet", "sweep.json"):
-        (tmp_path / name).write_bytes((CONF.parent / "results/cpu_rates/data" / name).read_bytes())
-    table, scores = pd.read_csv(tmp_path / "sweep.csv"), pd.read_parquet(tmp_path / FILE)
-    noted = json.loads((tmp_path / "sweep.json").read_text())
-    ours = ("label_noise", 0.2, "bt", 0)
-    merge(of_run(table, ours).assign(accuracy=0.5), tmp_path / "sweep.csv", COLUMNS[:-1])
-    merge(of_run(scores, ours).assign(reward_chosen=9.0), tmp_path / FILE, RUN)
-    facts = {"value": 0.2, "method": "bt", "seed": 0, "steps": -1}
-    note(composed(["profile=cpu", "sweep=label_noise"]), [facts], tmp_path / "sweep.json")
-    again, merged = pd.read_csv(tmp_path / "sweep.csv"), pd.read_parquet(tmp_path / FILE)
-    assert len(again) == len(table) and (of_run(again, ours)["accuracy"] == 0.5).all()
-    assert (again["accuracy"] != table["accuracy"]).sum() <= 5
-    assert len(merged) == len(scores) and (merged["reward_chosen"] == 9.0).sum() == 480
-    now = json.loads((tmp_path / "sweep.json").read_text())
-    assert now["close_share"] == noted["close_share"]
-    keys = [[run_key(one) for one in made["label_noise"]["runs"]] for made in (noted, now)]
-    assert (
-        keys[0] == keys[1] and [one["steps"] for one in now["label_noise"]["runs"]].count(-1) == 1
-    )
 
 
 def of_run(frame: pd.DataFrame, key: tuple[str, float, str, int]) -> pd.DataFrame:
