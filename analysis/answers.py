@@ -1,10 +1,12 @@
 """The table of README: each question with the paper's number and ours, from the judged claims."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from analysis import claims
 from analysis.claims import Judged, Measured
@@ -14,6 +16,7 @@ from eval.verdicts import NOT_TESTABLE
 FOLDERS: Final = {"generated": "cpu", "gemma": "gemma", "real": "real"}
 """Column of the table → folder below results/."""
 ABSENT: Final = "–"
+MATRICES: Final = Path(__file__).parents[1] / "conf" / "matrix"
 
 
 def build(results: Path) -> pd.DataFrame:
@@ -61,3 +64,24 @@ def span(measured: Measured) -> str:
     """Return "[1.1, 7.3]"; "" where the interval is unknown."""
     low, high = measured.low, measured.high
     return f"[{short(low)}, {short(high)}]" if np.isfinite([low, high]).all() else ""
+
+
+def interim(manifest: Mapping[str, Any], matrices: Path = MATRICES) -> str:
+    """Return what a frozen experiment still lacks of its list of runs; "" where nothing is lacking.
+
+    `manifest` is a results folder's; one without a freeze lacks nothing.
+    """
+    if "freeze" not in manifest:
+        return ""
+    replicates = "matrix=replication" in str(manifest.get("command"))
+    name = "replication" if replicates else "confirmatory"
+    listed = yaml.safe_load((matrices / "confirmatory.yaml").read_text())
+    listed |= yaml.safe_load((matrices / f"{name}.yaml").read_text())
+    planned = {(method, seed) for method in listed["methods"] for seed in listed["seeds"]}
+    done = planned & {(run["method"], run["seed"]) for run in manifest["runs"]}
+    if done == planned:
+        return ""
+    return (
+        f"Interim: {len(done)} of the {len(planned)} planned runs are done. The analysis is "
+        "frozen, and the verdicts count when all have run."
+    )

@@ -128,7 +128,7 @@ def labels(manifest: dict[str, Any]) -> list[str]:
     """Return what a reader must know before any number: scale, data, protocol."""
     config = manifest["runs"][0]["config"] if manifest["runs"] else {}
     model, data = config.get("model", {}), config.get("data", {})
-    found = []
+    found = [early] if (early := answers.interim(manifest)) else []
     if model.get("tiny"):
         found.append(
             "Tiny random backbone: this profile tests the code. Its numbers mean nothing, and a "

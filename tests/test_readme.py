@@ -46,7 +46,7 @@ def test_the_answers_are_a_table_of_cells(tmp_path: Path, monkeypatch: pytest.Mo
     assert readme.answers(tmp_path) == "The confirmatory results are being computed."
     manifest = tmp_path / readme.RESULTS / "manifest.json"
     manifest.parent.mkdir(parents=True)
-    manifest.touch()
+    manifest.write_text('{"runs": []}')
     table = [
         "| Question | Paper, 2–3B | Generated pairs, 135M | Gemma 3 270M | Real pairs |",
         "| --- | --- | --- | --- | --- |",

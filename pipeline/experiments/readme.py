@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.answers import build
+from analysis.answers import build, interim
 from rm.errors import InputError
+from rm.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("results/cpu")
@@ -45,7 +46,8 @@ def answers(root: Path) -> str:
     rows = [[*COLUMNS.values()], ["---"] * len(COLUMNS), *table[[*COLUMNS]].to_numpy().tolist()]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     figure = [f"![Effects by method and section]({FIGURE})"] if (root / FIGURE).is_file() else []
-    return "\n\n".join([lines, CAPTION, *figure])
+    early = interim(read_json(root / RESULTS / "manifest.json"))
+    return "\n\n".join([*filter(None, [early]), lines, CAPTION, *figure])
 
 
 def updated(text: str, content: str) -> str:

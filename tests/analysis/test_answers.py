@@ -50,3 +50,16 @@ def test_the_table_has_the_claims_with_a_question_in_their_order(tmp_path: Path)
     assert table["question"].tolist() == asked and 5 <= len(asked) <= 9
     assert list(table) == ["question", "paper", "generated", "gemma", "real"]
     assert (table[["generated", "gemma", "real"]] == "–").all(axis=None)
+
+
+def test_an_experiment_that_lacks_planned_runs_says_so(tmp_path: Path) -> None:
+    (tmp_path / "confirmatory.yaml").write_text("methods: [bt, normbt]\nseeds: [0, 1]\n")
+    (tmp_path / "replication.yaml").write_text("defaults: [confirmatory]\nseeds: [0]\n")
+    runs = [{"method": method, "seed": seed} for method in ("bt", "normbt") for seed in (0, 1)]
+    manifest = {"freeze": {}, "command": "x matrix=confirmatory", "runs": runs}
+    assert answers.interim(manifest, tmp_path) == ""
+    assert answers.interim({"runs": []}, tmp_path) == ""
+    early = answers.interim(manifest | {"runs": runs[:3]}, tmp_path)
+    assert early.startswith("Interim: 3 of the 4 planned runs are done.")
+    other = manifest | {"command": "x matrix=replication", "runs": runs[:1]}
+    assert answers.interim(other, tmp_path).startswith("Interim: 1 of the 2 planned")
