@@ -41,7 +41,10 @@ def ngrams(train: Pairs, test: Pairs) -> tuple[csr_matrix, csr_matrix]:
         {"analyzer": "char", "ngram_range": (2, 4)},
     ):
         counter = CountVectorizer(lowercase=False, min_df=2, **options)
-        counter.fit(text for pair in train for text in (pair.chosen, pair.rejected))
+        try:
+            counter.fit(text for pair in train for text in (pair.chosen, pair.rejected))
+        except ValueError as error:  # scikit-learn's for texts without a word, or none twice
+            raise InputError("no n-gram occurs in two of the training texts") from error
         parts.append([_difference(counter, pairs) for pairs in (train, test)])
     first, second = (hstack(columns).tocsr() for columns in zip(*parts, strict=True))
     return first, second

@@ -99,3 +99,9 @@ def test_on_real_rows_the_longer_answer_wins_in_chat(shared_data: Path) -> None:
     test = [r for r in load(str(shared_data / "rewardbench_mini.jsonl.gz")) if r.section == "Chat"]
     table = baselines(train, test[::4], resamples=200).set_index(["baseline", "name"])
     assert table.loc[("length", "Chat"), "accuracy"] > 60
+
+
+def test_texts_that_share_no_ngram_are_refused() -> None:
+    train = [PreferencePair(str(i), (), "", "", category="Chat") for i in range(40)]
+    with pytest.raises(InputError, match="no n-gram occurs in two"):
+        differences(BASELINES["n-grams"], train, train[:3])

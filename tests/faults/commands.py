@@ -106,7 +106,7 @@ def _be_the_child(
             before()
         for name, *words in commands:
             sys.argv = [f"scripts.{name}", *words]
-            sys.modules[f"scripts.{name}"].main()
+            importlib.import_module(f"scripts.{name}").main()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
