@@ -81,6 +81,7 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Pat
         screen.line(line)
     with screen.stage("check settings and data"):
         check_methods(cfg, overrides)
+        freeze = None if cfg.until == "rates" else check_freeze(cfg)  # before hours of pilot runs
         left_out = best_of_n_left_out(cfg)
         if left_out is None:
             find_prompts(cfg, best_of_n.settings_of(cfg))  # too few: said before training
@@ -94,7 +95,6 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Pat
     rates = choose_rates(cfg, overrides, screen)
     if cfg.until == "rates":
         return results
-    freeze = check_freeze(cfg)
     with screen.stage("score the untrained backbone"):
         untrained = make_untrained(cfg, runs_dir)
         evaluate_run(cfg, untrained, test)  # no test pair is scored before rates are chosen

@@ -27,6 +27,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from torch.distributed import PrefixStore, Store, rendezvous
 
 from rm.errors import InputError, InterruptedRunError
@@ -52,6 +53,14 @@ def lifeline() -> Iterator[dict[str, str]]:
             yield {LIFELINE: str(pipe)}
         finally:
             os.close(handle)
+
+
+def place() -> tuple[int, int]:
+    """In a rank, all on one machine: its number and how many there are. Its own GPU is taken."""
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank)
+    return rank, size
 
 
 def _end_with_the_command() -> None:

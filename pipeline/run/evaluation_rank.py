@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-
-import torch
 
 from eval.benchmarks import benchmark_of
 from eval.scoring import fill_rank
@@ -20,9 +17,7 @@ def main(output: str) -> None:
     with ranks.noted(Path(output)):
         cfg = load_saved(Path(output) / "config.yaml")
         set_threads(cfg)
-        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        if torch.cuda.is_available():
-            torch.cuda.set_device(rank)
+        rank, size = ranks.place()
         rows = benchmark_of(cfg.benchmark).load(cfg.data, cfg.eval.ignore)
         fill_rank(open_scorer(cfg, describe_inputs(cfg), rank=rank), rows, rank, size)
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-
-import torch
 
 from pipeline.launch import ranks
 from pipeline.run.evaluation import set_threads
@@ -16,11 +13,9 @@ from pipeline.run.scoring_ranks import read_job
 def main(folder: str) -> None:
     """Score this rank's share of the rows in `folder`."""
     with ranks.noted(Path(folder)):
-        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        rank, size = ranks.place()
         job, rows = read_job(Path(folder))
         set_threads(job.cfg)
-        if torch.cuda.is_available():
-            torch.cuda.set_device(rank)
         job.open(rank).fill(rows, hidden=False, rank=rank, ranks=size)
 
 

@@ -26,7 +26,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ BATCH = 200
 FORMS = {"jsonl": 6, "json": 6, "jsonl.gz": 6, "json.gz": 6, "parquet": 6, "folder": 1}
 """Forms of a source, and how often each is drawn (a folder takes long to open)."""
 ENDS = ("kept", "dropped", "refused")
+TRACES = 40
+"""Failures whose traces are printed."""
 Inputs = tuple[Callable[[Path, str], Path], Callable[[Path], str]]
 """Writes the input that a seed stands for into a folder; reads it and says how it ended."""
 TOKENS = (
@@ -296,13 +298,20 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     given = parser.parse_args(arguments)
     ends, failures = fuzz(given.minutes, given.seed, given.keep)
     found = row(ends, given.seed)
+    report(ends, failures, found)
+    return found
+
+
+def report(
+    ends: Counter[str], failures: Sequence[tuple[str, str]], found: Mapping[str, Any]
+) -> None:
+    """Print how the inputs ended and the row; with failures, their traces and exit status 1."""
     print(", ".join(f"{ends[end]:,} {end}" for end in (*ENDS, "failed")))
     print(pd.DataFrame([found]).to_string(index=False))
-    for seed, trace in failures[:10]:
+    for seed, trace in failures[:TRACES]:
         print(f"--- {seed}\n{trace}", file=sys.stderr)
     if failures:
         sys.exit(1)
-    return found
 
 
 if __name__ == "__main__":

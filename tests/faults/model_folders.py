@@ -17,7 +17,6 @@ import functools
 import json
 import random
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -197,12 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> Row:
     given = parser.parse_args(arguments)
     ends, failures = fuzzed(given.tries, given.seed, given.keep)
     found = row(ends, given.seed)
-    print(", ".join(f"{ends[end]:,} {end}" for end in (*fuzz.ENDS, "failed")))
-    print(found)
-    for seed, trace in failures[:40]:
-        print(f"--- {seed}\n{trace}", file=sys.stderr)
-    if failures:
-        sys.exit(1)
+    fuzz.report(ends, failures, found)
     return found
 
 

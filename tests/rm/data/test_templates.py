@@ -11,23 +11,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from rm.data.templates import ChatTemplate, RefusedConversation, merge_system
 from rm.errors import InputError
+from tests.messages import NAMES, SYSTEM, assistant, user
 
 ENDS = {"llama": "<|eot_id|>", "gemma": "<end_of_turn>"}
-NAMES = {
-    "llama": ("<|eot_id|>", "<|start_header_id|>"),
-    "gemma": ("<end_of_turn>", "<start_of_turn>"),
-}
-
-
-def user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
-
-
-SYSTEM = {"role": "system", "content": "Be kind."}
 
 
 def test_beginning_of_sequence_is_there_once(template: ChatTemplate) -> None:

@@ -15,22 +15,7 @@ from rm.data.templates import ChatTemplate
 from rm.data.token_table import tokenize_pairs
 from rm.data.tokens import choose_pad_token, cut_texts, pad, shorter_prompts
 from rm.errors import InputError
-
-NAMES = {
-    "llama": ("<|eot_id|>", "<|start_header_id|>"),
-    "gemma": ("<end_of_turn>", "<start_of_turn>"),
-}
-
-
-def user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
-
-
-SYSTEM = {"role": "system", "content": "Be kind."}
+from tests.messages import NAMES, SYSTEM, assistant, user
 
 
 def pair(prompt: list[dict[str, str]], chosen: str, rejected: str) -> PreferencePair:

@@ -39,7 +39,7 @@ from rm.model.checkpoints import (
 )
 from rm.model.parts import train_part
 from rm.model.reward_model import RewardModel, set_head
-from tests.models import VISION, gemma3_folder, save
+from tests.models import VISION, gemma3_folder, move_weights, save
 
 TEXTS = ("Yes.", "No, it is not at all like that.", "Seven times six is 42.")
 
@@ -56,10 +56,7 @@ def backbone(request: pytest.FixtureRequest, backbones: dict[str, Path], tmp_pat
 def trained(backbone: Path, tmp_path: Path) -> Path:
     """A reward model whose head and layers are no longer those of its backbone."""
     model, tokenizer = new_reward_model(backbone, torch.float32, seed=5)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for value in model.parameters():
-            value.add_(torch.randn_like(value) / 20)
+    move_weights(model)
     save_reward_model(model, tokenizer, tmp_path / "trained")
     (tmp_path / "trained" / CHECKSUMS_FILE).unlink()
     return tmp_path / "trained"

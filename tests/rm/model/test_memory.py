@@ -18,7 +18,7 @@ from rm.data.templates import ChatTemplate
 from rm.data.tokens import pad
 from rm.model.checkpoints import load_reward_model, new_reward_model, save_reward_model
 from rm.model.reward_model import RewardModel
-from tests.models import gemma3_folder, save
+from tests.models import gemma3_folder, move_weights, save
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXTS = ("Yes.", "No, it is not at all like that.")
@@ -30,10 +30,7 @@ def trained(request: pytest.FixtureRequest, backbones: dict[str, Path], tmp_path
     own = request.param
     backbone = backbones.get(own) or gemma3_folder(backbones["gemma"], tmp_path / "g3", window=8)
     model, tokenizer = new_reward_model(backbone, torch.float32, seed=5)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for value in model.parameters():
-            value.add_(torch.randn_like(value) / 20)
+    move_weights(model)
     save_reward_model(model, tokenizer, tmp_path / "trained")
     return tmp_path / "trained"
 
