@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan reproduce reproduce-full best-of-n status test test-slow lint figures report readme push dashboard bench faults clean
+.PHONY: help setup plan reproduce reproduce-full best-of-n status test test-slow lint figures report readme notebooks push dashboard bench faults clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -71,6 +71,9 @@ dashboard: $(VENV)/.ready ## describe a wandb workspace and report for PROJECT=O
 
 report: $(VENV)/.ready ## build report.html in RESULTS (default results/$PROFILE)
 	$(RUN) -m scripts.report profile=$(PROFILE) results_dir=$(RESULTS) $(ARGS)
+
+notebooks: $(VENV)/.ready-dev ## run the notebooks on the committed results and keep their outputs
+	$(RUN) -m tests.notebooks.run
 
 readme: $(VENV)/.ready ## write README's table of answers from the committed results
 	$(RUN) -m scripts.readme

@@ -339,10 +339,10 @@ def freeze_layout(figure: Figure) -> None:
         figure.set_layout_engine(None)
 
 
-def figure_bytes(figure: Figure, kind: str) -> bytes:
+def figure_bytes(figure: Figure, kind: str, dpi: int = DPI) -> bytes:
     """Return the figure as "png" or "svg", free of anything that differs between two runs."""
     metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[kind]
     buffer = io.BytesIO()
     with matplotlib.style.context(["default", STYLE]):
-        figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     return buffer.getvalue()
