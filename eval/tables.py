@@ -13,6 +13,8 @@ from rm.errors import visible
 
 _MARKUP = re.compile(r"[\\`*|<>~$&]|(?<!\w)_|_(?!\w)")
 _ESCAPED = re.compile(r"\\([\\`*|<>~$&_])")
+_TABLE = re.compile(r"(?:^\|.*$\n?)+", re.MULTILINE)
+_CELL_END = re.compile(r"(?<!\\)\|")
 NO_INTERVAL = "none"
 ABSENT = "—"
 PARTIAL = " (partial)"
@@ -45,6 +47,35 @@ def markdown_text(text: str) -> str:
 def plain_text(text: str) -> str:
     """Return what `markdown_text` made Markdown of: its inverse (but for what was spelt)."""
     return _ESCAPED.sub(r"\1", text.replace("]\\(", "]("))
+
+
+def for_terminal(text: str, without: Sequence[str] = ()) -> str:
+    """Return Markdown with its tables as plain columns that line up, without the empty ones.
+
+    `without`: beginnings of the headers of further columns to leave out.
+
+    >>> print(for_terminal(markdown(["name", "n", "note"], [["a", 10, ""], ["b c", 2, ""]])))
+    name  n
+    a     10
+    b c   2
+    """
+    return _TABLE.sub(lambda found: _columns(found[0], tuple(without)), text)
+
+
+def _columns(table: str, without: tuple[str, ...]) -> str:
+    header, _, *rows = (
+        [plain_text(cell.strip()) for cell in _CELL_END.split(line)[1:-1]]
+        for line in table.splitlines()
+    )
+    columns = [
+        [name, *cells]
+        for name, *cells in zip(header, *rows, strict=True)
+        if any(cells) and not name.startswith(without)
+    ]
+    widths = [max(map(len, column)) for column in columns]
+    lines = zip(*columns, strict=True)
+    padded = (map(str.ljust, line, widths) for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
 def percent(value: float | None) -> str:

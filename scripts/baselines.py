@@ -18,7 +18,8 @@ from pipeline.settings import configuration
 @configuration.main("baselines")
 def main(cfg: DictConfig) -> None:
     """Print the rows of sections and say where the table is."""
-    from pipeline.experiments.baselines import run
+    with configuration.quick_imports():
+        from pipeline.experiments.baselines import run
 
     table = run(cfg)
     print(table[table["level"] != "subset"].to_string(index=False))

@@ -26,11 +26,14 @@ from pipeline.settings import configuration
 @configuration.main("best_of_n")
 def main(cfg: DictConfig) -> None:
     """Run the experiment and print its table."""
-    from pipeline.experiments.best_of_n import run
+    with configuration.quick_imports():
+        from eval.tables import for_terminal
+        from pipeline.experiments.best_of_n import run
 
     results = run(cfg, configuration.words())
-    print((results / "tables" / "best_of_n.md").read_text())
-    print(f"written: {results}/data/best_of_n.csv, figures/figure5, tables/best_of_n*")
+    about, table, *_ = (results / "tables" / "best_of_n.md").read_text().split("\n\n")
+    print(f"{about}\n\n{for_terminal(table)}\n")
+    print(f"tables: {results / 'tables'}   figure: {results / 'figures' / 'figure5.png'}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python -m scripts.evaluate checkpoint=DIR benchmark=rewardbench data=hub|PATH output=DIR
 
 Output: <output>/scores.parquet (one row per pair, or per response), summary.json, table.md,
-config.yaml and, written last, manifest.json. devices=2 scores on two ranks.
+config.yaml, log.txt and, written last, manifest.json. devices=2 scores on two ranks.
 Resume: a killed evaluation resumes after its last finished batch. The same command on the same
 inputs skips a finished one.
 """
@@ -21,12 +21,18 @@ from pipeline.settings import configuration
 @configuration.main("evaluate")
 def run(cfg: DictConfig) -> None:
     """Score one checkpoint and print its tables."""
-    from pipeline.run.evaluation import evaluate, refuse_another_test
+    from pipeline.launch.terminal import one_run
 
-    refuse_another_test(cfg)
-    evaluate(cfg)
-    print((Path(cfg.output) / "table.md").read_text())
-    print(f"written: {cfg.output}")
+    output = Path(cfg.output)
+    with one_run(f"score {cfg.checkpoint} on {cfg.benchmark}", output / "log.txt"):
+        with configuration.quick_imports():
+            from eval.tables import for_terminal
+            from pipeline.run.evaluation import evaluate, refuse_another_test
+        refuse_another_test(cfg)
+        evaluate(cfg)
+    head, sections, *_ = (output / "table.md").read_text().split("\n\n")
+    print(f"{head}\n\n{for_terminal(sections)}\n")
+    print(f"subsets too: {output / 'table.md'}   scores: {output / 'scores.parquet'}")
 
 
 def main() -> None:

@@ -24,8 +24,9 @@ from pipeline.settings import configuration
 @configuration.main("reproduce")
 def main(cfg: DictConfig) -> None:
     """Run the pipeline; print Table 1, the verdicts and where everything is."""
-    from pipeline.experiments.closing import closing_lines
-    from pipeline.experiments.reproduce import reproduce
+    with configuration.quick_imports():
+        from pipeline.experiments.closing import closing_lines
+        from pipeline.experiments.reproduce import reproduce
 
     results = reproduce(cfg, configuration.words())
     if cfg.until == "rates":

@@ -23,9 +23,12 @@ from pipeline.settings import configuration
 @configuration.main("sweep")
 def main(cfg: DictConfig) -> None:
     """Run one sweep and say where its table is."""
-    from pipeline.experiments.sweep import sweep
+    with configuration.quick_imports():
+        from pipeline.experiments.sweep import result, sweep
 
-    print(sweep(cfg, configuration.words()))
+    table = sweep(cfg, configuration.words())
+    print(f"average accuracy, percent, mean over seeds\n{result(table, cfg.sweep.parameter)}")
+    print(f"table: {table}")
 
 
 if __name__ == "__main__":

@@ -20,11 +20,16 @@ from pipeline.settings import configuration
 @configuration.main("tune")
 def main(cfg: DictConfig) -> float:
     """Run the job, say how it did, and return what a sweeper maximises."""
-    from pipeline.experiments.tune import tune
-    from pipeline.run.jobs import recorded
+    from pipeline.launch.terminal import one_run
 
-    with recorded("scripts.tune", Path(cfg.runs_dir)) as results:
-        results |= tune(cfg, configuration.words())
+    folder = Path(cfg.runs_dir)
+    what = f"train {cfg.loss.name}, seed {cfg.seed}, and score it on validation pairs"
+    with one_run(what, folder / "log.txt"):
+        with configuration.quick_imports():
+            from pipeline.experiments.tune import tune
+            from pipeline.run.jobs import recorded
+        with recorded("scripts.tune", folder) as results:
+            results |= tune(cfg, configuration.words())
     accuracy = float(results["accuracy"])
     print(f"validation accuracy: {100 * accuracy:.1f}% of {results['pairs']} pairs", flush=True)
     return accuracy

@@ -26,7 +26,9 @@ from pipeline.experiments.best_of_n_scores import Judged
 from pipeline.experiments.freeze import check_freeze
 from pipeline.experiments.matrix import refuse_words_of_one_run
 from pipeline.experiments.measure import Run
+from pipeline.experiments.runs import log_file
 from pipeline.launch.lock import only_one, only_one_draws
+from pipeline.launch.terminal import screen
 from pipeline.settings import configuration
 from rm.data.sources import is_hub_name
 from rm.errors import InputError
@@ -40,10 +42,13 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     bon = check_all(cfg)
     refuse_words_of_one_run(overrides)
     check_freeze(cfg)
-    runs = best_of_n_synthetic.trained(cfg, overrides) if bon.synthetic else []
-    results = compute(cfg, overrides, runs)
-    with only_one_draws(results):
-        draw(results, label(cfg, bon))
+    with screen(log_file(cfg)) as shown:
+        shown.line(f"Best-of-N, {label(cfg, bon)}; log: {log_file(cfg)}")
+        runs = best_of_n_synthetic.trained(cfg, overrides, shown) if bon.synthetic else []
+        with shown.stage("make, check and score the candidates"):
+            results = compute(cfg, overrides, runs)
+        with shown.stage("draw"), only_one_draws(results):
+            draw(results, label(cfg, bon))
     return results
 
 

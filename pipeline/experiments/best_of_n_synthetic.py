@@ -23,10 +23,10 @@ from pipeline.experiments.best_of_n_material import asked_prompts
 from pipeline.experiments.best_of_n_scores import Judged, kept_array, score_all, scores_file
 from pipeline.experiments.matrix import choose_rates, run_configs
 from pipeline.experiments.measure import Run
-from pipeline.experiments.runs import do_all, log_file
+from pipeline.experiments.runs import do_all
 from pipeline.launch.lock import only_one
 from pipeline.launch.side_by_side import Job
-from pipeline.launch.terminal import screen
+from pipeline.launch.terminal import Screen
 from pipeline.run.training import train
 from rm.errors import InputError
 from rm.files import is_intact
@@ -35,9 +35,9 @@ STEM = "best_of_n"
 """Begins the names of the files with a run's scores of candidates."""
 
 
-def trained(cfg: DictConfig, overrides: Sequence[str]) -> list[Run]:
+def trained(cfg: DictConfig, overrides: Sequence[str], shown: Screen) -> list[Run]:
     """Train what is missing of the matrix, as scripts.reproduce does; return its runs."""
-    with only_one(Path(cfg.runs_dir)), screen(log_file(cfg)) as shown:
+    with only_one(Path(cfg.runs_dir)):
         configs = run_configs(cfg, overrides, choose_rates(cfg, overrides, shown))
         runs = [Run(one.loss.name, one.seed, Path(one.run_dir)) for one in configs]
         jobs = [

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from pipeline.experiments.measure import Run
 from pipeline.launch.side_by_side import Job, run_all
 from pipeline.launch.terminal import Screen
+from pipeline.run.run_folder import steps_done
 from pipeline.run.training import prepare
 from rm.errors import InputError
 
@@ -88,8 +89,6 @@ def _done(run: Run, most: int | None) -> float:
         return 1.0
     if is_trained(run.folder):
         return TRAINING_SHARE
-    metrics = run.folder / "metrics.jsonl"
-    if most is None or not metrics.is_file():
+    if most is None:
         return 0.0
-    with metrics.open("rb") as file:
-        return TRAINING_SHARE * min(sum(1 for _ in file) / most, 1.0)
+    return TRAINING_SHARE * min(steps_done(run.folder) / most, 1.0)

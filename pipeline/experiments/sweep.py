@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
+from analysis.style import plural
 from analysis.table5 import SWEPT
 from eval.spreadsheet import csv_text, read_csv, write_parquet
 from pipeline.experiments.matrix import (
@@ -27,7 +28,9 @@ from pipeline.experiments.matrix import (
     train_config,
 )
 from pipeline.experiments.measure import Run
+from pipeline.experiments.runs import log_file, most_steps, progress
 from pipeline.launch.lock import only_one
+from pipeline.launch.terminal import Screen, screen
 from pipeline.run.run_folder import comparable, differences, stale_because
 from rm.errors import InputError
 from rm.files import atomic_write_json, atomic_write_text, read_json
@@ -44,11 +47,11 @@ DIGITS = ".6g"
 
 def sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     """Run what is missing of one sweep; return the table's path."""
-    with only_one(Path(cfg.runs_dir)):
-        return _sweep(cfg, overrides)
+    with only_one(Path(cfg.runs_dir)), screen(log_file(cfg)) as shown:
+        return _sweep(cfg, overrides, shown)
 
 
-def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
+def _sweep(cfg: DictConfig, overrides: Sequence[str], shown: Screen) -> Path:
     check_call(cfg, overrides)
     noted = Path(cfg.results_dir) / "data" / "sweep.json"
     parts = read_json(noted) if noted.is_file() else {}
@@ -61,14 +64,24 @@ def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
         for seed in cfg.seeds
     ]
     check_alike(cfg, plan[0][-1], parts, noted.parent)
+    runs = [Run(method, seed, Path(one.run_dir)) for _, method, seed, one in plan]
+    steps = [most_steps(one) for *_, one in plan]
+    shown.line(f"{cfg.sweep.key} = {cfg.sweep['values']}, {label(cfg)}; log: {log_file(cfg)}")
+    name = f"train and score {plural(len(runs), 'model')}"
+    with shown.stage(name, lambda: progress(runs, steps)):
+        for (value, *_, one), run in zip(plan, runs, strict=True):
+            print(f"{cfg.sweep.key}={value}, {run.method}, seed {run.seed}", flush=True)
+            train_and_score(cfg, one, run, test)
+            if run.folder.is_relative_to(Path(cfg.runs_dir) / "sweep"):
+                shutil.rmtree(run.checkpoint, ignore_errors=True)
+    return write(cfg, [value for value, *_ in plan], runs)
+
+
+def write(cfg: DictConfig, values: Sequence[float], runs: Sequence[Run]) -> Path:
+    """Write the files of a sweep's finished runs, one value for each; return the table's path."""
     rows: list[dict[str, Any]] = []
     scores, facts = [], []
-    for number, (value, method, seed, one) in enumerate(plan, start=1):
-        print(f"[{number}/{len(plan)}] {cfg.sweep.key}={value}, {method}, seed {seed}", flush=True)
-        run = Run(method, seed, Path(one.run_dir))
-        train_and_score(cfg, one, run, test)
-        if run.folder.is_relative_to(Path(cfg.runs_dir) / "sweep"):
-            shutil.rmtree(run.checkpoint, ignore_errors=True)
+    for value, run in zip(values, runs, strict=True):
         rows += rows_of(run, cfg.sweep.parameter, value)
         scores.append(scores_of(cfg, run, value))
         facts.append({"value": value, **run_facts(run)})
@@ -77,6 +90,16 @@ def _sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     merge(pd.concat(scores), folder / "sweep_scores.parquet", RUN)
     note(cfg, facts, folder / "sweep.json")
     return folder / "sweep.csv"
+
+
+def result(table: Path, parameter: str) -> str:
+    """The average accuracy at each value of a parameter, percent, one column per method."""
+    frame = read_csv(table)
+    rows = frame[(frame["parameter"] == parameter) & (frame["section"] == "average")]
+    means = rows.pivot_table(index="value", columns="method", values="accuracy") * 100
+    means.columns.name, means.index.name = None, parameter
+    means.index = means.index.map("{:g}".format)
+    return means.reset_index().to_string(index=False, float_format="%.1f")
 
 
 def check(cfg: DictConfig, parts: dict[str, Any], folder: Path) -> None:

@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 import torch
 from torch.distributed import PrefixStore, Store, rendezvous
 
+from pipeline.launch.terminal import where_output_is
 from rm.errors import InputError, InterruptedRunError
 from rm.files import atomic_write_json
 
@@ -235,11 +236,13 @@ def failure(folder: Path, status: int) -> Exception:
     if wrong:
         return InputError(wrong[0].removeprefix("InputError: "))
     if not killed and not failed:
-        return InterruptedRunError(f"{folder}: the ranks ended with status {status}: see above")
+        return InterruptedRunError(
+            f"{folder}: the ranks ended with status {status}: see {where_output_is()}"
+        )
     first = (killed + failed)[0]
     what = first["error"] or "was killed (out of memory, or a signal from outside)"
     log = _log(folder, first["rank"])
-    where = f"see {log}" if log.is_file() else "see above"
+    where = f"see {log if log.is_file() else where_output_is()}"
     after = "; the same command resumes from what is finished" if killed else ""
     return InterruptedRunError(
         f"{folder}: rank {first['rank']} on {first['host']}: {what}; {where}{after}"

@@ -13,13 +13,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from tqdm import tqdm
+
+from pipeline.settings.configuration import end_progress
 
 POLL_SECONDS = 0.5
 FORMAT = "{desc}  {percentage:3.0f}%  {elapsed} gone, {remaining} left{postfix}"
 """What tqdm shows; the time left is that of the rate since the stage began."""
+SHOW_AFTER = 1.0
+"""Seconds after which a library's progress bar is worth following."""
+ESTIMATE_AFTER = 30.0
+"""Seconds of a stage after which, without a terminal, a line says how long it will take."""
 
 Fraction = Callable[[], tuple[float, str]]
 """How much of a stage is done, 0 to 1, and what is at work now."""
@@ -42,8 +48,7 @@ class Screen:
         started = time.monotonic()
         if not self.live:
             self.line(f"{name} …")
-        watch = self._watched(name, fraction) if self.live else contextlib.nullcontext()
-        with watch:
+        with self._watched(name, fraction):
             yield
         self.line(f"{name}: {in_words(time.monotonic() - started)}")
 
@@ -52,25 +57,71 @@ class Screen:
         """Redraw the display from a thread, which a long computation does not hold up."""
         form = FORMAT if fraction is not None else "{desc}  {elapsed} gone"
         done = fraction()[0] if fraction is not None else 0.0
-        bar = tqdm(total=1.0, initial=done, desc=name, file=self.stream, bar_format=form)
-        ended = threading.Event()
+        with contextlib.ExitStack() as stack:
+            stream = self.stream if self.live else stack.enter_context(open(os.devnull, "w"))
+            bar = tqdm(total=1.0, initial=done, desc=name, file=stream, bar_format=form)
+            ended = threading.Event()
+            thread = threading.Thread(
+                target=self._redraw, args=(bar, name, fraction, ended), daemon=True
+            )
+            thread.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                thread.join()
+                bar.clear()
+                bar.leave = False
+                bar.close()
 
-        def redraw() -> None:
-            while not ended.wait(POLL_SECONDS):
-                if fraction is not None:
-                    bar.n, what = fraction()
-                    bar.set_postfix_str(what, refresh=False)
-                bar.refresh()
+    def _redraw(
+        self, bar: tqdm, name: str, fraction: Fraction | None, ended: threading.Event
+    ) -> None:
+        """Keep `bar` up to date until the stage has ended."""
+        estimated = self.live
+        while not ended.wait(POLL_SECONDS):
+            if fraction is not None:
+                bar.n, what = fraction()
+                bar.set_postfix_str(what, refresh=False)
+            else:
+                follow(newest_bar(bar), bar, name)
+            bar.refresh()
+            left = time_left(bar)
+            if not estimated and left is not None and _age(bar) > ESTIMATE_AFTER:
+                self.line(f"{name}: about {in_words(left)} left")
+                estimated = True
 
-        thread = threading.Thread(target=redraw, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-            bar.leave = False
-            bar.close()
+
+def newest_bar(own: tqdm) -> tqdm | None:
+    """The progress bar that a library began last, if it is at work for SHOW_AFTER seconds."""
+    with tqdm.get_lock():
+        bars = list(tqdm._instances)  # type: ignore[attr-defined]
+    others = [bar for bar in bars if bar is not own and not bar.disable]
+    newest = max(others, key=lambda bar: bar.start_t, default=None)
+    return newest if newest is not None and _age(newest) > SHOW_AFTER else None
+
+
+def follow(other: tqdm | None, bar: tqdm, name: str) -> None:
+    """Show in `bar`, that of the stage `name`, how far the bar `other` is."""
+    if other is None or not other.total:
+        return
+    bar.total, bar.n, bar.initial, bar.start_t = other.total, other.n, other.initial, other.start_t
+    bar.bar_format = FORMAT
+    bar.set_description_str(f"{name}: {other.desc}".removesuffix(": "), refresh=False)
+    rate = (bar.n - bar.initial) / max(_age(bar), POLL_SECONDS)
+    number = tqdm.format_sizeof(rate) if rate >= 1 else f"{rate:.2g}"
+    about = [f"{number} {other.unit}/s", *([str(other.postfix)] if other.postfix else [])]
+    bar.set_postfix_str(", ".join(about), refresh=False)
+
+
+def time_left(bar: tqdm) -> float | None:
+    """Seconds that a bar needs at its rate since it began; None while that is not known."""
+    done = bar.n - bar.initial
+    return (bar.total - bar.n) * _age(bar) / done if bar.total and done > 0 else None
+
+
+def _age(bar: tqdm) -> float:
+    return time.time() - bar.start_t
 
 
 def in_words(seconds: float) -> str:
@@ -87,26 +138,79 @@ def in_words(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+_single: list[tuple[Screen, Path]] = []
+"""The screen of a command that makes one run, and its log: where `say` and `stage` speak."""
+
+
+def say(text: str) -> None:
+    """Print a line that matters to the person, in a command that makes one run.
+
+    In a command of many runs it goes to the log: there the command's own stages are shown.
+    """
+    print(text, flush=True)
+    if _single:
+        _single[-1][0].line(text)
+
+
+def stage(name: str, fraction: Fraction | None = None) -> contextlib.AbstractContextManager[None]:
+    """A stage of the command's screen where the command makes one run; otherwise nothing."""
+    return _single[-1][0].stage(name, fraction) if _single else contextlib.nullcontext()
+
+
+def where_output_is() -> str:
+    """What to call the place of what was printed, in a message: "above" or the log's name."""
+    return str(_single[-1][1]) if _single else "above"
+
+
+@contextlib.contextmanager
+def one_run(what: str, log: Path) -> Iterator[Screen]:
+    """Open the screen of a command that makes one run and say `what` it does."""
+    with screen(log) as shown:
+        shown.line(f"{what}; log: {log}")
+        _single.append((shown, log))
+        try:
+            yield shown
+        finally:
+            _single.pop()
+
+
 @contextlib.contextmanager
 def screen(log: Path) -> Iterator[Screen]:
     """Send what this process and its children print to the end of `log`; yield the screen.
 
-    The process's own streams are back when the block ends, however it ends.
+    The process's own streams are back when the block ends, however it ends. A log that is still
+    empty then is deleted.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
     flush()
     saved = os.dup(1), os.dup(2)
     live = os.isatty(saved[0]) and not os.environ.get("CI")
-    with os.fdopen(os.dup(1), "w") as stream, log.open("ab") as file:
+    with _kept_if_written(log) as file, os.fdopen(os.dup(1), "w") as stream:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
             yield Screen(stream, live)
         finally:
+            end_progress()
             flush()
             for number, handle in enumerate(saved, start=1):
                 os.dup2(handle, number)
                 os.close(handle)
+
+
+@contextlib.contextmanager
+def _kept_if_written(log: Path) -> Iterator[BinaryIO]:
+    """Open `log` to append to; a new one that is empty at the end goes, with its new folder."""
+    new_folder, new_log = not log.parent.exists(), not log.exists()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with log.open("ab") as file:
+            yield file
+    finally:
+        if new_log and log.is_file() and not log.stat().st_size:
+            log.unlink()
+            if new_folder:
+                with contextlib.suppress(OSError):  # others wrote into it
+                    log.parent.rmdir()
 
 
 def flush() -> None:

@@ -18,6 +18,7 @@ from eval.spreadsheet import write_parquet
 from eval.tables import evaluation_tables
 from pipeline.launch.launchers import Local, start_ranks
 from pipeline.launch.lock import only_one
+from pipeline.launch.terminal import say, stage
 from pipeline.run import tracking
 from pipeline.run.scorers import load_scorer, scoring_facts
 from pipeline.settings.data import bytes_of
@@ -46,13 +47,14 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     if is_finished(manifest, inputs):
         damaged = damaged_outputs(output)
         if not damaged:
-            print(f"{output}: already scored")
+            say(f"{output}: already scored")
             PartialScores(output, "").remove()  # left there by a kill in the last moment
             return read_json(output / "summary.json")
-        print(f"{output}: {', '.join(damaged)} is damaged or missing, scored again", flush=True)
-    rows = benchmark.load(cfg.data, cfg.eval.ignore)
-    scorer = open_scorer(cfg, inputs)
-    with only_one(output):
+        say(f"{output}: {', '.join(damaged)} is damaged or missing, scored again")
+    with stage("load data and checkpoint"):
+        rows = benchmark.load(cfg.data, cfg.eval.ignore)
+        scorer = open_scorer(cfg, inputs)
+    with only_one(output), stage(f"score {len(rows)} rows of {cfg.benchmark}"):
         return _score(cfg, benchmark, rows, scorer, inputs)
 
 
@@ -98,10 +100,9 @@ def text_facts(scorer: Scorer, rows: list[Any]) -> dict[str, Any]:
     empty = refused_empty(scorer, rows)
     if empty:
         facts["refused_empty"] = len(empty)
-        print(
+        say(
             f"{len(empty)} rows have an empty response, which the chat template refuses (first "
-            f"{empty[0]}): scored with nothing in its place",
-            flush=True,
+            f"{empty[0]}): scored with nothing in its place"
         )
     return facts
 

@@ -16,8 +16,6 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from analysis import sweep_jobs
-from analysis.style import write_figure
 from eval.spreadsheet import csv_text
 from eval.tables import markdown
 from pipeline.launch.launchers import ROOT
@@ -95,6 +93,8 @@ def table(jobs: Sequence[dict[str, Any]]) -> pd.DataFrame:
     seconds, accuracy and pairs of validation (NaN without), accuracy by section, error. Accuracies
     are fractions.
     """
+    from analysis import sweep_jobs  # matplotlib: a job that only keeps its record needs none
+
     words = [dict(word.lstrip("+~").split("=", 1) for word in job["overrides"]) for job in jobs]
     names = list(dict.fromkeys(name for one in words for name in one))
     varied = [name for name in names if len({one.get(name) for one in words}) > 1]
@@ -126,6 +126,9 @@ def rerun(jobs: Sequence[dict[str, Any]]) -> int:
 
 def write(frame: pd.DataFrame, folder: Path) -> list[Path]:
     """Write jobs.csv, jobs.md and, where two jobs can be compared, the figure; return the paths."""
+    from analysis import sweep_jobs
+    from analysis.style import write_figure
+
     paths = [folder / "jobs.csv", folder / "jobs.md"]
     atomic_write_text(paths[0], csv_text(frame))
     cells = frame.astype(object).where(frame.notna(), "")

@@ -163,3 +163,12 @@ def complete(run_dir: Path) -> None:
     if checkpoint.is_dir() and not (checkpoint / "README.md").is_file():
         write_card(run_dir)
     shutil.rmtree(run_dir / "trainer", ignore_errors=True)
+
+
+def steps_done(run_dir: Path) -> int:
+    """How many optimiser steps a run has recorded."""
+    metrics = run_dir / "metrics.jsonl"
+    if not metrics.is_file():
+        return 0
+    with metrics.open("rb") as file:
+        return sum(1 for _ in file)

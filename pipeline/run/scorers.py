@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from eval.resume import PartialScores
 from eval.scoring import Scorer
+from pipeline.launch.terminal import say
 from pipeline.run.run_folder import MODEL_FILE
 from pipeline.settings import configuration
 from pipeline.settings.checks import (
@@ -79,7 +80,7 @@ def load_scorer(
         raise InputError(f"eval.compute_dtype={dtype}: choose {', '.join(DTYPES)}")
     slow = emulation(DTYPES[dtype], "eval.compute_dtype")
     if slow:
-        print(slow, flush=True)
+        say(slow)
     model, tokenizer = load_reward_model(checkpoint, DTYPES[dtype])
     if chosen.max_length is not None:
         check_length(model, chosen.max_length, "eval.max_length")
@@ -139,7 +140,7 @@ def decide_sharing(model: RewardModel, settings: EvalSettings, max_length: int) 
         return bool(settings.share_prefix)
     reason = can_share(model, max_length)
     if reason is not None:
-        print(f"prefixes are not shared: {reason}", flush=True)
+        say(f"prefixes are not shared: {reason}")
     return reason is None
 
 

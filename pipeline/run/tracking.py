@@ -23,6 +23,7 @@ from transformers.integrations import TensorBoardCallback
 
 from analysis.texts import prompt_text
 from eval.rows import EvaluationRow, sample_rows
+from pipeline.launch.terminal import say
 from pipeline.settings import private
 from pipeline.settings.configuration import load_saved
 from rm.data.preferences import section_key
@@ -136,6 +137,8 @@ def open_wandb(
         mode=mode,
         config={**config, "environment": environment()},
     )
+    if opened.url:  # none where wandb is offline
+        say(f"wandb: {opened.url}")
     failed = True
     try:
         yield opened
@@ -204,6 +207,8 @@ class WandbDetails(TrainerCallback):
 
 def log_artifacts(cfg: DictConfig, run_dir: Path) -> None:
     """Attach a finished run's files to the open wandb run; its checkpoint only if asked for."""
+    if "wandb" not in cfg.tracking.report_to:
+        return
     import wandb
 
     if wandb.run is None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 
 from pipeline.launch.launchers import Launcher, start_ranks
 from pipeline.launch.lock import only_one
+from pipeline.launch.terminal import say, stage, where_output_is
 from pipeline.run import tracking
 from pipeline.run.run_folder import (
     MODEL_FILE,
@@ -26,6 +28,7 @@ from pipeline.run.run_folder import (
     comparable,
     complete,
     finished_manifest,
+    steps_done,
 )
 from pipeline.run.token_cache import TokenCache, TrainingTokens
 from pipeline.settings.backbone import backbone_folder
@@ -95,17 +98,16 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     with only_one(run_dir):
         finished = claim_run_dir(cfg, run_dir)
         if finished is not None:
-            print(f"{run_dir}: already trained")
+            say(f"{run_dir}: already trained")
             complete(run_dir)
             return finished
         for line in drop_damaged_checkpoints(run_dir):
-            print(line, flush=True)
+            say(line)
         # DeepSpeed reads its ranks from a launcher's environment, even where there is only one.
         if launcher.in_process(cfg.devices) and cfg.deepspeed.settings is None:
             fit(cfg)
         else:
-            prepare(cfg)  # downloads, data and trunk once, before the ranks start
-            launch(cfg, launcher)
+            launch(cfg, launcher, prepare_ranks(cfg))
     return read_json(run_dir / "manifest.json")
 
 
@@ -123,8 +125,15 @@ def help_along(cfg: DictConfig, launcher: Launcher) -> dict[str, Any]:
     if finished is None:
         launch(cfg, launcher)
         return {}
-    print(f"{run_dir}: already trained")
+    say(f"{run_dir}: already trained")
     return finished
+
+
+def prepare_ranks(cfg: DictConfig) -> int:
+    """Do once, before the ranks start: downloads, data, trunk. Return the number of steps."""
+    with stage("prepare"):
+        ready = prepare(cfg)
+    return int(ready.settings.epochs * len(ready.pairs)) // ready.settings.global_batch
 
 
 def prepare(cfg: DictConfig) -> Prepared:
@@ -138,7 +147,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     dtype = DTYPES[settings.compute_dtype]
     slow = emulation(dtype, "training.compute_dtype")
     if slow:
-        print(slow, flush=True)
+        say(slow)
     kept = keeps_head(backbone, cfg.model.head, objective.head)
     divided = divide_model(cfg)  # kept while the model is made
     model, tokenizer = new_reward_model(backbone, dtype, cfg.seed, keep_head=kept)
@@ -153,7 +162,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     if "RANK" not in os.environ:  # a rank's output would repeat what the run's process said
         head = f"kept from {backbone}" if kept else f"new, drawn by seed {cfg.seed}"
         for line in (*tokens.lines, f"score head: {head}"):
-            print(line, flush=True)
+            say(line)
     choose_part(model, cfg, settings)
     if settings.share_prefix:
         require_sharing(model, settings.max_length, "training.share_prefix")
@@ -217,7 +226,8 @@ def _source(backbone: Path) -> str:
 def fit(cfg: DictConfig) -> None:
     """Train on this process (one rank of several, or the only one) and write the run's files."""
     run_dir, started = Path(cfg.run_dir), time.time()
-    ready = prepare(cfg)
+    with stage("prepare"):
+        ready = prepare(cfg)
     order = training_order(
         ready.pairs,
         epochs=ready.settings.epochs,
@@ -231,7 +241,8 @@ def fit(cfg: DictConfig) -> None:
         checkpoint = last_checkpoint(run_dir)
         if checkpoint is not None:
             trainer.mu = load_mu(checkpoint)
-        with settled():
+        name = f"train, {steps} steps of {ready.settings.global_batch} pairs"
+        with stage(name), settled():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         # Training is over: without this, ZeRO-3 would divide the model that is built to be saved.
@@ -362,9 +373,39 @@ def write_manifest(
     )
 
 
-def launch(cfg: DictConfig, launcher: Launcher) -> None:
-    """Train on the ranks that `launcher` starts. Raises what `start_ranks` does if one fails."""
+def launch(cfg: DictConfig, launcher: Launcher, steps: int | None = None) -> None:
+    """Train on the ranks that `launcher` starts; `steps`: how many, where that is known.
+
+    Raises what `start_ranks` does if a rank fails.
+    """
     run_dir, settings = Path(cfg.run_dir), fingerprint_of(comparable(cfg))
-    start_ranks(launcher, "pipeline.run.training_rank", run_dir, cfg.devices, settings)
+
+    def progress() -> tuple[float, str]:
+        assert steps
+        done = steps_done(run_dir)
+        return done / steps, f"step {done} of {steps}"
+
+    with stage(f"train on {cfg.devices} ranks", progress if steps else None):
+        start_ranks(launcher, "pipeline.run.training_rank", run_dir, cfg.devices, settings)
     if launcher.is_first() and not (run_dir / "manifest.json").is_file():
-        raise InterruptedRunError(f"the ranks of {run_dir} ended without a manifest: see above")
+        raise InterruptedRunError(
+            f"the ranks of {run_dir} ended without a manifest: see {where_output_is()}"
+        )
+
+
+def result_lines(run_dir: Path) -> list[str]:
+    """What a finished run came to, for the person who started it.
+
+    Loss and accuracy are means over the last tenth of the steps' training pairs.
+    """
+    steps = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    last = steps[-max(1, len(steps) // 10) :]
+    loss, accuracy = (fmean(step[name] for step in last) for name in ("loss", "accuracy"))
+    lines = [
+        f"last {len(last)} of {len(steps)} steps: loss {loss:.3f}, "
+        f"{100 * accuracy:.1f}% of the training pairs ranked right"
+    ]
+    spikes = [step["step"] for step in steps if step.get("loss_spike")]
+    if spikes:
+        lines.append(f"loss spikes: {len(spikes)}, first at step {spikes[0]} (see metrics.jsonl)")
+    return [*lines, f"checkpoint: {run_dir / 'checkpoint'}"]

@@ -103,6 +103,14 @@ class FinishStep(TrainerCallback):
 class CompactProgress(ProgressCallback):
     """The progress bar with loss and accuracy beside it, instead of one printed dict per step."""
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
+    ) -> None:
+        """Count in steps."""
+        super().on_train_begin(args, state, control, **more)
+        if self.training_bar is not None:
+            self.training_bar.unit = "step"
+
     def on_log(
         self,
         args: TrainingArguments,

@@ -231,7 +231,7 @@ def test_the_command_prints_the_table(
     a, b = (write(tmp_path / name, scored(draw(0.5, 0))) for name in "ab")
     monkeypatch.setattr(sys, "argv", ["compare", f"a={a}", f"b={b}", f"output={tmp_path}/out"])
     command.main()
-    assert "| section | a % [95% interval] |" in capsys.readouterr().out
+    assert "section  a % [95% interval]  b % [95% interval]" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["compare", f"a={a}"])
     with pytest.raises(SystemExit) as stop:
         command.main()

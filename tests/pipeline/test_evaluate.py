@@ -372,7 +372,7 @@ def test_a_hub_model_is_scored_by_its_name(
     monkeypatch.setattr(sys, "argv", ["evaluate", *own, *words])
     command_line.main()
     printed = capsys.readouterr()
-    assert "| greeting |" in printed.out and "tok/s" in printed.err
+    assert "\ngreeting  " in printed.out and "tok/s" in printed.err
     inputs = json.loads((tmp_path / "named/manifest.json").read_text())["inputs"]
     assert inputs["checkpoint"] == f"someone/reward@{commit}"
     score(*words)
