@@ -1,7 +1,8 @@
 """How long a command takes to start: python -m benchmarks.start.
 
 Processes: an empty one, one that composes a configuration, `scripts.train --help`, a misspelt key,
-and the imports of a training run and of their largest parts. Interleaved; medians of wall seconds
+the imports of a training run and of their largest parts, and a smoke training run to the end of its
+first step, with an empty cache. Interleaved; medians of wall seconds
 in results/benchmarks/start.csv.
 """
 
@@ -9,8 +10,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
+import time
+from pathlib import Path
 
 from benchmarks.common import RESULTS, interleave, machine, write
+from pipeline.run.run_folder import steps_done
 
 COMPOSE = "from pipeline.settings.configuration import compose_config; compose_config('train')"
 PROCESSES = {
@@ -25,12 +30,28 @@ PROCESSES = {
 }
 
 
+def first_step() -> None:
+    """Start a smoke training run, wait until its first step is recorded, and end it."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = ["profile=smoke", f"run_dir={folder}/run", f"cache_dir={folder}/cache"]
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scripts.train", *own], stdout=quiet, stderr=quiet
+        )
+        while not steps_done(Path(folder) / "run"):
+            if process.poll():
+                raise RuntimeError(f"the run ended with status {process.returncode}")
+            time.sleep(0.01)
+        process.terminate()
+        process.wait()
+
+
 def main() -> None:
     """Start every process in turn, five times, and write the table."""
     ways = {
         name: lambda words=words: subprocess.run([sys.executable, *words], capture_output=True)
         for name, words in PROCESSES.items()
-    }
+    } | {"smoke training run to its first step": first_step}
     found = interleave(ways, rounds=5, label="start").drop(columns="cpu_s").assign(**machine())
     write(found, RESULTS / "start.csv", key=["way"])
 
