@@ -138,8 +138,10 @@ def in_words(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-_single: list[tuple[Screen, Path]] = []
-"""The screen of a command that makes one run, and its log: where `say` and `stage` speak."""
+_single: list[Screen] = []
+"""The screen of a command that makes one run: where `say` and `stage` speak."""
+_logs: list[Path] = []
+"""The log of the screen that is open."""
 
 
 def say(text: str) -> None:
@@ -149,17 +151,17 @@ def say(text: str) -> None:
     """
     print(text, flush=True)
     if _single:
-        _single[-1][0].line(text)
+        _single[-1].line(text)
 
 
 def stage(name: str, fraction: Fraction | None = None) -> contextlib.AbstractContextManager[None]:
     """A stage of the command's screen where the command makes one run; otherwise nothing."""
-    return _single[-1][0].stage(name, fraction) if _single else contextlib.nullcontext()
+    return _single[-1].stage(name, fraction) if _single else contextlib.nullcontext()
 
 
 def where_output_is() -> str:
     """What to call the place of what was printed, in a message: "above" or the log's name."""
-    return str(_single[-1][1]) if _single else "above"
+    return str(_logs[-1]) if _logs else "above"
 
 
 @contextlib.contextmanager
@@ -167,7 +169,7 @@ def one_run(what: str, log: Path) -> Iterator[Screen]:
     """Open the screen of a command that makes one run and say `what` it does."""
     with screen(log) as shown:
         shown.line(f"{what}; log: {log}")
-        _single.append((shown, log))
+        _single.append(shown)
         try:
             yield shown
         finally:
@@ -187,9 +189,11 @@ def screen(log: Path) -> Iterator[Screen]:
     with _kept_if_written(log) as file, os.fdopen(os.dup(1), "w") as stream:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+        _logs.append(log)
         try:
             yield Screen(stream, live)
         finally:
+            _logs.pop()
             end_progress()
             flush()
             for number, handle in enumerate(saved, start=1):

@@ -104,8 +104,10 @@ def test_lines_that_matter_are_shown_for_one_run_and_logged_for_many(
     assert shown in capfd.readouterr().out
     with screen(tmp_path / "many.txt"):
         subprocess.run(["echo", "of a child"], check=True)
-        said = len(terminal._single)
-    assert said == 0 and (tmp_path / "many.txt").read_text() == "of a child\n"
+        say("of a run")
+        place = terminal.where_output_is()
+    assert place == f"{tmp_path}/many.txt" and terminal.where_output_is() == "above"
+    assert (tmp_path / "many.txt").read_text() == "of a child\n"
     assert "of a child" not in capfd.readouterr().out
 
 
