@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import pickle
 import sys
 import threading
 import time
@@ -17,7 +16,6 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from pipeline.settings.configuration import quick_imports
 from rm.errors import InputError, InterruptedRunError
 
 POLL_SECONDS = 0.2
@@ -64,7 +62,7 @@ class _Running:
         self.job = job
         self.reader, writer = multiprocessing.Pipe(duplex=False)
         self.process: SpawnProcess = multiprocessing.get_context("spawn").Process(
-            target=_work, args=(pickle.dumps(job), workers, log, writer), daemon=False
+            target=_work, args=(job, workers, log, writer), daemon=False
         )
         self.process.start()
         writer.close()
@@ -83,19 +81,14 @@ class _Running:
             raise InterruptedRunError(f"{self.job.name}: {what}; see {log}")
 
 
-def _work(pickled: bytes, workers: int, log: Path, writer: Connection) -> None:
-    """In the job's process: do the work with this process's share of the cores.
-
-    The job comes pickled, so that what it imports is imported here, after the log is open.
-    """
+def _work(job: Job, workers: int, log: Path, writer: Connection) -> None:
+    """In the job's process: do the work with this process's share of the cores."""
     _end_with_the_parent()
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    with quick_imports():
-        import torch
+    import torch
 
-        job: Job = pickle.loads(pickled)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     try:
         job.work(*job.arguments)
