@@ -23,7 +23,7 @@ PIPELINE = (
 )
 NOT_COMPARED = (
     *("README.md", "manifest.json", "report.html", "table3.csv", "table3.md", "table3.tex"),
-    "best_of_n.json",
+    *("best_of_n.json", "log.txt"),
 )
 """Files that say how long something took or where it was: they differ from call to call."""
 
