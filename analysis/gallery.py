@@ -153,11 +153,19 @@ def read_index(results: Path) -> list[Item]:
     return [Item(**item) for item in json.loads(path.read_text())]
 
 
+def require(name: str, results: Path) -> None:
+    """Raise AbsentError where what an optional item shows was not run."""
+    wanted, reason = OPTIONAL.get(name, ("", ""))
+    if wanted and not (results / "data" / wanted).is_file():
+        raise AbsentError(reason)
+
+
 def figure(name: str, results: Path, note: str) -> Figure:
     """Return one figure of a results folder, as `draw_all` draws it.
 
     Raises AbsentError: what it shows was not run; InputError: data that are there are unusable.
     """
+    require(name, results)
     module = FIGURES[name]
     drawn: Figure = module.draw(
         module.collect(results / "data"), note=note, **options(name, results)
@@ -181,6 +189,7 @@ def draw_table(name: str, results: Path, note: str) -> Item:
     source = results if name == "table3" else results / "data"  # table 3 is of the manifest
 
     def make(item: Item) -> list[Path]:
+        require(name, results)
         module = TABLES[name]
         paths: list[Path] = module.write(source, results / "tables", note, **options(name, results))
         item.title = paths[1].read_text().split("\n", 1)[0]
@@ -198,10 +207,7 @@ def attempt(
 ) -> Item:
     """Run `make` on a fresh item; an AbsentError becomes the reason why it is missing."""
     item = Item(name, ABOUT.get(name) or (module.__doc__ or "").split("\n\n")[0].strip())
-    wanted, reason = OPTIONAL.get(name, ("", ""))
     try:
-        if wanted and not (results / "data" / wanted).is_file():
-            raise AbsentError(reason)
         item.files = [str(path.relative_to(results)) for path in make(item)]
     except AbsentError as error:
         item.missing = within(results, error)

@@ -1,6 +1,7 @@
 """The notebooks: stored with outputs of the committed results, and run to the end on smoke ones."""
 
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -41,6 +42,7 @@ def test_all_are_tested_and_stored_as_run_from_top_to_bottom() -> None:
         assert counts == [*range(1, len(counts) + 1)]
         assert all("".join(cell["source"]).strip() for cell in cells)
         assert stored(name)
+        assert not re.search(r"(?<![\w.])/\S*/(?:results|runs)/", " ".join(stored(name)))
 
 
 def test_stored_figures_are_those_of_the_committed_results() -> None:
