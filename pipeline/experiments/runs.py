@@ -15,6 +15,7 @@ from pipeline.launch.terminal import Screen
 from pipeline.run.run_folder import steps_done
 from pipeline.run.training import prepare
 from rm.errors import InputError
+from rm.training.settings import step_count
 
 TRAINING_SHARE = 0.9
 """Part of a run's time that training takes; the rest is scoring (about so on two CPU cores)."""
@@ -66,7 +67,8 @@ def log_file(cfg: DictConfig) -> Path:
 def most_steps(one: DictConfig) -> int | None:
     """Optimiser steps of a run on generated pairs, None where the number of pairs is not known."""
     pairs = one.data.get("train_pairs")
-    return None if pairs is None else int(one.training.epochs * pairs) // one.training.global_batch
+    settings = one.training
+    return None if pairs is None else step_count(settings.epochs, pairs, settings.global_batch)
 
 
 def is_trained(folder: Path) -> bool:

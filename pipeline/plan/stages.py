@@ -28,7 +28,7 @@ from pipeline.settings.checks import check
 from rm.errors import InputError
 from rm.model.precision import DTYPES
 from rm.training.cost import Decoder, Load, decoder_of, forward_flops, training_flops
-from rm.training.settings import TrainingSettings
+from rm.training.settings import TrainingSettings, step_count
 
 TERA = 1e12
 
@@ -61,7 +61,7 @@ class Speed:
 
 def trained_pairs(settings: TrainingSettings, pairs: int) -> int:
     """Pairs of a run's steps, all epochs: whole global batches."""
-    return int(settings.epochs * pairs) // settings.global_batch * settings.global_batch
+    return step_count(settings.epochs, pairs, settings.global_batch) * settings.global_batch
 
 
 def train_stage(

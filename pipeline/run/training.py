@@ -63,7 +63,7 @@ from rm.training.batches import (
 )
 from rm.training.records import MetricsFile
 from rm.training.resume import drop_damaged_checkpoints, last_checkpoint, load_mu
-from rm.training.settings import TrainingSettings, training_arguments
+from rm.training.settings import TrainingSettings, step_count, training_arguments
 from rm.training.trainer import PairTrainer
 
 
@@ -133,7 +133,7 @@ def prepare_ranks(cfg: DictConfig) -> int:
     """Do once, before the ranks start: downloads, data, trunk. Return the number of steps."""
     with stage("prepare"):
         ready = prepare(cfg)
-    return int(ready.settings.epochs * len(ready.pairs)) // ready.settings.global_batch
+    return step_count(ready.settings.epochs, len(ready.pairs), ready.settings.global_batch)
 
 
 def prepare(cfg: DictConfig) -> Prepared:

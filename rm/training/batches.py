@@ -19,6 +19,7 @@ from rm.model.attention import shared_batch
 from rm.model.likelihood import IGNORED, next_tokens
 from rm.model.tree import share
 from rm.model.trunk import TrunkCache
+from rm.training.settings import step_count
 
 NOT_FOR_THE_MODEL = ("margin", "pair_id", "category", "distance")
 """Entries of a batch that are the loss's and the weight's."""
@@ -33,8 +34,7 @@ def training_order(pairs: TokenPairs, *, epochs: float, global_batch: int, seed:
     like length: which pairs share a step does not depend on their length. Raises InputError if
     there are too few pairs for one batch.
     """
-    total = int(epochs * len(pairs))
-    steps = total // global_batch
+    steps = step_count(epochs, len(pairs), global_batch)
     if steps == 0:
         raise InputError(
             f"{len(pairs)} pairs × {epochs} epochs do not fill one global batch of {global_batch}: "

@@ -53,6 +53,11 @@ OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd", "adafactor", "adagrad",
 LORA = {"r", "alpha", "dropout", "target_modules"}
 
 
+def step_count(epochs: float, pairs: int, global_batch: int) -> int:
+    """Optimiser steps of a run: whole global batches of all epochs together."""
+    return int(epochs * pairs) // global_batch
+
+
 def check_settings(settings: TrainingSettings) -> None:
     """Raise InputError for a number out of range, an unknown name or an incomplete lora section."""
     positive = ("epochs", "learning_rate", "max_length", "global_batch", "micro_batch")
