@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import lzma
+import os
 import tarfile
 from pathlib import Path, PurePosixPath
 
+import yaml
 from omegaconf import DictConfig
 
 from pipeline.launch.lock import only_one
@@ -20,14 +22,19 @@ PARTS = (
 )
 """What is kept of a run, as patterns below its folder."""
 SCORED = "evaluation/manifest.json"
+SETTINGS = "evaluation/config.yaml"
+RECORDS = ("config.yaml", "manifest.json", SETTINGS)
+"""Files that name the folders of the machine where a run was made."""
 """A run without it is not finished."""
 
 
 def pack(runs_dir: Path, archive: Path) -> int:
     """Write all finished runs below `runs_dir` to `archive`; return how many it holds then.
 
-    Runs of the archive stay in it unless `runs_dir` has them finished. The same runs give the same
-    bytes. Raises InputError if there are none.
+    Runs of the archive stay in it unless `runs_dir` has them finished. Their records name no folder
+    of this machine (`for_others`). The same runs give the same bytes.
+
+    Raises InputError if there are none.
     """
     with only_one(runs_dir):
         folders = finished(runs_dir)
@@ -38,7 +45,7 @@ def pack(runs_dir: Path, archive: Path) -> int:
         files = {
             PurePosixPath(run, part): content
             for run, parts in runs.items()
-            for part, content in parts.items()
+            for part, content in for_others(run, parts).items()
         }
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w:xz", preset=9) as tar:
@@ -59,6 +66,26 @@ def _parts(folder: Path) -> dict[str, bytes]:
         for path in paths
         if path.is_file() and not path.name.startswith(".")
     }
+
+
+def for_others(run: str, parts: dict[str, bytes]) -> dict[str, bytes]:
+    """The files of a run with the folder of its runs as runs/NAME and its cache as runs/cache.
+
+    Neither changes a result, and neither is compared with a later call's.
+    """
+    if SETTINGS not in parts:
+        return parts
+    settings = yaml.safe_load(parts[SETTINGS])
+    runs_dir = str(settings["output"]).removesuffix(f"/{run}/evaluation")
+    folders = {runs_dir: f"runs/{Path(runs_dir).name}", str(settings["cache_dir"]): "runs/cache"}
+    absolute = sorted(filter(os.path.isabs, folders), key=len, reverse=True)
+    shown = {name: parts[name] for name in RECORDS if name in parts}
+    for folder in absolute:  # the longer first: one may lie in the other
+        shown = {
+            name: content.replace(folder.encode(), folders[folder].encode())
+            for name, content in shown.items()
+        }
+    return parts | shown
 
 
 def finished(runs_dir: Path) -> list[Path]:

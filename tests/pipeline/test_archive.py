@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from eval.benchmarks import BENCHMARKS
 from eval.rows import sample_rows
 from pipeline.experiments import matrix, measure
-from pipeline.experiments.archive import act, finished, pack, unpack
+from pipeline.experiments.archive import RECORDS, act, finished, pack, unpack
 from pipeline.experiments.measure import Run
 from pipeline.run.run_folder import stale_because
 from pipeline.settings.configuration import compose_config
@@ -61,6 +62,26 @@ def test_finished_runs_come_out_as_they_went_in_without_weights(tmp_path: Path) 
     whole = archive.read_bytes()
     (runs / "train/bt-seed0/metrics.jsonl").touch()
     assert pack(runs, archive) == 2 and archive.read_bytes() == whole
+
+
+def test_a_packed_run_names_no_folder_of_the_machine_that_made_it(tmp_path: Path) -> None:
+    runs, run = tmp_path / "work/mine", "train/bt-seed0"
+    settings = f"output: {runs}/{run}/evaluation\ndata: {runs}/data/test.jsonl\n"
+    files = {
+        f"{run}/evaluation/config.yaml": f"{settings}cache_dir: {tmp_path}/work\n",
+        f"{run}/manifest.json": f'{{"run_dir": "{runs}/{run}", "cache_dir": "{tmp_path}/work"}}',
+        f"{run}/metrics.jsonl": f"{tmp_path}/work",  # its checksum is in the manifest
+    }
+    write(runs, FILES | files)
+    pack(runs, tmp_path / "runs.tar.xz")
+    unpack(tmp_path / "runs.tar.xz", tmp_path / "other")
+    shown = f"output: runs/mine/{run}/evaluation\ndata: runs/mine/data/test.jsonl\n"
+    assert content_of(tmp_path / "other") == FILES | files | {
+        f"{run}/evaluation/config.yaml": f"{shown}cache_dir: runs/cache\n",
+        f"{run}/manifest.json": f'{{"run_dir": "runs/mine/{run}", "cache_dir": "runs/cache"}}',
+    }
+    pack(tmp_path / "other", tmp_path / "again.tar.xz")
+    assert (tmp_path / "again.tar.xz").read_bytes() == (tmp_path / "runs.tar.xz").read_bytes()
 
 
 def test_packing_adds_to_an_archive_and_what_is_there_is_left(tmp_path: Path) -> None:
@@ -167,6 +188,8 @@ def test_committed_runs_can_be_gone_on_from(name: str, tmp_path: Path) -> None:
     """No run is stale and no measurement has another name: both would need the weights again."""
     results, runs = ROOT / "results" / name, tmp_path / "runs"
     unpack(results / "runs.tar.xz", runs)
+    records = [path.read_text() for name in RECORDS for path in runs.rglob(name)]
+    assert not [text for text in records if re.search(r"(?:_dir|output|data)\W+/", text)]
     words = [*COMMITTED[name], f"runs_dir={runs}", f"results_dir={results}"]
     held = {path.name.split("-seed")[0] for path in runs.glob("train*/*")}  # the rest is no matter
     words.append(f"methods=[{','.join(sorted(held))}]")
