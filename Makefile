@@ -75,7 +75,7 @@ report: $(VENV)/.ready ## build report.html in RESULTS (default results/$PROFILE
 notebooks: $(VENV)/.ready-dev ## run the notebooks on the committed results and keep their outputs
 	$(RUN) -m tests.notebooks.run
 
-readme: $(VENV)/.ready ## write README's table of answers from the committed results
+readme: $(VENV)/.ready ## write README's table and figure of answers from the committed results
 	$(RUN) -m scripts.readme
 
 lint: $(VENV)/.ready-dev ## ruff and mypy

@@ -58,7 +58,7 @@ def draw(frame: pd.DataFrame, note: str = "", crossed: bool = False) -> Figure:
         if apart:
             by_method(axes, part, apart)
         axes.set_xlabel("difference (percentage points)")
-    words = caption(table, crossed) + table1.rows_note(frame)
+    words = caption(table, crossed, marks=bool(apart)) + table1.rows_note(frame)
     style.add_text(figure, verdict(rows), words, note, legend=grid[:, 0])
     return figure
 
@@ -115,12 +115,18 @@ def by_section(axes: Axes, rows: pd.DataFrame, cells: list[str], methods: list[s
 
 
 def by_method(axes: Axes, rows: pd.DataFrame, methods: list[str]) -> None:
-    """Draw a line of points per method, one for Reasoning and one for the average."""
+    """Draw a line of points per method, one for Reasoning and one for the average; † after Holm."""
     labels = named(rows)
     for shift, (cell, look) in zip((-0.16, 0.16), LOOKS.items(), strict=True):
         part = rows[(rows["cell"] == cell) & rows["method"].isin(methods)]
         at = -part["method"].map(methods.index).to_numpy(float) - shift
         points(axes, part, at, f"{COLUMNS[cell]} (below)", look)
+        for place, (_, row) in zip(at, part.iterrows(), strict=True):
+            if row["holm"] < 0.05:
+                end = (row["gain" + HIGH], place)
+                axes.annotate(
+                    MARK, end, (2, 0), textcoords="offset points", va="center", fontsize=7
+                )
     finish(axes, [wrap(labels.get(method, method_label(method)), 60) for method in methods])
     axes.tick_params(axis="y", labelsize=6)
 
@@ -128,7 +134,7 @@ def by_method(axes: Axes, rows: pd.DataFrame, methods: list[str]) -> None:
 def points(
     axes: Axes, rows: pd.DataFrame, at: np.ndarray, label: str, look: dict[str, Any]
 ) -> None:
-    """Draw differences with their intervals: filled where these exclude zero, † after Holm."""
+    """Draw differences with their intervals: filled where these exclude zero."""
     axes.plot([], [], linestyle="none", label=label, **look)
     for clear in (True, False):
         chosen = (rows["clear"] == clear).to_numpy()
@@ -136,10 +142,6 @@ def points(
             axes, at[chosen], rows[chosen], "gain", sideways=True, linestyle="none", markersize=4,
             elinewidth=0.9, markerfacecolor=None if clear else "white", **look,
         )  # fmt: skip
-    for place, (_, row) in zip(at, rows.iterrows(), strict=True):
-        if row["holm"] < 0.05:
-            end = (row["gain" + HIGH], place)
-            axes.annotate(MARK, end, (2, 0), textcoords="offset points", va="center", fontsize=7)
 
 
 def finish(axes: Axes, names: list[str]) -> None:
@@ -172,13 +174,13 @@ def with_interval(row: pd.Series) -> str:
     return f"{value} [{low}, {high}]" if np.isfinite(row["gain" + LOW]) else value
 
 
-def caption(table: pd.DataFrame, crossed: bool) -> str:
-    """Return what a row is, how it is marked, n, seeds and the kind of interval."""
+def caption(table: pd.DataFrame, crossed: bool, marks: bool) -> str:
+    """Return what a row is, how it is marked (with `marks` also by †), n, seeds and interval."""
     kind = (
         "95% interval for new seeds and pairs" if crossed else "95% bootstrap over seeds and pairs"
     )
+    holm = f" {MARK}: p < 0.05 after Holm's correction over the methods." if marks else ""
     return (
         f"{table1.ROWS}: {plural_range([*table['seeds']], 'seed')}, "
-        f"{plural_range([*table['pairs']], 'pair')}. Bars: {kind}; filled: excludes zero. {MARK}: "
-        "p < 0.05 after Holm's correction over the methods."
+        f"{plural_range([*table['pairs']], 'pair')}. Bars: {kind}; filled: excludes zero.{holm}"
     )

@@ -1,4 +1,4 @@
-"""Write README's table of answers from the committed results (make readme).
+"""Write README's table of answers and its figure from the committed results (make readme).
 
 python -m scripts.readme
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 
 def main() -> None:
-    """Rewrite README.md in place."""
-    from pipeline.experiments.readme import ROOT, answers, updated
+    """Rewrite README.md and draw its figure."""
+    from analysis.style import write_figure
+    from pipeline.experiments.readme import FIGURE, ROOT, answers, overview, updated
     from rm.files import atomic_write_text
 
     readme = ROOT / "README.md"
+    write_figure(overview(ROOT / "results"), (ROOT / FIGURE).with_suffix(""))
     atomic_write_text(readme, updated(readme.read_text(), answers(ROOT)))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.experiments import readme
 from rm.errors import InputError
+from tests.analysis.test_table1 import collected, scores
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -37,6 +38,7 @@ def test_every_make_target_exists_and_is_listed() -> None:
 
 def test_the_answers_are_those_of_the_committed_files() -> None:
     assert readme.updated(TEXT, readme.answers(ROOT)) == TEXT, "run make readme"
+    assert (ROOT / readme.FIGURE).is_file()
 
 
 def test_the_answers_are_a_table_of_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,11 +54,17 @@ def test_the_answers_are_a_table_of_cells(tmp_path: Path, monkeypatch: pytest.Mo
         "| --- | --- | --- | --- | --- |",
         "| Reasoning? | +5.3 | −1.2 [−3.0, 0.6], refuted | – | – |",
     ]
-    assert readme.answers(tmp_path).split("\n\n") == ["\n".join(table), readme.CAPTION]
-    figure = tmp_path / readme.FIGURE
-    figure.parent.mkdir()
-    figure.touch()
-    assert readme.answers(tmp_path).endswith(f"({readme.FIGURE})")
+    frame = collected(tmp_path, scores({"bt": {}, "normbt": {"Reasoning": 20}}))
+    monkeypatch.setattr(readme.figure12, "collect", lambda data: frame.assign(backbone=str(data)))
+    for name in ("cpu", "real"):
+        (tmp_path / "results" / name / "data").mkdir(parents=True)
+    *start, figure, caption = readme.answers(tmp_path).split("\n\n")
+    assert start == ["\n".join(table), readme.CAPTION]
+    assert figure.startswith("![NormBT − BT on Reasoning: ") and figure.endswith(
+        f"({readme.FIGURE})"
+    )
+    assert caption.startswith("Each method minus its base loss")
+    assert len(readme.overview(tmp_path / "results").axes) == 2
     monkeypatch.setattr(readme, "build", lambda results: pd.DataFrame([row] * 10))
     with pytest.raises(InputError, match=r"10 claims .* have a question, README's table takes 9"):
         readme.answers(tmp_path)

@@ -1,16 +1,20 @@
-"""README's table of answers, from the committed results (make readme)."""
+"""README's answers, table and figure, from the committed results (make readme)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.answers import build, interim
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import figure12
+from analysis.answers import FOLDERS, build, interim
 from rm.errors import InputError
 from rm.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("results/cpu")
-FIGURE = RESULTS / "figures/figure12.png"
+FIGURE = Path("results/figure12.png")
 COLUMNS = {
     "question": "Question",
     "paper": "Paper, 2–3B",
@@ -30,7 +34,7 @@ BEGIN, END = "<!-- answers, written by make readme -->", "<!-- end of answers --
 
 
 def answers(root: Path) -> str:
-    """Return README's answers as Markdown: the table and, where it is drawn, `FIGURE`.
+    """Return README's answers as Markdown: the table, and `overview` with its caption.
 
     Before the confirmatory results are there: one line that says so. Raises InputError for more
     than `LONGEST` rows.
@@ -45,9 +49,20 @@ def answers(root: Path) -> str:
         )
     rows = [[*COLUMNS.values()], ["---"] * len(COLUMNS), *table[[*COLUMNS]].to_numpy().tolist()]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    figure = [f"![Effects by method and section]({FIGURE})"] if (root / FIGURE).is_file() else []
+    figure = overview(root / "results")
+    shown = [f"![{figure.get_suptitle()}]({FIGURE})", str(figure.get_label())]
     early = interim(read_json(root / RESULTS / "manifest.json"))
-    return "\n\n".join([*filter(None, [early]), lines, CAPTION, *figure])
+    return "\n\n".join([*filter(None, [early]), lines, CAPTION, *shown])
+
+
+def overview(results: Path) -> Figure:
+    """Return figure 12 of all folders of `analysis.answers.FOLDERS` that are there, side by side.
+
+    Raises InputError: data that are there are unusable.
+    """
+    data = [results / name / "data" for name in FOLDERS.values()]
+    frames = [figure12.collect(folder) for folder in data if folder.is_dir()]
+    return figure12.draw(pd.concat(frames, ignore_index=True), crossed=True)
 
 
 def updated(text: str, content: str) -> str:
