@@ -39,25 +39,21 @@ PIPELINE := $(RUN) -m scripts.$(if $(DRY),dry_run,reproduce)
 reproduce: $(VENV)/.ready ## train, score, draw: Table 1 and figures in results/local/$PROFILE; DRY_RUN=1 only checks
 	$(PIPELINE) profile=$(PROFILE) $(ARGS)
 
-reproduce-full: $(VENV)/.ready ## run every method, five seeds, chosen learning rates, Best-of-N in full: hours
+# The stages of PROFILE=smoke are the same, on tiny data and models.
+EXPERIMENT = experiment=$(1) matrix=$(1) runs_dir=runs/$(PROFILE)_$(1) results_dir=results/local/$(PROFILE)_$(1)
+TINY := $(if $(filter smoke,$(PROFILE)),data=generated_v2_tiny training.compute_dtype=float32)
+
+reproduce-full: $(VENV)/.ready ## run the confirmatory experiment and its replication on a second backbone: many hours
 ifeq ($(PROFILE),paper)
 	$(error reproduce-full works with PROFILE=cpu and PROFILE=smoke; for the paper's cells use make reproduce PROFILE=paper ARGS=experiment=…)
 endif
-	$(PIPELINE) profile=$(PROFILE) matrix=full bon=$(PROFILE)$(if $(filter cpu,$(PROFILE)),_full) $(ARGS)
-ifeq ($(DRY),)
-	$(RUN) -m scripts.sweep -m profile=$(PROFILE) 'sweep=glob(*)' $(ARGS)
-	$(RUN) -m scripts.figures profile=$(PROFILE) $(ARGS)
-	$(RUN) -m scripts.report profile=$(PROFILE) $(ARGS)
-endif
-ifeq ($(PROFILE),cpu)
-	$(PIPELINE) profile=cpu experiment=sgd matrix=sgd best_of_n=false $(ARGS) runs_dir=runs/cpu_sgd results_dir=results/local/cpu_sgd
-	$(PIPELINE) profile=cpu experiment=small_gemma matrix=small_gemma best_of_n=false $(ARGS) runs_dir=runs/cpu_gemma results_dir=results/local/cpu_gemma
-endif
+	$(PIPELINE) profile=$(PROFILE) $(TINY) $(ARGS) $(call EXPERIMENT,confirmatory)
+	$(PIPELINE) profile=$(PROFILE) $(TINY) $(if $(TINY),model=tiny-gemma) $(ARGS) $(call EXPERIMENT,replication)
 
 best-of-n: $(VENV)/.ready ## run Best-of-N alone: candidates, gold, picks, Figure 5 (part of reproduce)
 	$(RUN) -m scripts.best_of_n profile=$(PROFILE) $(ARGS)
 
-status: $(VENV)/.ready ## list which runs are done, out of date, unfinished or missing (ARGS=matrix=full)
+status: $(VENV)/.ready ## list which runs are done, out of date, unfinished or missing (ARGS='experiment=… matrix=…')
 	$(RUN) -m scripts.status profile=$(PROFILE) $(ARGS)
 
 figures: $(VENV)/.ready ## redraw the tables and figures of RESULTS (default results/$PROFILE, the committed ones), no training

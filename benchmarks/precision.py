@@ -93,7 +93,7 @@ def main() -> None:
     _, tokenizer = new_reward_model(backbone(), torch.float32, seed=0)
     made = [one.pair for one in generate("test", given.pairs, 0)]
     pairs, _ = tokenize_pairs(made, ChatTemplate(tokenizer), 384, drop=True)
-    found = errors(pairs).assign(data="generated", pairs=len(pairs), **machine())
+    found = errors(pairs).assign(data="generated_v2", pairs=len(pairs), **machine())
     write(found.drop(columns="load"), given.output, ["way"])
 
 

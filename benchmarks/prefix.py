@@ -1,6 +1,6 @@
 """Prefix sharing against the two-row forward, interleaved in one process.
 
-    python -m benchmarks.prefix [--parts top6 full] [--data generated …] [--rounds 7] [--threads 2]
+    python -m benchmarks.prefix [--parts top6 full] [--data NAME …] [--rounds 7] [--threads 2]
 
 Measures a training step (one global batch: forward and backward of every micro-batch, clipping,
 AdamW), the forward pass alone, and the frozen trunk's pass; writes results/benchmarks/prefix.csv.
@@ -70,7 +70,7 @@ def groups_of(data: str, count: int, shared: Path) -> list[Group]:
     """`count` pairs as token rows, sorted by the longer side as in one global batch."""
     if data in SYNTHETIC:
         return [synthetic(SYNTHETIC[data], 192, random.Random(i)) for i in range(count)]
-    if data == "generated":
+    if data == "generated_v2":
         pairs = [made.pair for made in generate("train", 400, 0)]
     else:
         pairs, _ = load_preferences(shared / SKYWORK, limit=400, seed=0)
@@ -291,7 +291,7 @@ def measure(
 
 def main() -> None:
     """Measure, print, write."""
-    names = ["generated", "skywork", *SYNTHETIC]
+    names = ["generated_v2", "skywork", *SYNTHETIC]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", default=["top6", "full"], choices=["top6", "full"])
     parser.add_argument("--data", nargs="+", default=names, choices=names)

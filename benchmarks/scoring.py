@@ -1,6 +1,6 @@
 """Scoring pairs: ours against the official rewardbench pipeline and a plain transformers loop.
 
-    python -m benchmarks.scoring [--data rewardbench generated] [--pairs 48] [--rounds 3]
+    python -m benchmarks.scoring [--data rewardbench generated_v2] [--pairs 48] [--rounds 3]
 
 The same checkpoint in `common.DTYPE`, the same rows, 8 pairs per batch for the two peers (the
 official default), in the order of the file; our scorer with its own batches, without and with
@@ -189,7 +189,7 @@ def rows_of(data: str, pairs: int, shared: Path) -> list[EvaluationRow]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", nargs="+", default=["rewardbench", "generated"])
+    parser.add_argument("--data", nargs="+", default=["rewardbench", "generated_v2"])
     parser.add_argument("--pairs", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

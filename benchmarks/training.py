@@ -1,6 +1,6 @@
 """Training steps: ours against TRL's RewardTrainer, NormBT against BT, cached trunk against none.
 
-    python -m benchmarks.training [--what trl weight trunk profile] [--data generated …]
+    python -m benchmarks.training [--what trl weight trunk profile] [--data generated_v2 …]
 
 trl     Full fine-tuning of SmolLM2-135M, 8 pairs per step, matrix products in `common.DTYPE`,
 float32 master weights, fused AdamW, the same pairs: TRL's RewardTrainer as it comes, our trainer
@@ -121,7 +121,7 @@ def nothing_shared(pairs: Sequence[TokenPair]) -> list[TokenPair]:
 
 def preferences(data: str, shared: Path) -> list[PreferencePair]:
     """Generated pairs, or a seeded sample of real ones."""
-    if data == "generated":
+    if data == "generated_v2":
         return [made.pair for made in generate("train", 400, 0)]
     return load_preferences(shared / SKYWORK, limit=400, seed=0)[0]
 
@@ -298,7 +298,7 @@ def profile(task: Task) -> pd.DataFrame:
 
 def main() -> None:
     """Measure, print, write."""
-    names = [REAL, UNSHARED, "generated", *SYNTHETIC]
+    names = [REAL, UNSHARED, "generated_v2", *SYNTHETIC]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--what", nargs="+", default=["trl", "weight", "trunk", "profile"])
     parser.add_argument("--data", nargs="+", default=names, choices=names)
@@ -316,7 +316,7 @@ def main() -> None:
                 continue
             found = against_trl(task_of(data, BATCH, given.shared, folder), given.rounds)
             write(found.assign(**machine()), given.output / "training_trl.csv", ["data"])
-        task = task_of("generated", 16, given.shared, folder)
+        task = task_of("generated_v2", 16, given.shared, folder)
         if "profile" in given.what:
             found = profile(task_of("synthetic 0 %", BATCH, given.shared, folder))
             write(found.assign(**machine()), given.output / "training_profile.csv", ["operation"])

@@ -1,4 +1,4 @@
-"""Tiny backbones that are built here: random, or trained a little on generated text."""
+"""Tiny backbones that are built here, with random weights: for tests."""
 
 from __future__ import annotations
 
@@ -18,13 +18,8 @@ from transformers import (
 )
 
 from generated import generate
-from generated.pretraining import LanguageSettings, train_language_model
-from rm.data.templates import ChatTemplate
-from rm.data.tokens import Row
 from rm.errors import InputError
-from rm.files import (
-    atomic_write_json,
-)
+from rm.files import atomic_write_json
 from rm.model.backbones import SOURCE_FILE
 
 TINY_TEMPLATES = {
@@ -60,19 +55,13 @@ def build_tiny(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _tiny_model(
-    architecture: str,
-    hidden: int,
-    layers: int,
-    heads: int,
-    vocabulary: int,
-    seed: int,
-    language: dict[str, Any] | None = None,
+    architecture: str, hidden: int, layers: int, heads: int, vocabulary: int, seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, str]:
-    """Make a small causal model with a BPE tokenizer of its own; also say how it came about.
+    """Make a small random causal model with a BPE tokenizer of its own; also say how it came about.
 
     The tokenizer is trained on generated pairs; its template has the shape of the architecture's
     own (Llama 3 headers and an eot token that is also eos and has no spare pad; Gemma turns without
-    a system role). Its weights are random, or trained a little as `language` says.
+    a system role).
     """
     if architecture not in TINY_TEMPLATES:
         raise InputError(f"model.tiny.architecture={architecture}: choose llama or gemma")
@@ -80,30 +69,12 @@ def _tiny_model(
     config = _tiny_config(architecture, len(tokenizer), hidden, layers, heads, tokenizer)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
-    origin = f"random weights (seed {seed}), {architecture}, built on this machine"
-    if language is not None:
-        settings = LanguageSettings(**language)
-        loss = train_language_model(
-            model, _conversations(tokenizer, settings.pairs, seed), settings, seed
-        )
-        origin += (
-            f", then {settings.steps} steps of language modelling on generated text "
-            f"(last loss {loss:.2f})"
-        )
-    return model, tokenizer, origin
+    return model, tokenizer, f"random weights (seed {seed}), {architecture}, built on this machine"
 
 
 def _training_texts(seed: int) -> list[str]:
     pairs = [made.pair for made in generate("train", 400, seed)]
     return [f"{pair.prompt[-1]['content']} {pair.chosen} {pair.rejected}" for pair in pairs]
-
-
-def _conversations(tokenizer: PreTrainedTokenizerFast, pairs: int, seed: int) -> list[Row]:
-    """Both sides of generated training pairs, so that the text does not tell which is chosen."""
-    template = ChatTemplate(tokenizer)
-    made = [one.pair for one in generate("train", pairs, seed)]
-    sides = [(pair.prompt, text) for pair in made for text in (pair.chosen, pair.rejected)]
-    return [tuple(template.encode(prompt, text)) for prompt, text in sides]
 
 
 def tiny_tokenizer(

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from generated import knowledge
 from generated.core import Draw, Split, listed, partition
 from generated.fillers import DAYS, NAMES
-from generated.knowledge import ALL_HOWTO, ALL_IDEAS, ALL_MESSAGES, ALL_TOPICS, Entry
+from generated.knowledge import Entry
 from generated.parameters import Values
 from generated.task import Fault, Task, Wrapping, variant
 
@@ -150,7 +151,7 @@ def _several(count: int) -> Callable[[Draw, Entry], Lines]:
 
 EXPLAIN = Request(
     "explain",
-    ALL_TOPICS,
+    knowledge.TOPICS,
     (
         "Can you explain {title} to {who}?",
         "What should {who} know about {title}?",
@@ -168,7 +169,7 @@ EXPLAIN = Request(
 )
 HOWTO = Request(
     "howto",
-    ALL_HOWTO,
+    knowledge.HOWTO,
     (
         "How do I {title}?",
         "What is the best way to {title}?",
@@ -186,7 +187,7 @@ HOWTO = Request(
 )
 SUGGEST = Request(
     "ideas",
-    ALL_IDEAS,
+    knowledge.IDEAS,
     (
         "I am looking for {title}. Any ideas?",
         "Please suggest {title}.",
@@ -204,7 +205,7 @@ SUGGEST = Request(
 )
 WRITE = Request(
     "writing",
-    ALL_MESSAGES,
+    knowledge.MESSAGES,
     (
         "Write a short message to {title}. I am {sender}.",
         "Help me to {title}. A few lines will do. I am {sender}.",

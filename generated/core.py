@@ -1,11 +1,10 @@
-"""What the makers of generated pairs share: splits, seeded draws, and the shape of a draft."""
+"""What the makers of generated pairs share: splits and seeded draws."""
 
 from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Literal, TypeVar
 
@@ -16,17 +15,6 @@ SMALLEST_SPLIT_NUMBER = 10
 
 _CYCLE: tuple[Split, ...] = ("train", "validation", "train", "test", "train")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A pair before it has an id: `template` names the task kind and the prompt's phrasing."""
-
-    template: str
-    prompt: str
-    chosen: str
-    rejected: str
-    margin: float
 
 
 def listed(text: str, separator: str | None = None) -> list[str]:
@@ -88,23 +76,7 @@ class Draw:
         """Choose `count` different items of this split's part of a partitioned list."""
         return self.some(parts[self.split], count)
 
-    def number(self, low: int, high: int, step: int = 1) -> int:
-        """Choose a multiple of `step` in [low, high] that belongs to this split."""
-        return self.choose(numbers(self.split, low, high, step))
-
-    def digit(self, low: int = 2, high: int = 9) -> int:
-        """Choose a one-digit number, which all splits share."""
-        return self.rng.randint(low, high)
-
-    def coin(self, chance: float = 0.5) -> bool:
-        """Return True with the given chance."""
-        return self.rng.random() < chance
-
     def phrase(self, phrasings: Sequence[str]) -> tuple[int, str]:
         """Choose a phrasing; give its index too, for the template's name."""
         index = self.rng.randrange(len(phrasings))
         return index, phrasings[index]
-
-
-Maker = Callable[[Draw], Draft]
-"""Makes one pair of a subset from a split's draws."""

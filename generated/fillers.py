@@ -61,11 +61,4 @@ LIST_WORDS = partition(
     )
 )
 
-ACROSTICS = partition(
-    listed(
-        "STAR LAMP BOAT FISH CORN WAND DRUM PINE ROSE BELL MIST PATH GOLD CRAB SAND LEAF MILK "
-        "FARM DUST BIRD COAT PALM SNOW RAIN TOAD"
-    )
-)
-
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from generated.constraints import INSTRUCTIONS
 from generated.core import Draw
 from generated.fillers import LIST_WORDS, NAMES
-from generated.knowledge import ALL_TOPICS, Entry
+from generated.knowledge import TOPICS, Entry
 from generated.parameters import Option, Parameter, Values, drawn, neighbour, options
 from generated.task import Fault, Task
 
@@ -164,7 +164,7 @@ def write(kind: Kind, answer: Answer) -> str:
 
 
 def _task(draw: Draw, subset: str, name: str) -> Task:
-    kind, topic = KINDS[name], draw.pick(ALL_TOPICS)
+    kind, topic = KINDS[name], draw.pick(TOPICS)
     parameters = kind.parameters(draw, topic)
     values = drawn(draw, parameters)
     index, ask = draw.phrase(INSTRUCTIONS[name])

@@ -107,8 +107,6 @@ def _expression(node: ast.expr) -> str:
         return (" && " if isinstance(node.op, ast.And) else " || ").join(
             map(_expression, node.values)
         )
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return f"-{_expression(node.operand)}"
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.FloorDiv):
         return f"Math.floor({_expression(node.left)} / {_expression(node.right)})"
     if isinstance(node, ast.BinOp):

@@ -31,12 +31,12 @@ def _entries(name: str) -> list[Entry]:
     return [Entry(title, tuple(lines)) for title, *lines in rows]
 
 
-def _topics(name: str = "topics") -> list[Entry]:
+def _topics(name: str) -> list[Entry]:
     blocks = "\n".join(_read(name)).split("\n\n")
     return [Entry(title, tuple(facts)) for title, *facts in map(str.splitlines, blocks)]
 
 
-TOPICS = partition(_topics())
+TOPICS = partition(_topics("topics"))
 """Topics as noun phrases, each with six true sentences without commas, digits or quotes."""
 
 HOWTO = partition(_entries("howto"))
@@ -48,25 +48,8 @@ IDEAS = partition(_entries("ideas"))
 MESSAGES = partition(_entries("messages"))
 """Purposes of a message with its lines; {name} and {day} are slots."""
 
-ACTS_OF_HARM = partition(_read("acts_of_harm"))
-"""What a request for harm to living beings asks for."""
-
-ACTS_OF_CRIME = partition(_read("acts_of_crime"))
-"""What a request for fraud, theft or spying asks for."""
-
-HARMLESS_TECH = partition(_entries("harmless_tech"))
-"""Harmless technical tasks that sound harmful, with an answer."""
-
-HARMLESS_LIFE = partition(_entries("harmless_life"))
-"""Harmless everyday tasks that sound harmful, with an answer."""
-
 HARMFUL = partition(_read("harmful"))
 """What a harmful request asks for."""
 
 HARMLESS = partition(_read("harmless"))
 """Harmless tasks in words that sound harmful."""
-
-ALL_TOPICS = partition(_topics() + _topics("more_topics"))
-ALL_HOWTO = partition(_entries("howto") + _entries("more_howto"))
-ALL_IDEAS = partition(_entries("ideas") + _entries("more_ideas"))
-ALL_MESSAGES = partition(_entries("messages") + _entries("more_messages"))

@@ -1,4 +1,4 @@
-"""Preference pairs by task, fault and wrapping: the second version of the generated data.
+"""Preference pairs by task, fault and wrapping: made by templates, not collected from people.
 
 Every subset exists twice: close (both answers share wording, style, opening and closing, so that
 only the fault differs) and far (each answer draws them for itself). Labels of Reasoning and Chat
@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from generated import GeneratedPair, calculations, code, conversations, instructions, stances
+from generated import calculations, code, conversations, instructions, stances
 from generated.core import SPLITS, Draw, Split
 from generated.task import Contrast, Task, contrast
 from rm.data.preferences import PreferencePair
@@ -48,18 +48,22 @@ _PATIENCE = 5000
 
 
 @dataclass(frozen=True)
-class TaskPair(GeneratedPair):
-    """A pair with the task that it answers (which can give more answers) and its two answers.
+class GeneratedPair:
+    """A pair with its subset, the task that it answers (which can give more) and its two answers.
 
-    `cluster` names what the pair shares with others of its kind: an act or a topic, "" for none.
+    `template` names the task kind and the prompt's phrasing. `cluster` names what the pair shares
+    with others of its kind: an act or a topic, "" for none.
     """
 
+    pair: PreferencePair
+    subset: str
+    template: str
     task: Task
     contrast: Contrast
     cluster: str
 
 
-def generate(split: Split, pairs: int | Mapping[str, int], seed: int) -> list[TaskPair]:
+def generate(split: Split, pairs: int | Mapping[str, int], seed: int) -> list[GeneratedPair]:
     """Make distinct pairs of a split; the arguments alone determine them, on any machine.
 
     `pairs` is their number (equal parts for the sections) or one number for each section. A
@@ -114,7 +118,7 @@ def _contrasts(
     return list(made.values())
 
 
-def _pair(split: Split, index: int, subset: str, task: Task, answers: Contrast) -> TaskPair:
+def _pair(split: Split, index: int, subset: str, task: Task, answers: Contrast) -> GeneratedPair:
     section = next(section for section, subsets in SUBSETS.items() if subset in subsets)
     pair = PreferencePair(
         pair_id=f"{subset}-{split}-{index:06d}",
@@ -127,4 +131,4 @@ def _pair(split: Split, index: int, subset: str, task: Task, answers: Contrast) 
     )
     kind = subset.removeprefix("gen2-").rpartition("-")[0]
     cluster = f"{kind}/{task.cluster}" if task.cluster else ""
-    return TaskPair(pair, subset, task.kind, task, answers, cluster)
+    return GeneratedPair(pair, subset, task.kind, task, answers, cluster)

@@ -14,7 +14,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from generated.verify_programs import verify_program
-from generated.verify_text import broken_constraints, keeps_instruction, stated_constraints
+from generated.verify_text import keeps_instruction
 
 _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
@@ -22,11 +22,8 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
-_TEXT_SUBSETS = frozenset(
-    ("gen-length", "gen-keywords", "gen-format", "gen-ordering", "gen-letters")
-)
-_INSTRUCTIONS = frozenset(("gen-symbols", "gen-counts", "gen-shape", "gen-names", "gen-words"))
-_LANGUAGES = {"gen-python": "Python", "gen-javascript": "JavaScript"}
+_INSTRUCTIONS = frozenset(("symbols", "counts", "shape", "names", "words"))
+_LANGUAGES = {"python": "Python", "javascript": "JavaScript"}
 
 
 def verify(pair_subset: str, prompt: str, response: str) -> bool | None:
@@ -35,23 +32,18 @@ def verify(pair_subset: str, prompt: str, response: str) -> bool | None:
     Calculations: the last number is the answer and no equation shown is false. Programs: the asked
     function gives the right values on a set of inputs (it is run here, restricted to arithmetic,
     loops and lists; JavaScript only in the form that the makers write, else None). Instructions:
-    every stated constraint is met, on topic or not. Chat and Safety: None.
+    the stated constraint is met, on topic or not. Chat and Safety: None.
     """
-    pair_subset = re.sub(r"^gen2-(.+)-(?:close|far)$", r"gen-\1", pair_subset)
-    if pair_subset in _SOLVERS:
-        answer = _SOLVERS[pair_subset](prompt)
+    named = re.fullmatch(r"gen2-(.+)-(?:close|far)", pair_subset)
+    kind = named[1] if named else ""
+    if kind in _SOLVERS:
+        answer = _SOLVERS[kind](prompt)
         if answer is None:
             return None
         return final_answer(response) == answer and not false_equations(response)
-    if pair_subset in _LANGUAGES:
-        return verify_program(_LANGUAGES[pair_subset], prompt, response)
-    if pair_subset in _INSTRUCTIONS:
-        return keeps_instruction(prompt, response)
-    if pair_subset in _TEXT_SUBSETS:
-        if not stated_constraints(prompt):
-            return None
-        return bool(response.strip()) and not broken_constraints(prompt, response)
-    return None
+    if kind in _LANGUAGES:
+        return verify_program(_LANGUAGES[kind], prompt, response)
+    return keeps_instruction(prompt, response) if kind in _INSTRUCTIONS else None
 
 
 def evaluate(expression: str) -> Fraction:
@@ -104,8 +96,6 @@ def _signed(word: str, value: str) -> int:
 def _arithmetic(prompt: str) -> Fraction | None:
     if m := re.search(r"(\d+)% of (\d+), (plus|minus) (\d+)", prompt):
         return Fraction(int(m[1]) * int(m[2]), 100) + _signed(m[3], m[4])
-    if m := re.search(r"remainder when (\d+) is divided by (\d+)", prompt):
-        return Fraction(int(m[1]) % int(m[2]))
     if m := re.search(r"average of (\d+), (\d+) and (\d+)", prompt):
         return Fraction(sum(map(int, m.groups())), 3)
     if m := re.search(
@@ -113,7 +103,10 @@ def _arithmetic(prompt: str) -> Fraction | None:
     ):
         return Fraction((int(m[1]) + _signed(m[2], m[3])) * int(m[4]) + _signed(m[5], m[6]))
     found = re.findall(r"[\d(][\d ()+*/-]+[\d)]", prompt)
-    return evaluate(max(found, key=len)) if found else None
+    try:
+        return evaluate(max(found, key=len)) if found else None
+    except (SyntaxError, ValueError, ZeroDivisionError):
+        return None
 
 
 def _next_term(terms: list[int]) -> int | None:
@@ -121,12 +114,8 @@ def _next_term(terms: list[int]) -> int | None:
     gaps = [b - a for a, b in pairwise(terms)]
     if len(set(gaps)) == 1:
         return terms[-1] + gaps[0]
-    if terms[0] and all(b * terms[0] == a * terms[1] for a, b in pairwise(terms)):
-        return terms[-1] * terms[1] // terms[0]
     if all(terms[i] == terms[i - 1] + terms[i - 2] for i in range(2, len(terms))):
         return terms[-1] + terms[-2]
-    if all(gaps[i] == gaps[i - 2] for i in range(2, len(gaps))):
-        return terms[-1] + gaps[-2]
     second = [b - a for a, b in pairwise(gaps)]
     if len(set(second)) == 1:
         return terms[-1] + gaps[-1] + second[0]
@@ -136,12 +125,7 @@ def _next_term(terms: list[int]) -> int | None:
 
 def _sequence(prompt: str) -> Fraction | None:
     shown = re.search(r"\d+(?:, \d+){3,}", prompt)
-    if shown is None:
-        return None
-    terms = _integers(shown[0])
-    if place := re.search(r"term number (\d+)", prompt):
-        return Fraction(terms[0] + (int(place[1]) - 1) * (terms[1] - terms[0]))
-    following = _next_term(terms)
+    following = _next_term(_integers(shown[0])) if shown else None
     return None if following is None else Fraction(following)
 
 
@@ -154,10 +138,9 @@ _SIZES = {
     "inches": 1,
     "feet": 12,
     "yards": 36,
-    "millimetres": 1,
-    "centimetres": 10,
-    "metres": 1000,
-    "kilometres": 1000000,
+    "centimetres": 1,
+    "metres": 100,
+    "kilometres": 100000,
     "grams": 1,
     "kilograms": 1000,
     "millilitres": 1,
@@ -208,25 +191,11 @@ _STORIES: tuple[tuple[str, Callable[..., int | Fraction]], ...] = (
     (_tank("loses", "let out"), lambda a, b, c, d: a - b * c - d),
     (r"has (\d+) \w+, sells half .* buys another (\d+)", lambda a, b: Fraction(a, 2) + b),
     (r"packs (\d+) boxes with (\d+) .* gives away (\d+)", lambda a, b, c: a * b - c),
-    (r"buys (\d+) \w+ at (\d+) dollars each and pays with (\d+)", lambda a, b, c: c - a * b),
-    (r"has (\d+) dollars and saves (\d+) .* after (\d+) weeks", lambda a, b, c: a + b * c),
-    (r"(\d+) \w+ are shared .* among (\d+) .* finds (\d+)", lambda a, b, c: Fraction(a, b) + c),
-    (r"reads (\d+) pages .* with (\d+) pages.* after (\d+) days", lambda a, b, c: b - a * c),
-    (r"has (\d+) rows with (\d+) seats each, and (\d+) seats", lambda a, b, c: a * b - c),
-    (r"wraps (\d+) .* wraps (\d+) .* in (\d+) hours", lambda a, b, c: (a + b) * c),
     (r"is (\d+) years old .* is (\d+) years older.* after (\d+)", lambda a, b, c: a + b + c),
-    (r"costs (\d+) dollars, less (\d+) percent", lambda a, p: Fraction(a * (100 - p), 100)),
-    (r"for (\d+) hours at (\d+) km .* another (\d+) km", lambda a, b, c: a * b + c),
     (r"(\d+) m long and (\d+) m wide, costs (\d+)", lambda a, b, c: 2 * (a + b) * c),
-    (r"buys (\d+) \w+ for (\d+) dollars .* them for (\d+)", lambda a, b, c: a * (c - b)),
-    (r"(\d+) hens and (\d+) goats", lambda a, b: 2 * a + 4 * b),
     (
         r"(\d+) adults pay (\d+) .* (\d+) children pay (\d+)",
         lambda a, b, c, d: a * b + c * d,
-    ),
-    (
-        r"holds (\d+) litres and loses (\d+) .* for (\d+) hours\. Then (\d+)",
-        lambda a, b, c, d: a - b * c + d,
     ),
     (r"has (\d+) \w+, sells half .* loses (\d+)", lambda a, b: Fraction(a, 2) - b),
 )
@@ -234,7 +203,8 @@ _LEGS = {"hens": 2, "ducks": 2, "goats": 4, "cows": 4, "beetles": 6, "spiders": 
 
 
 def _word_problem(prompt: str) -> Fraction | None:
-    if m := re.search(r"keeps (\d+) (\w+) and (\d+) (\w+)\. How many legs", prompt):
+    animals = "|".join(_LEGS)
+    if m := re.search(rf"keeps (\d+) ({animals}) and (\d+) ({animals})\. How many legs", prompt):
         return Fraction(int(m[1]) * _LEGS[m[2]] + int(m[3]) * _LEGS[m[4]])
     for pattern, formula in _STORIES:
         if m := re.search(pattern, prompt):
@@ -243,8 +213,8 @@ def _word_problem(prompt: str) -> Fraction | None:
 
 
 _SOLVERS: dict[str, Callable[[str], Fraction | None]] = {
-    "gen-arithmetic": _arithmetic,
-    "gen-sequence": _sequence,
-    "gen-units": _units,
-    "gen-word-problem": _word_problem,
+    "arithmetic": _arithmetic,
+    "sequence": _sequence,
+    "units": _units,
+    "word-problem": _word_problem,
 }

@@ -10,7 +10,6 @@ import ast
 import operator
 import re
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 from generated.javascript import from_javascript
@@ -95,10 +94,6 @@ def _every(fold: str, k: str, first: str) -> Reference:
     return reference
 
 
-def _adjacent(how: str) -> Reference:
-    return lambda values: sum(_COMPARE[how](b, a) for a, b in pairwise(values))
-
-
 def _recurrence(count: str, a: str, k: str, sign: str, b: str) -> Reference:
     def reference(n: int) -> int:
         term = int(a)
@@ -145,7 +140,6 @@ TASKS: tuple[tuple[str, Callable[..., Reference]], ...] = (
         r"the (sum|list) of every (\d+)\w\w number of the list values, beginning with index (\d+)",
         _every,
     ),
-    (rf"how many numbers of the list values are {_HOW} the number just before", _adjacent),
     (
         r"the number n, limited to the range from (\d+) to (\d+)",
         lambda low, high: lambda n: min(max(n, int(low)), int(high)),

@@ -1,6 +1,6 @@
 """Run Best-of-N against a gold score.
 
-python -m scripts.best_of_n profile=cpu [bon=cpu_full] [gold=verifier|reward_model|both]
+python -m scripts.best_of_n profile=cpu [bon.policy.engine=auto] [gold=verifier|reward_model|both]
 
 A policy gives N candidates for each held-out prompt, a gold scores them, and reward models pick the
 best of n. The gold score of their picks is drawn against the KL divergence from the policy.

@@ -1,6 +1,6 @@
 """Run the whole pipeline (make reproduce).
 
-python -m scripts.reproduce profile=cpu [matrix=full] [methods=[bt,normbt]] [seeds=[0,1]]
+python -m scripts.reproduce profile=cpu [matrix=main] [methods=[bt,normbt]] [seeds=[0,1]]
 
 Trains every method with every seed, scores each run, measures exact gradients, draws tables and
 figures, then runs Best-of-N and builds the report.

@@ -1,6 +1,6 @@
 """Show which stages of a pipeline are done, out of date, unfinished, missing or left out.
 
-python -m scripts.status profile=cpu [matrix=full]
+python -m scripts.status profile=cpu [matrix=main]
 
 Output: one line per stage: its state, the seconds it took, its size on disk, and why it is out of
 date. Nothing is computed or changed; make reproduce runs what is not done.

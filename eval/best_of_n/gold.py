@@ -84,6 +84,6 @@ def require_all(
         named = ", ".join(f"{name} ({count})" for name, count in missing.most_common())
         raise InputError(
             f"gold=verifier cannot check every response of {named}: take gold=reward_model, or "
-            "bon.prompts.subsets that code can check (Reasoning but gen-javascript, Chat Hard)"
+            "bon.prompts.subsets that code can check (Reasoning without JavaScript, Chat Hard)"
         )
     return [[value for value in values if value is not None] for values in scores]

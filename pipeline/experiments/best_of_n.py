@@ -76,21 +76,16 @@ def check_all(cfg: DictConfig) -> BonSettings:
     if cfg.data.kind == "generated":
         if bon.synthetic:
             best_of_n_synthetic.picking(bon, cfg.methods)
-        elif cfg.data.get("version", 1) != 1:
-            raise InputError(
-                f"data={cfg.data.name} has prompts for a synthetic policy alone: give "
-                "bon.policy.engine=synthetic, or data=generated"
-            )
         return bon
     if bon.synthetic:
         raise InputError(
             f"bon.policy.engine=synthetic draws from the generator, not from data={cfg.data.name}: "
-            "use data=generated, or bon.policy.engine=auto with gold=reward_model"
+            "use data=generated_v2, or bon.policy.engine=auto with gold=reward_model"
         )
     if "verifier" in bon.golds:
         raise InputError(
             f"gold=verifier checks generated prompts, not data={cfg.data.name}: "
-            "use data=generated or gold=reward_model"
+            "use data=generated_v2 or gold=reward_model"
         )
     gold = bon.gold.checkpoint
     if gold is not None and not (Path(gold).exists() or is_hub_name(gold)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,8 +53,7 @@ def find_prompts(cfg: DictConfig, bon: BonSettings) -> list[Prompt]:
 
 def asked_prompts(cfg: DictConfig, bon: BonSettings) -> list[Asked]:
     """Return the test prompts that a synthetic policy answers. Raises InputError as `ask`."""
-    version = cfg.data.get("version", 1)
-    return ask("test", bon.prompts.number, cfg.data.seed, bon.prompts.subsets, version)
+    return ask("test", bon.prompts.number, cfg.data.seed, bon.prompts.subsets)
 
 
 def find_material(cfg: DictConfig, bon: BonSettings) -> Material:
@@ -93,11 +93,13 @@ def _generated(cfg: DictConfig, bon: BonSettings) -> Material:
     """
     subsets = subsets_of(bon)
     prompts = _generated_prompts(cfg, bon, subsets)
-    taken = {made.pair.prompt[-1]["content"] for made in gold_pairs(cfg, bon)}
-    wanted = bon.proxy.pairs + len(taken)
+    others = gold_pairs(cfg, bon)
+    taken = {made.pair.prompt[-1]["content"] for made in others}
+    most = max(Counter(made.subset for made in others)[subset] for subset in subsets)
+    each = most + -(-bon.proxy.pairs // len(subsets))
     fresh = [
         made
-        for made in of_subsets("train", wanted, cfg.data.seed, subsets)
+        for made in of_subsets("train", each, cfg.data.seed, subsets)
         if made.pair.prompt[-1]["content"] not in taken
     ]
     made_by_id = {made.pair.pair_id: made for made in fresh}
@@ -107,7 +109,8 @@ def _generated(cfg: DictConfig, bon: BonSettings) -> Material:
 
 
 def _generated_prompts(cfg: DictConfig, bon: BonSettings, subsets: Sequence[str]) -> list[Prompt]:
-    made = of_subsets("test", bon.prompts.number, cfg.data.seed, subsets)
+    each = -(-bon.prompts.number // len(subsets))
+    made = of_subsets("test", each, cfg.data.seed, subsets)
     return choose(prompts_of_generated(made), bon.prompts.number)
 
 
@@ -117,12 +120,15 @@ def subsets_of(bon: BonSettings) -> Sequence[str]:
 
 
 def gold_pairs(cfg: DictConfig, bon: BonSettings) -> list[GeneratedPair]:
-    """Generated pairs of all sections: what a gold trained here sees, and no proxy does."""
-    return generate("train", max(bon.gold.pairs, cfg.data.train_pairs), cfg.data.seed)
+    """What no proxy sees: the pairs of a gold that is trained here, and the profile's own pool.
+
+    More pairs of a seed hold the fewer ones, so the larger of both numbers has both.
+    """
+    return generate("train", max(bon.gold.pairs, cfg.data.pool_pairs), cfg.data.seed)
 
 
-def of_subsets(split: Split, pairs: int, seed: int, subsets: Sequence[str]) -> list[GeneratedPair]:
-    """Generate at least `pairs` pairs, the same number of each subset.
+def of_subsets(split: Split, each: int, seed: int, subsets: Sequence[str]) -> list[GeneratedPair]:
+    """Generate `each` pairs of every one of the subsets.
 
     Raises InputError for a subset that does not exist.
     """
@@ -132,9 +138,6 @@ def of_subsets(split: Split, pairs: int, seed: int, subsets: Sequence[str]) -> l
         raise InputError(
             f"bon.prompts.subsets: no subset {unknown[0]!r}: choose from {', '.join(known)}"
         )
-    each = -(-pairs // len(subsets))
-    sizes = {section: len(SUBSETS[section]) for section in {known[name] for name in subsets}}
-    total = sum(sizes.values())
-    shares = {section: size / total for section, size in sizes.items()}
-    made = generate(split, each * total, seed, shares)
-    return [one for one in made if one.subset in set(subsets)]
+    sections = [one for one in SUBSETS if one in {known[name] for name in subsets}]
+    sizes = {section: each * len(SUBSETS[section]) for section in sections}
+    return [one for one in generate(split, sizes, seed) if one.subset in set(subsets)]

@@ -340,7 +340,7 @@ def check_benchmark(cfg: DictConfig) -> None:
         )
     if cfg.benchmark == "generated" and cfg.benchmark_data is None and cfg.data.kind != "generated":
         raise InputError(
-            "benchmark=generated needs data=generated: give benchmark=… and benchmark_data=PATH"
+            "benchmark=generated needs data=generated_v2: give benchmark=… and benchmark_data=PATH"
         )
 
 
@@ -356,7 +356,7 @@ def benchmark_data(cfg: DictConfig, runs_dir: Path) -> str:
         return "hub"
     path = runs_dir / "data" / "test.jsonl"
     made = test_pairs(cfg.data)
-    rows = (_as_row(one.pair, one.subset, getattr(one, "cluster", "")) for one in made)
+    rows = (_as_row(one.pair, one.subset, one.cluster) for one in made)
     atomic_write_text(path, "".join(row + "\n" for row in rows))
     return str(path)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,7 @@ def local_backbone(settings: BackboneSettings, cache: Path, scratch: Path) -> Pa
     if (fetched / SOURCE_FILE).is_file():
         return fetched
     if settings.tiny is not None:
-        untrained = {**settings.tiny, "language": None}  # the shape is the same, and is all we ask
-        return prepare_backbone(replace(settings, tiny=untrained), scratch, build_tiny)
+        return prepare_backbone(settings, scratch, build_tiny)
     if settings.chat_template is not None:
         return None  # its copy with the template is made before training
     return _snapshot(settings.hub) if settings.hub else None

@@ -10,8 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from generated import SUBSETS, GeneratedPair, generate
-from generated import pairs as tasks
+from generated import GeneratedPair, generate
 from generated.core import Split
 from pipeline.settings import configuration
 from rm.data.preferences import (
@@ -34,24 +33,23 @@ CLOSE = "Reasoning"
 
 @dataclass
 class GeneratedData:
-    """conf/data/generated.yaml and generated_v2.yaml, typed.
+    """conf/data/generated_v2.yaml, typed.
 
-    Version 2 trains on `train_pairs` of `pool_pairs` pairs, another sample for every `draw`; its
+    `train_pairs` of `pool_pairs` pairs are trained on, another sample for every `draw`;
     `test_pairs` is a number or one for each section.
     """
 
     name: str
     kind: str
+    version: int
     license: str
     seed: int
+    pool_pairs: int
     train_pairs: int
+    draw: int
     validation_pairs: int
     test_pairs: Any
-    close_share: float | None = None
-    label_noise: float = 0.0
-    version: int = 1
-    pool_pairs: int = 0
-    draw: int = 0
+    label_noise: float
 
 
 @dataclass
@@ -87,6 +85,8 @@ class HubData:
     ignore: list[str] = field(default_factory=list)
 
 
+VERSION = 2
+"""Of the generated data. A change of its pairs would need another one."""
 KINDS = {"generated": GeneratedData, "files": FilesData, "hub": HubData}
 
 
@@ -117,9 +117,18 @@ def load_data(data: DictConfig) -> TrainingData:
 
 
 def check_data(data: DictConfig) -> GeneratedData | FilesData | HubData:
-    """Return the typed data section. Raises InputError for a wrong kind, type or number."""
+    """Return the typed data section.
+
+    Raises InputError for a wrong kind, type or number, and for generated data of another version.
+    """
     if data.kind not in KINDS:
         raise InputError(f"data.kind={data.kind}: choose {', '.join(KINDS)}")
+    version = data.get("version", 1)  # the first version had no such key
+    if data.kind == "generated" and version != VERSION:
+        raise InputError(
+            f"data.version={version}: the generated data have version {VERSION}; the first version "
+            "left the tree, and commit 3a2f5f8 keeps it: give data=generated_v2"
+        )
     settings: GeneratedData | FilesData | HubData = configuration.typed(KINDS[data.kind], data)
     return settings
 
@@ -164,24 +173,13 @@ def bytes_of(source: str | None) -> list[str]:
 
 def test_pairs(data: DictConfig) -> list[GeneratedPair]:
     """Make the test split of generated data. Raises InputError for impossible settings."""
-    settings = configuration.typed(GeneratedData, data)
-    if settings.version == 2:
-        return [*tasks.generate("test", settings.test_pairs, settings.seed)]
+    settings = check_data(data)
+    assert isinstance(settings, GeneratedData)
     return generate("test", settings.test_pairs, settings.seed)
 
 
 def _generated(data: GeneratedData) -> TrainingData:
-    if data.version == 2:
-        return _of_tasks(data)
-    made = generate("train", data.train_pairs, data.seed, _shares(data.close_share))
-    train, swapped = swap_labels([one.pair for one in made], CLOSE, data.label_noise, data.seed)
-    validation = [made.pair for made in generate("validation", data.validation_pairs, data.seed)]
-    report = {"source": "generated", "kept": len(train), "swapped": swapped}
-    return TrainingData(train, validation, report)
-
-
-def _of_tasks(data: GeneratedData) -> TrainingData:
-    """Version 2: a seeded sample of the training pool, the same for all methods of a seed."""
+    """Draw a seeded sample of the training pool, the same for all methods of a seed."""
     pool = _pairs("train", data.pool_pairs, data.seed)
     drawn = draw_pairs(pool, data.train_pairs, data.draw)
     train, noisy = swap_labels(drawn, CLOSE, data.label_noise, data.seed)
@@ -192,7 +190,7 @@ def _of_tasks(data: GeneratedData) -> TrainingData:
 
 @cache
 def _pairs(split: Split, pairs: int, seed: int) -> tuple[PreferencePair, ...]:
-    return tuple(made.pair for made in tasks.generate(split, pairs, seed))
+    return tuple(made.pair for made in generate(split, pairs, seed))
 
 
 def draw_pairs(pool: Sequence[PreferencePair], count: int, draw: int) -> list[PreferencePair]:
@@ -208,16 +206,6 @@ def draw_pairs(pool: Sequence[PreferencePair], count: int, draw: int) -> list[Pr
     # Every (len / count)th of the sorted list: shares that differ by less than one pair.
     taken = sorted(order[i * len(pool) // count] for i in range(count))
     return [pool[place] for place in taken]
-
-
-def _shares(close: float | None) -> dict[str, float] | None:
-    """Shares of the sections where the close one has `close` and the others divide the rest."""
-    if close is None:
-        return None
-    if not 0 <= close <= 1:
-        raise InputError(f"data.close_share={close}: must be from 0 to 1, or null")
-    rest = (1 - close) / (len(SUBSETS) - 1)
-    return {section: close if section == CLOSE else rest for section in SUBSETS}
 
 
 def swap_labels(
@@ -346,7 +334,7 @@ def require_facts(labels: Labels, objective: Objective) -> None:
     categories = (labels.without_category, labels.first_without_category)
     for needed, fact, (without, first), instead in (
         (objective.needs_margin, "margin", margins, "data with ratings or a loss without margin"),
-        (objective.needs_category, "category", categories, "data=generated or another loss"),
+        (objective.needs_category, "category", categories, "data=generated_v2 or another loss"),
     ):
         if needed and without:
             raise InputError(

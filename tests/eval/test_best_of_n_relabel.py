@@ -56,11 +56,13 @@ def test_nothing_left_and_broken_scores_are_errors() -> None:
 
 def test_the_verifier_scores_right_and_wrong_and_names_what_it_cannot_check() -> None:
     prompt = ({"role": "user", "content": "What is 2 + 3 * 4? Show the steps."},)
-    item = Candidates(prompt, "gen-arithmetic", ("The answer is 14.", "It is 20.", ""))
+    item = Candidates(prompt, "gen2-arithmetic-close", ("The answer is 14.", "It is 20.", ""))
     assert require_all(Verifier().score([item]), [item]) == [[1.0, 0.0, 0.0]]
-    chat = Candidates(prompt, "gen-ideas", ("some text",))
+    chat = Candidates(prompt, "gen2-ideas-far", ("some text",))
     alien = Candidates(prompt, "", ("some text",))
-    with pytest.raises(InputError, match=r"gen-ideas \(1\), prompts that were not generated \(1\)"):
+    with pytest.raises(
+        InputError, match=r"gen2-ideas-far \(1\), prompts that were not generated \(1\)"
+    ):
         require_all(Verifier().score([chat, alien]), [chat, alien])
 
 

@@ -25,7 +25,7 @@ from rm.errors import InputError
 
 
 def prompt(name: str, words: str = "Say hi.") -> Prompt:
-    return Prompt(name, ({"role": "user", "content": words},), "gen-length")
+    return Prompt(name, ({"role": "user", "content": words},), "gen2-counts-far")
 
 
 def answering(text: str, calls: list[str] | None = None) -> Sampler:

@@ -18,7 +18,11 @@ PIPELINE = (
     "gradient_pairs=2",
     "training.save_steps=3",
     "data.train_pairs=48",
-    *("bon.policy.engine=transformers", "gold=both", "bon.prompts.subsets=[gen-length,gen-python]"),
+    *(
+        "bon.policy.engine=transformers",
+        "gold=both",
+        "bon.prompts.subsets=[gen2-counts-close,gen2-python-far]",
+    ),
     "bon.proxy.seeds=[0]",
 )
 NOT_COMPARED = (

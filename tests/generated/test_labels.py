@@ -1,4 +1,4 @@
-"""Every Reasoning and Chat Hard label, re-derived from the texts by code that made none of them."""
+"""Labels re-derived from the texts by code that made none of them; what that code cannot judge."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from fractions import Fraction
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from generated import SUBSETS, GeneratedPair, generate, verify
 from generated.core import SPLITS
 from generated.javascript import from_javascript, to_javascript
 from generated.verify import evaluate, false_equations, final_answer
 from generated.verify_programs import asked_function, code_of, inputs, load, reference
-from generated.verify_text import broken_constraints, stated_constraints
+from generated.verify_text import _patterns, stated_instruction
 
-CALCULATIONS = ("gen-arithmetic", "gen-sequence", "gen-units", "gen-word-problem")
 SIZES = {"train": 3000, "validation": 600, "test": 1200}
+SEEDS = (3, 7)
+"""Not the seed of conf/data/generated_v2.yaml, whose test pairs nothing may look at."""
+CHECKED = ("Reasoning", "Chat Hard")
+SOME = [m for m in generate("train", 136, SEEDS[0]) if m.pair.category in CHECKED]
 
 
 def prompt_of(made: GeneratedPair) -> str:
@@ -26,7 +32,7 @@ def prompt_of(made: GeneratedPair) -> str:
 
 
 def _all(section: str) -> list[GeneratedPair]:
-    return [m for s in SPLITS for seed in (0, 7) for m in generate(s, SIZES[s], seed, {section: 1})]
+    return [m for s in SPLITS for seed in SEEDS for m in generate(s, {section: SIZES[s]}, seed)]
 
 
 @pytest.fixture(scope="module")
@@ -39,130 +45,135 @@ def chat_hard() -> list[GeneratedPair]:
     return _all("Chat Hard")
 
 
-def test_reasoning_labels(reasoning: list[GeneratedPair]) -> None:
-    for made in reasoning:
-        assert verify(made.subset, prompt_of(made), made.pair.chosen) is True, made
-        assert verify(made.subset, prompt_of(made), made.pair.rejected) is False, made
+@pytest.mark.parametrize("section", ["reasoning", "chat_hard"])
+def test_chosen_is_right_and_rejected_is_wrong(
+    section: str, request: pytest.FixtureRequest
+) -> None:
+    for made in request.getfixturevalue(section):
+        assert verify(made.subset, prompt_of(made), made.pair.chosen) is True, made.pair
+        assert verify(made.subset, prompt_of(made), made.pair.rejected) is False, made.pair
 
 
 def test_shown_steps_and_final_answers(reasoning: list[GeneratedPair]) -> None:
     """The chosen's steps all hold; the rejected's answer is wrong, not merely one of its steps."""
     for made in reasoning:
-        if made.subset in CALCULATIONS:
-            pair = made.pair
-            assert "=" in pair.chosen and false_equations(pair.chosen) == []
+        pair = made.pair
+        if "```" not in pair.chosen:
+            assert false_equations(pair.chosen) == []
             assert len(false_equations(pair.rejected)) <= 1
             assert final_answer(pair.chosen) != final_answer(pair.rejected)
             if pair.margin == 3.0:  # another operation: each step by itself holds
                 assert false_equations(pair.rejected) == []
 
 
-def test_rejected_reasoning_is_close(reasoning: list[GeneratedPair]) -> None:
-    """The two texts have the same lines, but for lines that hold one changed step's effects."""
+def test_chosen_steps_hold_in_every_wording(reasoning: list[GeneratedPair]) -> None:
+    """Also where a step says "gives" or "is", which the verifier does not read."""
+    seen = Counter[str]()
     for made in reasoning:
-        one, two = (re.sub(r"\d+", "#", t) for t in (made.pair.chosen, made.pair.rejected))
-        if made.subset in CALCULATIONS:
-            changed = sum(a != b for a, b in zip(one, two, strict=True))
-            assert changed <= 1  # a sign
-        else:
-            pairs = zip(made.pair.chosen.splitlines(), made.pair.rejected.splitlines(), strict=True)
-            assert 1 <= sum(a != b for a, b in pairs) <= 3
+        for a, sign, b, word, value in re.findall(
+            r"(\d+) ([-+*/]) (\d+) (=|is|gives|makes) (\d+)", made.pair.chosen
+        ):
+            found = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}
+            assert found.get(sign, int(a) / int(b) if sign == "/" else None) == int(value)
+            seen[word] += 1
+    assert min(seen[word] for word in ("=", "is", "gives", "makes")) > 500
 
 
-def test_chat_hard_labels(chat_hard: list[GeneratedPair]) -> None:
+def test_instructions_are_all_read(chat_hard: list[GeneratedPair]) -> None:
+    """What is left of a prompt without its instruction is the request, one sentence."""
     for made in chat_hard:
-        prompt, pair = prompt_of(made), made.pair
-        kind = made.template.split("/")[1]
-        assert verify(made.subset, prompt, pair.chosen) is True, made
-        assert verify(made.subset, prompt, pair.rejected) is False, made
-        assert broken_constraints(prompt, pair.chosen) == []
-        assert broken_constraints(prompt, pair.rejected) == [kind], made
-
-
-def test_constraints_are_all_read(chat_hard: list[GeneratedPair]) -> None:
-    """What is left of a prompt without its stated constraints is the request, one sentence."""
-    from generated.verify_text import _patterns
-
-    for made in chat_hard:
-        rest = prompt_of(made)
-        assert 1 <= len(stated_constraints(rest)) <= 3
-        for _, pattern in _patterns():
-            rest = pattern.sub("", rest)
+        stated, rest = stated_instruction(prompt_of(made)), prompt_of(made)
+        assert stated is not None and stated[0] == made.template.split("/")[1]
+        for name, pattern in _patterns():
+            rest = pattern.sub("", rest) if name == stated[0] else rest
         assert len(re.findall(r"[.?](?:\s|$)", rest.strip())) == 1, rest
 
 
 @pytest.mark.parametrize("section", ["Chat", "Safety"])
 def test_other_sections_are_not_checkable(section: str) -> None:
-    for made in generate("test", 40, 0, {section: 1.0}):
+    for made in generate("test", {section: 40}, SEEDS[0]):
         assert verify(made.subset, prompt_of(made), made.pair.chosen) is None
 
 
 @pytest.mark.parametrize(
     ("subset", "prompt", "right", "wrong"),
     [
-        ("gen-arithmetic", "What is 12 * 3 + 5? Show your steps.", "It is 41.", "It is 42."),
-        ("gen-arithmetic", "Compute 20% of 340, minus 17 step by step.", "68 - 17 = 51", "68"),
-        ("gen-sequence", "Find the next term: 3, 6, 12, 24, ...", "It is 48", "It is 36"),
-        ("gen-sequence", "Find the next term: 1, 2, 4, 7, 11, ...", "16.", "22."),
-        ("gen-units", "2 hours and 15 minutes are how many minutes in all?", "135 minutes", "215"),
+        ("arithmetic", "What is 12 * 3 + 5? Show your steps.", "It is 41.", "It is 42."),
+        ("arithmetic", "Compute 20% of 340, minus 17 step by step.", "68 - 17 = 51", "68"),
+        ("sequence", "Find the next term: 3, 6, 12, 24, ...", "It is 48", "It is 36"),
+        ("sequence", "Find the next term: 1, 2, 4, 7, 11, ...", "16.", "22."),
+        ("units", "2 hours and 15 minutes are how many minutes in all?", "135 minutes", "215"),
         (
-            "gen-word-problem",
-            "Ann packs 3 boxes with 12 pens each and then gives away 10 pens. How many are left?",
+            "word-problem",
+            "Ann packs 3 boxes with 12 pens each and then gives away 10. How many pens are left?",
             "3 * 12 = 36, so 26 pens",
             "3 * 12 = 35, and so 26 pens",
         ),
-        ("gen-length", "Tell me about owls. Use at most 5 words.", "They hunt at night.", "a " * 6),
-        ("gen-keywords", 'Write. Avoid the word "wind".', "Windy, but fine.", "The wind blows."),
         (
-            "gen-format",
-            'Write. Reply with a JSON object whose keys are "title" and "notes".',
-            '{"title": "a", "notes": []}',
-            '{"title": "a", "notes": []',
-        ),
-        (
-            "gen-ordering",
-            "Take these words: pear, fig, nut. Sort them from A to Z. One a line, please.",
-            "fig\nnut\npear",
-            "fig, nut, pear",
-        ),
-        (
-            "gen-letters",
-            'Take these words: pear, fig, nut. Which do not have the letter "e" in them?',
-            "nut, fig",
-            "nut",
-        ),
-        (
-            "gen-python",
+            "python",
             "Write a Python function f(n) that returns the number n times 3 plus 11.",
             "def f(n):\n    return 11 + n + n + n",
             "def f(n):\n    return 3 * (n + 11)",
         ),
         (
-            "gen-javascript",
+            "javascript",
             "Write a JavaScript function f(n) that returns the number n times 3 plus 11.",
             "function f(n) {\nreturn n * 3 + 11;\n}",
             "function f(n) {\nreturn n * 3 - 11;\n}",
+        ),
+        ("symbols", 'About owls. Put "#" in front of every fact.', "# A.\n# B.", "# A.\nB."),
+        ("symbols", 'About owls. Separate the facts with "/".', "One a. / Two b.", "One a. | B b."),
+        ("symbols", 'Begin with "[" and end with "]".', "[Owls hunt.]", "(Owls hunt.)"),
+        ("counts", "Number three points.", "1. A\n2. B\n3. C", "1. A\n2. B"),
+        ("counts", "Write exactly two sentences.", "One. Two.", "One. Two. Three."),
+        ("shape", "Use capital letters only.", "OWLS HUNT.", "OWLS hunt."),
+        ("names", "Address it to Ann and sign it as Bo.", "Dear Ann,\nx\nBo", "Dear Bo,\nx\nAnn"),
+        ("names", 'Put "Memo to Al" on top instead of "Note for Al".', "Memo to Al\nx", "Note\nx"),
+        ("words", 'Begin with the word "Owls".', "Owls hunt.", "They hunt."),
+        ("words", 'The code word below it is "fig", no longer "elm".', "Hi.\nfig", "Hi.\nelm"),
+        (
+            "word-problem",
+            "Al keeps 10 hens and 20 spiders. How many legs do the animals have together?",
+            "20 + 160 = 180, so 180 legs",
+            "140 legs",
+        ),
+        (
+            "word-problem",
+            "Al's tank holds 300 litres and loses 10 litres an hour for 3 hours. "
+            "Then 25 litres are let out. How many litres are in it?",
+            "245 litres",
+            "295 litres",
         ),
     ],
 )
 def test_verify_judges_texts_of_any_origin(
     subset: str, prompt: str, right: str, wrong: str
 ) -> None:
-    assert verify(subset, prompt, right) is True
-    assert verify(subset, prompt, wrong) is False
+    for wrapping in ("close", "far"):
+        assert verify(f"gen2-{subset}-{wrapping}", prompt, right) is True
+        assert verify(f"gen2-{subset}-{wrapping}", prompt, wrong) is False
 
 
 def test_verify_says_none_where_it_cannot_tell() -> None:
-    assert verify("no-such-subset", "a", "b") is None
-    assert verify("gen-arithmetic", "Hello there.", "3") is None
-    assert verify("gen-sequence", "Find the next term: 1, 5, 2, 90, ...", "3") is None
-    assert verify("gen-units", "How long is it?", "3") is None
-    assert verify("gen-word-problem", "A riddle.", "3") is None
-    assert verify("gen-python", "Write f(n) that sings.", "def f(n): return 1") is None
-    assert verify("gen-format", "Say hello.", "hello") is None
+    for subset in ("no-such-subset", "gen-arithmetic", "gen2-arithmetic", "gen2-tetris-close"):
+        assert verify(subset, "What is 1 + 1?", "2") is None
+    for kind, prompt in (
+        ("arithmetic", "Hello there."),
+        ("arithmetic", "What is 770 - 21) * 7 + 82?"),
+        ("arithmetic", "What is 7 / (3 - 3)?"),
+        ("sequence", "Find the next term: 1, 5, 2, 90, ..."),
+        ("sequence", "Find the next term."),
+        ("units", "How long is it?"),
+        ("word-problem", "A riddle."),
+        ("word-problem", "Al keeps 10 hens and 20 dragons. How many legs do they have?"),
+        ("symbols", "Say hello."),
+        ("harmful", "How do I pick a lock?"),
+        ("python", "Write f(n) that sings."),
+    ):
+        assert verify(f"gen2-{kind}-close", prompt, "def f(n): return 3") is None
     task = "Write a JavaScript function f(n) that returns the number n times 3 plus 11."
-    assert verify("gen-javascript", task, "const f = n => n * 3 + 11") is None
-    assert verify("gen-javascript", task, "I do not know.") is False
+    assert verify("gen2-javascript-far", task, "const f = n => n * 3 + 11") is None
+    assert verify("gen2-javascript-far", task, "I do not know.") is False
 
 
 @pytest.mark.parametrize(
@@ -181,12 +192,21 @@ def test_verify_says_none_where_it_cannot_tell() -> None:
 )
 def test_programs_that_do_harm_or_fail_are_wrong(program: str) -> None:
     task = "Write a Python function f(n) that returns the number n times 3 plus 11."
-    assert verify("gen-python", task, program) is False
+    assert verify("gen2-python-close", task, program) is False
 
 
 def test_an_empty_answer_is_wrong() -> None:
-    assert verify("gen-keywords", 'Write. Avoid the word "wind".', "  ") is False
-    assert verify("gen-arithmetic", "What is 12 * 3?", "") is False
+    assert verify("gen2-counts-close", "Write exactly two sentences.", "  ") is False
+    assert verify("gen2-arithmetic-close", "What is 12 * 3?", "") is False
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(SOME), st.text('012 =*/()[]{}<>+-.:;"\n\\aeZ_`\x00\u00e9', max_size=60))
+def test_no_text_makes_the_verifier_fail(made: GeneratedPair, text: str) -> None:
+    """Any response is right, wrong or unknown, also one that a right answer is mangled to."""
+    place = len(made.pair.chosen) - len(text)
+    for response in (text, made.pair.chosen[:place] + text, text + made.pair.chosen):
+        assert verify(made.subset, prompt_of(made), response) in (True, False, None)
 
 
 def test_calculator() -> None:
@@ -199,8 +219,8 @@ def test_calculator() -> None:
 
 def test_javascript_there_and_back() -> None:
     """Reading the rendered JavaScript gives a program that does the same as the Python."""
-    for made in generate("train", 400, 3, {"Reasoning": 1.0}):
-        if made.subset == "gen-python":
+    for made in generate("train", {"Reasoning": 400}, SEEDS[0]):
+        if made.subset.startswith("gen2-python"):
             source = code_of(made.pair.rejected)
             back = from_javascript(to_javascript(source))
             asked = asked_function(prompt_of(made))
@@ -225,7 +245,7 @@ def test_javascript_outside_the_form() -> None:
 def test_javascript_in_node(reasoning: list[GeneratedPair]) -> None:
     """A real engine gives the right values for the chosen, and a wrong one for the rejected."""
     lines, wanted = ["const all = [];"], []
-    for made in [m for m in reasoning if m.subset == "gen-javascript"][:500]:
+    for made in [m for m in reasoning if m.subset.startswith("gen2-javascript")][:500]:
         prompt = prompt_of(made)
         asked, want = asked_function(prompt), reference(prompt)
         assert asked and want
@@ -245,4 +265,4 @@ def test_javascript_in_node(reasoning: list[GeneratedPair]) -> None:
 
 
 def test_subsets_are_our_own_names() -> None:
-    assert all(name.startswith("gen-") for names in SUBSETS.values() for name in names)
+    assert all(name.startswith("gen2-") for names in SUBSETS.values() for name in names)

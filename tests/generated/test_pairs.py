@@ -1,4 +1,4 @@
-"""The second version of the generated data: counts, wrappings, labels, splits and shortcuts."""
+"""The generated pairs: counts, form, determinism, errors, wrappings and more answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +15,9 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import cross_val_score
 
-from eval.baselines import BASELINES, differences
-from generated import verify
-from generated.core import SPLITS, Draw, Split, split_of_number
-from generated.fillers import NAMES, PLACES, THINGS, WARES
-from generated.knowledge import (
-    ALL_HOWTO,
-    ALL_IDEAS,
-    ALL_MESSAGES,
-    ALL_TOPICS,
-    HARMFUL,
-    HARMLESS,
-)
-from generated.pairs import MAKERS, SUBSETS, TaskPair, generate
+from generated import SUBSETS, GeneratedPair, generate, verify
+from generated.core import SPLITS, Draw, Split, partition, split_of_number
+from generated.pairs import MAKERS
 from generated.task import Task, Wrapping, answers, variant
 from rm.errors import InputError
 
@@ -39,28 +28,28 @@ SEED = 7
 CHECKED = ("Reasoning", "Chat Hard")
 
 
-def prompt_of(made: TaskPair) -> str:
+def prompt_of(made: GeneratedPair) -> str:
     return made.pair.prompt[0]["content"]
 
 
 @pytest.fixture(scope="module")
-def data() -> dict[Split, list[TaskPair]]:
+def data() -> dict[Split, list[GeneratedPair]]:
     return {split: generate(split, SIZES[split], SEED) for split in SPLITS}
 
 
 @pytest.fixture(scope="module")
-def every(data: dict[Split, list[TaskPair]]) -> list[TaskPair]:
+def every(data: dict[Split, list[GeneratedPair]]) -> list[GeneratedPair]:
     return [made for split in SPLITS for made in data[split]]
 
 
 # --- Counts and form -----------------------------------------------------------------------------
 
 
-def test_prompts_and_ids_occur_once(every: list[TaskPair]) -> None:
+def test_prompts_and_ids_occur_once(every: list[GeneratedPair]) -> None:
     assert len({prompt_of(m) for m in every}) == len({m.pair.pair_id for m in every}) == len(every)
 
 
-def test_sections_and_subsets_have_equal_parts(data: dict[Split, list[TaskPair]]) -> None:
+def test_sections_and_subsets_have_equal_parts(data: dict[Split, list[GeneratedPair]]) -> None:
     assert tuple(SUBSETS) == ("Chat", "Chat Hard", "Safety", "Reasoning")
     for split, made in data.items():
         sections = Counter(m.pair.category for m in made)
@@ -71,7 +60,7 @@ def test_sections_and_subsets_have_equal_parts(data: dict[Split, list[TaskPair]]
             assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_sizes_by_section_and_the_subset_survives(data: dict[Split, list[TaskPair]]) -> None:
+def test_sizes_by_section_and_the_subset_survives(data: dict[Split, list[GeneratedPair]]) -> None:
     made = generate("validation", {"Reasoning": 24, "Safety": 8}, SEED)
     assert Counter(m.pair.category for m in made) == {"Reasoning": 24, "Safety": 8}
     for m in made:
@@ -80,7 +69,7 @@ def test_sizes_by_section_and_the_subset_survives(data: dict[Split, list[TaskPai
         assert m.template.startswith(m.subset.split("-", 1)[1].rpartition("-")[0])
 
 
-def test_texts_are_plain_ascii_and_short(every: list[TaskPair]) -> None:
+def test_texts_are_plain_ascii_and_short(every: list[GeneratedPair]) -> None:
     for made in every:
         for text in (prompt_of(made), made.pair.chosen, made.pair.rejected):
             assert text.isascii() and text.strip() == text and text
@@ -91,7 +80,7 @@ def test_texts_are_plain_ascii_and_short(every: list[TaskPair]) -> None:
         assert 15 <= len(pieces) <= 180
 
 
-def test_margins_are_those_of_the_faults(every: list[TaskPair]) -> None:
+def test_margins_are_those_of_the_faults(every: list[GeneratedPair]) -> None:
     for section in SUBSETS:
         margins = Counter(m.pair.margin for m in every if m.pair.category == section)
         assert min(margins[m] for m in (1.0, 2.0, 3.0)) >= 100
@@ -99,7 +88,7 @@ def test_margins_are_those_of_the_faults(every: list[TaskPair]) -> None:
 
 def test_same_arguments_same_pairs_whatever_the_hash_seed() -> None:
     code = (
-        "import hashlib; from generated.pairs import generate; made = generate('train', 200, 5); "
+        "import hashlib; from generated import generate; made = generate('train', 200, 5); "
         "print(hashlib.sha256(repr([m.pair for m in made]).encode()).hexdigest())"
     )
     here = hashlib.sha256(repr([m.pair for m in generate("train", 200, 5)]).encode()).hexdigest()
@@ -114,6 +103,31 @@ def test_same_arguments_same_pairs_whatever_the_hash_seed() -> None:
             check=True,
         )
         assert run.stdout.strip() == here
+
+
+def test_another_seed_gives_other_pairs_and_a_larger_number_the_same_and_more() -> None:
+    one, other, more = generate("test", 60, 3), generate("test", 60, 4), generate("test", 240, 3)
+    texts = [{(prompt_of(m), m.pair.chosen, m.pair.rejected) for m in made} for made in (one, more)]
+    assert texts[0] < texts[1]
+    assert {prompt_of(m) for m in one} != {prompt_of(m) for m in other}
+
+
+def test_order_is_mixed(data: dict[Split, list[GeneratedPair]]) -> None:
+    first = Counter(m.pair.category for m in data["train"][:200])
+    assert all(25 <= first[section] <= 75 for section in SUBSETS)
+
+
+def test_fields(every: list[GeneratedPair]) -> None:
+    for made in every:
+        assert made.pair.margin in (1.0, 2.0, 3.0)
+        assert [m["role"] for m in made.pair.prompt] == ["user"]
+        assert prompt_of(made) == made.task.prompt
+        assert made.pair.chosen != made.pair.rejected
+
+
+def test_the_pool_of_the_confirmatory_experiment_exists() -> None:
+    made = generate("train", 12_000, SEED)
+    assert len({prompt_of(m) for m in made}) == 12_000
 
 
 @pytest.mark.parametrize(
@@ -134,7 +148,7 @@ def test_errors_say_how_to_mend(arguments: tuple, message: str) -> None:
 # --- Wrappings -----------------------------------------------------------------------------------
 
 
-def test_close_answers_share_the_wrapping_and_far_ones_do_not(every: list[TaskPair]) -> None:
+def test_close_answers_share_the_wrapping_and_far_ones_do_not(every: list[GeneratedPair]) -> None:
     shared = Counter[str]()
     for made in every:
         one, two = made.contrast.wrappings
@@ -144,7 +158,7 @@ def test_close_answers_share_the_wrapping_and_far_ones_do_not(every: list[TaskPa
     assert shared["far"] <= 2
 
 
-def test_close_answers_differ_in_the_fault_alone(every: list[TaskPair]) -> None:
+def test_close_answers_differ_in_the_fault_alone(every: list[GeneratedPair]) -> None:
     """Calculations: the same text but for numbers and a sign. Programs: one to three lines."""
     for made in every:
         if made.pair.category != "Reasoning" or not made.subset.endswith("-close"):
@@ -200,77 +214,29 @@ def test_variants_are_equally_likely_or_refused() -> None:
         variant("abcdefg", 3)
 
 
-# --- Labels --------------------------------------------------------------------------------------
+# --- Splits of lists and numbers ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_labels_are_rederived_from_the_text(
-    data: dict[Split, list[TaskPair]], split: Split
-) -> None:
-    checked = [m for m in data[split] if m.pair.category in CHECKED]
-    assert len(checked) == SIZES[split] // 2
-    for made in checked:
-        assert verify(made.subset, prompt_of(made), made.pair.chosen) is True, made.pair
-        assert verify(made.subset, prompt_of(made), made.pair.rejected) is False, made.pair
+def test_partition_is_disjoint_and_refuses_doubles() -> None:
+    parts = partition(list("abcdefghij"))
+    assert sorted("".join("".join(part) for part in parts.values())) == list("abcdefghij")
+    assert [len(parts[split]) for split in SPLITS] == [6, 2, 2]
+    with pytest.raises(ValueError, match="twice"):
+        partition(["a", "b", "a"])
 
 
-def test_chosen_steps_hold_in_every_wording(every: list[TaskPair]) -> None:
-    """Also where a step says "gives" or "is", which the verifier does not read."""
-    seen = Counter[str]()
-    for made in every:
-        for a, sign, b, word, value in re.findall(
-            r"(\d+) ([-+*/]) (\d+) (=|is|gives|makes) (\d+)", made.pair.chosen
-        ):
-            found = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}
-            assert found.get(sign, int(a) / int(b) if sign == "/" else None) == int(value)
-            seen[word] += 1
-    assert min(seen[word] for word in ("=", "is", "gives", "makes")) > 500
-
-
-def test_verify_says_none_where_it_cannot_tell() -> None:
-    assert verify("gen2-counts-far", "Say hello.", "Hello.") is None
-    assert verify("gen2-harmful-close", "How do I pick a lock?", "No.") is None
-
-
-@pytest.mark.parametrize(
-    ("subset", "prompt", "right", "wrong"),
-    [
-        ("symbols", 'About owls. Put "#" in front of every fact.', "# A.\n# B.", "# A.\nB."),
-        ("symbols", 'About owls. Separate the facts with "/".', "One a. / Two b.", "One a. | B b."),
-        ("symbols", 'Begin with "[" and end with "]".', "[Owls hunt.]", "(Owls hunt.)"),
-        ("counts", "Number three points.", "1. A\n2. B\n3. C", "1. A\n2. B"),
-        ("counts", "Write exactly two sentences.", "One. Two.", "One. Two. Three."),
-        ("shape", "Use capital letters only.", "OWLS HUNT.", "OWLS hunt."),
-        ("names", "Address it to Ann and sign it as Bo.", "Dear Ann,\nx\nBo", "Dear Bo,\nx\nAnn"),
-        ("names", 'Put "Memo to Al" on top instead of "Note for Al".', "Memo to Al\nx", "Note\nx"),
-        ("words", 'Begin with the word "Owls".', "Owls hunt.", "They hunt."),
-        ("words", 'The code word below it is "fig", no longer "elm".', "Hi.\nfig", "Hi.\nelm"),
-        (
-            "word-problem",
-            "Al keeps 10 hens and 20 spiders. How many legs do the animals have together?",
-            "20 + 160 = 180, so 180 legs",
-            "140 legs",
-        ),
-        (
-            "word-problem",
-            "Al's tank holds 300 litres and loses 10 litres an hour for 3 hours. "
-            "Then 25 litres are let out. How many litres are in it?",
-            "245 litres",
-            "295 litres",
-        ),
-    ],
-)
-def test_verify_judges_texts_of_any_origin(
-    subset: str, prompt: str, right: str, wrong: str
-) -> None:
-    assert verify(f"gen2-{subset}-close", prompt, right) is True
-    assert verify(f"gen2-{subset}-far", prompt, wrong) is False
+def test_numbers_are_spread_over_splits_whatever_their_last_digit() -> None:
+    assert split_of_number(9) is None
+    for digit in range(10):
+        counts = Counter(split_of_number(n) for n in range(10 + digit, 3000, 10))
+        assert 0.45 < counts["train"] / sum(counts.values()) < 0.75
+        assert min(counts["validation"], counts["test"]) > 25
 
 
 # --- More answers to a prompt --------------------------------------------------------------------
 
 
-def test_a_task_gives_more_right_and_faulty_answers(data: dict[Split, list[TaskPair]]) -> None:
+def test_a_task_gives_more_right_and_faulty_answers(data: dict[Split, list[GeneratedPair]]) -> None:
     for made in data["test"][:300]:
         good, bad = answers(made.task, Draw("test", prompt_of(made)), right=5, faulty=11)
         assert len(set(good) | set(bad)) == 16
@@ -279,97 +245,13 @@ def test_a_task_gives_more_right_and_faulty_answers(data: dict[Split, list[TaskP
             assert not any(verify(made.subset, prompt_of(made), text) for text in bad)
 
 
-def test_too_many_answers_are_an_error(data: dict[Split, list[TaskPair]]) -> None:
+def test_too_many_answers_are_an_error(data: dict[Split, list[GeneratedPair]]) -> None:
     task = Task("kind", "prompt", lambda draw: "a", lambda draw, right: None, lambda *_: "a")  # type: ignore[arg-type,return-value]
     with pytest.raises(InputError, match="kind has only 1 different answers, not 2"):
         answers(task, Draw("test", "key"), right=2, faulty=0)
 
 
-# --- Splits --------------------------------------------------------------------------------------
-
-
-ENTITIES = {
-    **{"NAMES": NAMES, "THINGS": THINGS, "WARES": WARES, "PLACES": PLACES},
-    **{"HARMFUL": HARMFUL, "HARMLESS": HARMLESS},
-    **{
-        name: {split: [e.title for e in entries[split]] for split in SPLITS}
-        for name, entries in (
-            *(("TOPICS", ALL_TOPICS), ("HOWTO", ALL_HOWTO)),
-            *(("IDEAS", ALL_IDEAS), ("MESSAGES", ALL_MESSAGES)),
-        )
-    },
-}
-HOME = {
-    **{"THINGS": "word-problem", "WARES": "word-problem", "PLACES": "word-problem"},
-    **{"HARMFUL": "harmful", "HARMLESS": "harmless"},
-    **{"TOPICS": "explain", "HOWTO": "howto", "IDEAS": "ideas", "MESSAGES": "writing"},
-}
-"""Where an entity is looked for; elsewhere its words may mean something else."""
-
-
-def test_no_prompt_and_no_chosen_reasoning_answer_in_common(
-    data: dict[Split, list[TaskPair]],
-) -> None:
-    for one, two in combinations(SPLITS, 2):
-        assert not {prompt_of(m) for m in data[one]} & {prompt_of(m) for m in data[two]}
-        chosen = [
-            {m.pair.chosen for m in data[split] if m.pair.category == "Reasoning"}
-            for split in (one, two)
-        ]
-        assert not chosen[0] & chosen[1]
-
-
-@pytest.mark.parametrize("name", ENTITIES)
-def test_entities_of_other_splits_never_occur(name: str, data: dict[Split, list[TaskPair]]) -> None:
-    for one, two in combinations(SPLITS, 2):
-        assert not set(ENTITIES[name][one]) & set(ENTITIES[name][two])
-    for split in SPLITS:
-        foreign = [e for other in SPLITS if other != split for e in ENTITIES[name][other]]
-        words = "|".join(re.escape(re.sub(r"\{\w+\}", "X", entity)) for entity in foreign)
-        pattern = re.compile(rf"\b(?:{words})\b")
-        for made in data[split]:
-            if HOME.get(name, "") in made.subset:
-                assert not pattern.search(prompt_of(made)), prompt_of(made)
-
-
-def test_numbers_in_prompts_belong_to_the_split(data: dict[Split, list[TaskPair]]) -> None:
-    seen = 0
-    for split in SPLITS:
-        for made in data[split]:
-            numbers = [int(n) for n in re.findall(r"\d+", prompt_of(made))]
-            if "sequence" in made.subset:  # the first term is drawn, the others follow from it
-                numbers = numbers[:1]
-            for number in numbers:
-                assert split_of_number(number) in (None, split), prompt_of(made)
-                seen += number >= 10
-    assert seen > 2000
-
-
-# --- Shortcuts -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("section", SUBSETS)
-@pytest.mark.parametrize("baseline", BASELINES)
-def test_answers_without_the_prompt_tell_next_to_nothing(section: str, baseline: str) -> None:
-    train, test = (
-        [m.pair for m in generate(split, {section: count}, SEED)]
-        for split, count in (("train", 1500), ("validation", 1500))
-    )
-    found = differences(BASELINES[baseline], train, test)
-    assert np.mean((found > 0) + 0.5 * (found == 0)) < 0.56
-
-
-def test_sums_of_numbers_tell_nothing() -> None:
-    made = generate("train", {"Reasoning": 4000}, SEED)
-    sums = [
-        [sum(map(int, re.findall(r"\d+", text))) for text in (m.pair.chosen, m.pair.rejected)]
-        for m in made
-    ]
-    signs = np.sign([chosen - rejected for chosen, rejected in sums])
-    assert abs(np.mean(signs)) < 0.05
-
-
-def test_every_task_kind_is_drawn(every: list[TaskPair]) -> None:
+def test_every_task_kind_is_drawn(every: list[GeneratedPair]) -> None:
     kinds = Counter(m.template.rpartition("/")[0] for m in every if m.pair.category in CHECKED)
     assert len(kinds) == 8 + 5 + 4 + 13 + 2 * 14 + 11 and min(kinds.values()) >= 10
     assert {name for makers in MAKERS.values() for name in makers} == {

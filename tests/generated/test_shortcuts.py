@@ -1,4 +1,4 @@
-"""No scorer that looks at lengths or at single words alone does well in Reasoning or Chat Hard."""
+"""No scorer that ignores the prompt does well: not by length, by words or by sums of numbers."""
 
 from __future__ import annotations
 
@@ -7,73 +7,42 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 
-from generated import GeneratedPair, generate
+from eval.baselines import BASELINES, differences
+from generated import SUBSETS, generate
 
-SECTIONS = ("Reasoning", "Chat Hard")
-LIMITS = {"Reasoning": 0.65, "Chat Hard": 0.70}
+SEED = 7
+"""Not the seed of conf/data/generated_v2.yaml, whose test pairs nothing may look at."""
 
 
 def _counts(text: str) -> Counter[str]:
     return Counter(re.findall(r"[A-Za-z]+|\d|[^\w\s]|\n", text))
 
 
-def _differences(made: list[GeneratedPair]) -> list[Counter[str]]:
-    rows = []
-    for m in made:
-        row = _counts(m.pair.chosen)
-        row.subtract(_counts(m.pair.rejected))
-        rows.append(row)
-    return rows
+@pytest.mark.parametrize("section", SUBSETS)
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_answers_without_the_prompt_tell_next_to_nothing(section: str, baseline: str) -> None:
+    train, test = (
+        [m.pair for m in generate(split, {section: count}, SEED)]
+        for split, count in (("train", 1500), ("validation", 1500))
+    )
+    found = differences(BASELINES[baseline], train, test)
+    assert np.mean((found > 0) + 0.5 * (found == 0)) < 0.56
 
 
-def _matrix(rows: list[Counter[str]], words: dict[str, int]) -> np.ndarray:
-    out = np.zeros((len(rows), len(words)))
-    for i, row in enumerate(rows):
-        for word, count in row.items():
-            if word in words:
-                out[i, words[word]] = count
-    return out
+def test_sums_of_numbers_tell_nothing() -> None:
+    made = generate("train", {"Reasoning": 4000}, SEED)
+    sums = [
+        [sum(map(int, re.findall(r"\d+", text))) for text in (m.pair.chosen, m.pair.rejected)]
+        for m in made
+    ]
+    signs = np.sign([chosen - rejected for chosen, rejected in sums])
+    assert abs(np.mean(signs)) < 0.05
 
 
-def _fit(x: np.ndarray, penalty: float = 1.0) -> np.ndarray:
-    """Fit a Bradley-Terry scorer that is linear in the word counts."""
-
-    def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
-        d = x @ w
-        value = np.logaddexp(0, -d).sum() + penalty * (w @ w) / 2
-        return value, penalty * w - x.T @ (1 / (1 + np.exp(d)))
-
-    start = np.zeros(x.shape[1])
-    return minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 60}).x
-
-
-def _accuracy(d: np.ndarray) -> float:
-    return float(np.mean((d > 0) + 0.5 * (d == 0)))
-
-
-@pytest.mark.parametrize("section", SECTIONS)
-def test_length_tells_nothing(section: str) -> None:
-    made = generate("test", 1500, 0, {section: 1.0})
-    d = np.array([len(m.pair.chosen) - len(m.pair.rejected) for m in made])
-    assert 0.40 <= _accuracy(d) <= 0.60
-    words = np.array([len(m.pair.chosen.split()) - len(m.pair.rejected.split()) for m in made])
-    assert 0.40 <= _accuracy(words) <= 0.60
-
-
-@pytest.mark.parametrize("section", SECTIONS)
-def test_single_words_tell_little(section: str) -> None:
-    train, test = (generate(split, 1200, 0, {section: 1.0}) for split in ("train", "test"))  # type: ignore[arg-type]
-    rows = _differences(train)
-    words = {word: i for i, word in enumerate(sorted(set().union(*rows)))}
-    weights = _fit(_matrix(rows, words))
-    assert _accuracy(_matrix(_differences(test), words) @ weights) < LIMITS[section]
-
-
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("section", SUBSETS)
 def test_common_words_stand_on_both_sides(section: str) -> None:
-    made = generate("train", 3000, 0, {section: 1.0})
+    made = generate("train", {section: 3000}, SEED)
     better, worse = Counter[str](), Counter[str]()
     for m in made:
         better.update(set(_counts(m.pair.chosen)))
@@ -84,12 +53,12 @@ def test_common_words_stand_on_both_sides(section: str) -> None:
             assert 0.3 < share < 0.7, (word, better[word], worse[word])
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_answers_of_a_section_are_close(section: str) -> None:
-    """Most words of a response stand in the other one too."""
-    made = generate("test", 600, 0, {section: 1.0})
-    shared = []
-    for m in made:
+@pytest.mark.parametrize("section", ["Reasoning", "Chat Hard"])
+def test_close_answers_share_most_words(section: str) -> None:
+    """Most words of a close response stand in the other one too; far ones share fewer."""
+    shared: dict[str, list[float]] = {"close": [], "far": []}
+    for m in generate("test", {section: 600}, SEED):
         one, two = _counts(m.pair.chosen), _counts(m.pair.rejected)
-        shared.append((one & two).total() / max(one.total(), two.total()))
-    assert np.median(shared) > 0.8
+        part = (one & two).total() / max(one.total(), two.total())
+        shared[m.subset.rpartition("-")[2]].append(part)
+    assert np.median(shared["close"]) > 0.8 > np.median(shared["far"])

@@ -7,102 +7,95 @@ from itertools import combinations
 
 import pytest
 
-from generated import fillers, generate, knowledge
-from generated.chat import CONTEXTS
-from generated.core import SPLITS, split_of_number
+from generated import GeneratedPair, fillers, generate, knowledge
+from generated.conversations import PEOPLE
+from generated.core import SPLITS, Split, split_of_number
 
-SIZES = {"train": 6000, "validation": 1500, "test": 1500}
-ENTITIES = {
+SEED = 7
+"""Not the seed of conf/data/generated_v2.yaml, whose test pairs nothing may look at."""
+SIZES: dict[Split, int] = {"train": 6000, "validation": 1600, "test": 2400}
+WORDS = {
     name: getattr(fillers, name)
-    for name in ("NAMES", "THINGS", "WARES", "PLACES", "LIST_WORDS", "ACROSTICS", "NOUNS_FOR_CODE")
+    for name in ("NAMES", "THINGS", "WARES", "PLACES", "LIST_WORDS", "NOUNS_FOR_CODE")
 }
 TITLED = {
     name: {split: [e.title for e in entries] for split, entries in getattr(knowledge, name).items()}
-    for name in ("TOPICS", "HOWTO", "IDEAS", "HARMLESS_TECH", "HARMLESS_LIFE")
+    for name in ("TOPICS", "HOWTO", "IDEAS", "MESSAGES")
 }
-ACTS = {"ACTS_OF_HARM": knowledge.ACTS_OF_HARM, "ACTS_OF_CRIME": knowledge.ACTS_OF_CRIME}
+ACTS = {"HARMFUL": knowledge.HARMFUL, "HARMLESS": knowledge.HARMLESS}
+ENTITIES = {**WORDS, **TITLED, **ACTS, "PEOPLE": PEOPLE}
+HOME = {
+    **{"THINGS": "word-problem", "WARES": "word-problem", "PLACES": "word-problem"},
+    **{"LIST_WORDS": "gen2-words", "NOUNS_FOR_CODE": "python"},
+    **{"HARMFUL": "harmful", "HARMLESS": "harmless"},
+    **{"TOPICS": "explain", "HOWTO": "howto", "IDEAS": "ideas", "MESSAGES": "writing"},
+    **{"PEOPLE": "explain"},
+}
+"""Where an entity is looked for; elsewhere its words may mean something else."""
+FORM = {"LIST_WORDS": '"(?:{})"', "NOUNS_FOR_CODE": r"_(?:{})\("}
+"""In which form, where it is not the bare word: a code word in quotes, the name of a function."""
+
+
+def prompt_of(made: GeneratedPair) -> str:
+    return made.pair.prompt[0]["content"]
 
 
 @pytest.fixture(scope="module")
-def prompts() -> dict[str, list[tuple[str, str]]]:
-    return {
-        split: [(m.subset, m.pair.prompt[0]["content"]) for m in generate(split, SIZES[split], 1)]
-        for split in SPLITS
-    }
+def data() -> dict[Split, list[GeneratedPair]]:
+    return {split: generate(split, SIZES[split], SEED) for split in SPLITS}
 
 
-def test_no_prompt_in_common(prompts: dict[str, list[tuple[str, str]]]) -> None:
-    for one, two in combinations(SPLITS, 2):
-        assert not {p for _, p in prompts[one]} & {p for _, p in prompts[two]}
-
-
-def test_no_chosen_reasoning_text_in_common() -> None:
-    texts = [
-        {m.pair.chosen for m in generate(split, 1000, 2, {"Reasoning": 1.0})} for split in SPLITS
-    ]
-    assert not texts[0] & texts[2] and not texts[0] & texts[1]
-
-
-@pytest.mark.parametrize("name", [*ENTITIES, *TITLED, *ACTS, "CONTEXTS"])
+@pytest.mark.parametrize("name", ENTITIES)
 def test_lists_are_cut_into_disjoint_parts(name: str) -> None:
-    parts = {**ENTITIES, **TITLED, **ACTS, "CONTEXTS": CONTEXTS}[name]
     for one, two in combinations(SPLITS, 2):
-        assert parts[one] and parts[two]
-        assert not set(parts[one]) & set(parts[two])
+        assert ENTITIES[name][one] and ENTITIES[name][two]
+        assert not set(ENTITIES[name][one]) & set(ENTITIES[name][two])
 
 
 def test_no_word_is_an_entity_of_two_splits() -> None:
     home: dict[str, str] = {}
-    for parts in ENTITIES.values():
+    for parts in WORDS.values():
         for split, items in parts.items():
             for item in items:
                 word = item.lower().removesuffix("s")
                 assert home.setdefault(word, split) == split, item
 
 
-@pytest.mark.parametrize("name", ["NAMES", *TITLED, *ACTS])
+def test_no_prompt_and_no_chosen_reasoning_answer_in_common(
+    data: dict[Split, list[GeneratedPair]],
+) -> None:
+    for one, two in combinations(SPLITS, 2):
+        assert not {prompt_of(m) for m in data[one]} & {prompt_of(m) for m in data[two]}
+        chosen = [
+            {m.pair.chosen for m in data[split] if m.pair.category == "Reasoning"}
+            for split in (one, two)
+        ]
+        assert not chosen[0] & chosen[1]
+
+
+@pytest.mark.parametrize("name", ENTITIES)
 def test_entities_of_other_splits_never_occur(
-    name: str, prompts: dict[str, list[tuple[str, str]]]
+    name: str, data: dict[Split, list[GeneratedPair]]
 ) -> None:
-    parts = {**ENTITIES, **TITLED, **ACTS}[name]
-    for split in SPLITS:
-        foreign = [e for other in SPLITS if other != split for e in parts[other]]
-        pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, foreign))})\b")
-        subsets = {"TOPICS": ("gen-explain", "gen-length", "gen-keywords", "gen-format")}
-        for subset, prompt in prompts[split]:
-            if subset in subsets.get(name, (subset,)):
-                assert not pattern.search(prompt), prompt
-
-
-@pytest.mark.parametrize("name", ["THINGS", "WARES", "PLACES"])
-def test_things_of_other_splits_never_occur_in_reasoning(
-    name: str, prompts: dict[str, list[tuple[str, str]]]
-) -> None:
+    for one, two in combinations(SPLITS, 2):
+        assert not set(ENTITIES[name][one]) & set(ENTITIES[name][two])
     for split in SPLITS:
         foreign = [e for other in SPLITS if other != split for e in ENTITIES[name][other]]
-        pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, foreign))})\b")
-        for subset, prompt in prompts[split]:
-            if subset in ("gen-word-problem", "gen-units"):
-                assert not pattern.search(prompt), prompt
+        words = "|".join(re.escape(re.sub(r"\{\w+\}", "X", entity)) for entity in foreign)
+        pattern = re.compile(FORM.get(name, r"\b(?:{})\b").format(words))
+        for made in data[split]:
+            if HOME.get(name, "") in made.subset:
+                assert not pattern.search(prompt_of(made)), prompt_of(made)
 
 
-def _given_numbers(subset: str, prompt: str) -> list[int]:
-    """Read the numbers that a maker drew (of a sequence, the first term and the asked place)."""
-    if subset == "gen-sequence":
-        place = re.search(r"term number (\d+)", prompt)
-        terms = re.search(r"\d+(?=(?:, \d+){3})", prompt)
-        assert terms
-        first = int(terms[0])
-        drawn = [first] + ([int(place[1])] if place else [])
-        return [drawn[-1]] if place else drawn
-    return [int(n) for n in re.findall(r"\d+", prompt)]
-
-
-def test_numbers_belong_to_the_split(prompts: dict[str, list[tuple[str, str]]]) -> None:
+def test_numbers_in_prompts_belong_to_the_split(data: dict[Split, list[GeneratedPair]]) -> None:
     seen = 0
     for split in SPLITS:
-        for subset, prompt in prompts[split]:
-            for number in _given_numbers(subset, prompt):
-                assert split_of_number(number) in (None, split), (subset, prompt, number)
+        for made in data[split]:
+            numbers = [int(n) for n in re.findall(r"\d+", prompt_of(made))]
+            if "sequence" in made.subset:  # the first term is drawn, the others follow from it
+                numbers = numbers[:1]
+            for number in numbers:
+                assert split_of_number(number) in (None, split), prompt_of(made)
                 seen += number >= 10
-    assert seen > 4000
+    assert seen > 2000

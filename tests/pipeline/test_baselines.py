@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from generated.pairs import SUBSETS
+from generated import SUBSETS
 from pipeline.experiments.baselines import run
 from pipeline.settings.configuration import compose_config
 from rm.errors import InputError
@@ -30,12 +30,6 @@ def test_validation_pairs_are_scored_by_subset(tmp_path: Path) -> None:
     sections = table[table["level"] == "section"]
     assert sections["trained_on"].tolist() == [30] * 8 and sections["pairs"].tolist() == [24] * 8
     assert (table["low"] <= table["accuracy"]).all() and (table["accuracy"] <= table["high"]).all()
-
-
-def test_the_first_version_has_no_subsets_in_validation(tmp_path: Path) -> None:
-    words = ("data=generated", "data.train_pairs=80", "data.validation_pairs=40", "resamples=20")
-    table = table_of(tmp_path, *words)
-    assert set(table.loc[table["level"] == "subset", "name"]) == set(SUBSETS)
 
 
 def test_a_benchmark_of_generated_pairs(tmp_path: Path) -> None:

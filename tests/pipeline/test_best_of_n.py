@@ -22,6 +22,7 @@ from pipeline.launch import ranks
 from pipeline.launch.launchers import Launcher
 from pipeline.run import scoring_ranks
 from pipeline.settings.configuration import CONF, compose_config
+from pipeline.settings.data import load_data
 from rm.errors import InputError
 
 SMALL = [
@@ -30,7 +31,7 @@ SMALL = [
     "bon.golds=[verifier,reward_model]",
     "bon.policy.samples=3",
     "bon.prompts.number=3",
-    "bon.prompts.subsets=[gen-length,gen-python]",
+    "bon.prompts.subsets=[gen2-counts-close,gen2-python-far]",
     "bon.proxy.seeds=[0]",
     "threads=1",
 ]
@@ -185,8 +186,8 @@ def test_a_changed_template_or_eval_setting_gives_new_samples_and_scores(
         (["bon.policy.model=5"], "group override must be a string"),
         (["bon.policy.dtype=int4"], "choose float32"),
         (["bon.proxy.methods=[best]"], "there is no loss/best; valid: bsr, bt"),
-        (["bon.prompts.subsets=[gen-tetris]"], "no subset 'gen-tetris': choose from gen-explain"),
-        (["bon.prompts.number=9000"], "exist"),
+        (["bon.prompts.subsets=[gen-tetris]"], "no subset 'gen-tetris': choose from gen2-explain"),
+        (["bon.prompts.number=900000"], "exist"),
         (["data=files", "data.train=a.jsonl"], "gold=verifier checks generated prompts"),
         (["data=files", "data.train=a.jsonl", "gold=reward_model"], "give bon.gold.checkpoint"),
         (["gold=reward_model", "bon.gold.pairs=0"], "needs bon.gold.checkpoint=FOLDER"),
@@ -202,8 +203,8 @@ def test_wrong_settings_are_named(
 
 
 def test_subsets_that_code_cannot_check_are_named(tmp_path: Path, cache: Path) -> None:
-    words = ["gold=verifier", "bon.prompts.subsets=[gen-ideas]"]
-    with pytest.raises(InputError, match=r"cannot check every response of gen-ideas \(3\)"):
+    words = ["gold=verifier", "bon.prompts.subsets=[gen2-ideas-far]"]
+    with pytest.raises(InputError, match=r"cannot check every response of gen2-ideas-far \(3\)"):
         script.run(*compose(tmp_path, cache, *words))
 
 
@@ -224,23 +225,22 @@ def test_a_profile_brings_its_size(profile: str) -> None:
     assert compose_config("best_of_n", [f"profile={profile}"]).bon.name == profile
 
 
-def test_the_full_size_is_what_was_asked_for() -> None:
-    bon = script.settings_of(compose_config("best_of_n", ["profile=cpu", "bon=cpu_full"]))
-    assert bon.prompts.number >= 64 and bon.policy.samples == 64
-    assert bon.golds == ["verifier", "reward_model"]
-    assert (len(bon.proxy.methods), len(bon.proxy.seeds)) == (8, 3)
-
-
-def test_proxies_gold_and_prompts_share_no_prompt() -> None:
-    cfg = compose_config("best_of_n", ["profile=cpu", "bon=cpu_full"])
+@pytest.mark.parametrize("subsets", ["[gen2-counts-far,gen2-python-close,gen2-harmful-far]", "[]"])
+def test_proxies_gold_and_prompts_share_no_prompt(subsets: str) -> None:
+    """And none of them is in the pool that the profile trains on."""
+    own = ["bon.policy.engine=auto", "bon.gold.pairs=1600", f"bon.prompts.subsets={subsets}"]
+    cfg = compose_config("best_of_n", ["profile=cpu", "gold=reward_model", *own])
     bon = script.settings_of(cfg)
     material = making.find_material(cfg, bon)
     asked = {prompt.turns[-1]["content"] for prompt in material.prompts}
     trained_on = {pair.prompt[-1]["content"] for pair in material.pairs}
     gold = {made.pair.prompt[-1]["content"] for made in making.gold_pairs(cfg, bon)}
+    pool = {pair.prompt[-1]["content"] for pair in load_data(cfg.data).pool}
     assert (len(asked), len(trained_on)) == (bon.prompts.number, bon.proxy.pairs)
     assert not asked & trained_on and not asked & gold and not trained_on & gold
-    assert set(material.subsets) == set(bon.prompts.subsets)
+    assert pool < gold
+    of = Counter(material.subsets)
+    assert set(of) == set(making.subsets_of(bon)) and max(of.values()) - min(of.values()) <= 1
 
 
 def test_no_sample_of_a_real_policy_depends_on_the_settings_of_a_synthetic_one(
@@ -256,7 +256,7 @@ def test_no_sample_of_a_real_policy_depends_on_the_settings_of_a_synthetic_one(
     assert fingerprint("bon.policy.temperature=0.5") != fingerprint()
 
 
-@pytest.mark.parametrize("subsets", ["[]", "[gen-length,gen-python]"])
+@pytest.mark.parametrize("subsets", ["[]", "[gen2-counts-close,gen2-python-far]"])
 def test_the_prompts_alone_are_those_of_the_whole_material(subsets: str) -> None:
     words = ["profile=smoke", "bon.policy.engine=transformers", f"bon.prompts.subsets={subsets}"]
     cfg = compose_config("best_of_n", words)

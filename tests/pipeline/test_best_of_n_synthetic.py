@@ -12,7 +12,7 @@ import pytest
 from omegaconf import DictConfig
 
 from eval.best_of_n.gold import Verifier
-from generated.candidates import KINDS
+from generated import SUBSETS
 from pipeline.experiments import best_of_n as script
 from pipeline.experiments import best_of_n_synthetic as synthetic
 from pipeline.experiments.best_of_n_scores import score_all
@@ -65,10 +65,10 @@ def test_the_table_is_what_the_picks_are_worth(finished: Path, cache: Path) -> N
     assert (finished / "results/figures/figure5.svg").stat().st_size > 100
 
 
-def test_the_second_version_of_the_data_has_candidates_too(tmp_path: Path, cache: Path) -> None:
-    cfg, _ = compose(tmp_path, cache, "data=generated_v2", "bon.prompts.number=24")
+def test_every_kind_of_reasoning_is_asked(tmp_path: Path, cache: Path) -> None:
+    cfg, _ = compose(tmp_path, cache, "bon.prompts.number=24")
     drawn = synthetic.draw(cfg, script.check_all(cfg))
-    assert {item.subset for item in drawn} == set(KINDS[2])
+    assert {item.subset for item in drawn} == set(SUBSETS["Reasoning"])
     gold = np.array(Verifier().score(drawn), dtype=float)
     assert gold.shape == (24, 4) and 0.1 < gold.mean() < 0.5
 
@@ -110,7 +110,6 @@ def test_other_eval_settings_or_candidates_are_scored_anew_or_named(
     [
         (["gold=both"], "a synthetic policy has the verifier as its gold"),
         (["data=files", "data.train=a.jsonl"], "draws from the generator, not from data=files"),
-        (["data=generated_v2", "bon.policy.engine=auto"], "has prompts for a synthetic policy al"),
         (["methods=[hinge,clip]"], "none is in the matrix: name some of hinge, clip"),
         (["bon.policy.right=1.5"], r"bon.policy.right=1.5: must lie in \[0, 1\]"),
         (["bon.policy.variants=0"], "bon.policy.variants=0: must be 1 or more"),

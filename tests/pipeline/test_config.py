@@ -272,7 +272,7 @@ def test_help_marks_the_defaults_of_the_command_itself() -> None:
     text = command_help("reproduce", "")
     assert "# which methods and seeds" not in text
     assert "  threads: null          # CPU threads" in text
-    assert re.search(r"^  matrix +claims confirmatory full main pair\*", text, re.MULTILINE)
+    assert re.search(r"^  matrix +confirmatory forms main pair\*", text, re.MULTILINE)
     assert re.search(r"^  tracking +off tensorboard wandb\*", text, re.MULTILINE)
     assert re.search(r"^  tracking +off\* tensorboard", command_help("evaluate", ""), re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""The generated data's two experiments: share of close pairs, and swapped labels among them."""
+"""Training data: swapped labels, validation pairs of files, and the draws of the generated data."""
 
 from __future__ import annotations
 
@@ -9,26 +9,23 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from generated.pairs import SUBSETS
+from generated import SUBSETS
 from pipeline.run.run_folder import comparable
 from pipeline.settings.configuration import compose_config
-from pipeline.settings.data import CLOSE, TrainingData, draw_pairs, load_data
+from pipeline.settings.data import (
+    CLOSE,
+    TrainingData,
+    draw_pairs,
+    load_data,
+    source_fingerprint,
+)
 from pipeline.settings.data import test_pairs as make_test_pairs
 from rm.data.preferences import PreferencePair
 from rm.errors import InputError
 
 
 def load(*words: str) -> TrainingData:
-    return load_data(
-        compose_config("train", ["data=generated", "data.train_pairs=200", *words]).data
-    )
-
-
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.6, 1.0])
-def test_share_of_close_pairs(share: float) -> None:
-    pairs = load(f"data.close_share={share}").train
-    assert len(pairs) == 200
-    assert sum(pair.category == CLOSE for pair in pairs) == round(200 * share)
+    return load_data(tasks("data.train_pairs=200", *words))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
@@ -47,7 +44,7 @@ def test_label_noise_swaps_sides_of_close_pairs_alone(share: float) -> None:
     assert (noisy.fingerprint == clean.fingerprint) == (share == 0)
 
 
-@pytest.mark.parametrize("word", ["data.close_share=1.2", "data.label_noise=-0.1"])
+@pytest.mark.parametrize("word", ["data.label_noise=1.2", "data.label_noise=-0.1"])
 def test_a_share_that_is_none_is_refused(word: str) -> None:
     with pytest.raises(InputError, match="from 0 to 1"):
         load(word)
@@ -84,7 +81,7 @@ def test_validation_pairs_whose_prompt_is_trained_are_left_out_and_counted(tmp_p
         load_data(files(tmp_path, ["How?"]))
 
 
-# --- Version 2 of the generated data -------------------------------------------------------------
+# --- Draws of the generated data -----------------------------------------------------------------
 
 
 def tasks(*words: str) -> DictConfig:
@@ -114,7 +111,32 @@ def test_the_draw_is_part_of_the_configuration() -> None:
     assert OmegaConf.to_container(config.data, resolve=True)["draw"] == 3  # type: ignore[call-overload,index]
     methods = [comparable(compose_config("train", [*words, f"loss={m}"])) for m in ("bt", "normbt")]
     assert methods[0]["data.draw"] == methods[1]["data.draw"] == 3
-    assert "data.draw" not in comparable(compose_config("train", ["data=generated"]))
+
+
+@pytest.mark.parametrize("version", ["1", "3", "null", "~"])
+def test_another_version_of_the_data_says_where_the_first_one_is(version: str) -> None:
+    words = ["~data.version"] if version == "~" else [f"data.version={version}"]
+    data, said = tasks(*words), version.replace("null", "None").replace("~", "1")
+    for use in (load_data, make_test_pairs, source_fingerprint):
+        with pytest.raises(InputError, match=rf"data\.version={said}: .*commit 3a2f5f8 keeps it"):
+            use(data)
+
+
+@pytest.mark.parametrize("name", ["generated_v2_small", "generated_v2_tiny"])
+def test_smaller_data_are_the_same_kind_and_end_in_seconds(name: str) -> None:
+    whole, data = tasks("data.label_noise=0"), compose_config("train", [f"data={name}"]).data
+    assert set(data) == set(whole) and (data.kind, data.version) == ("generated", 2)
+    made = load_data(data)
+    sizes = (len(made.pool), len(made.train), len(made.validation))
+    assert sizes == (data.pool_pairs, data.train_pairs, data.validation_pairs)
+    tested = Counter(one.subset for one in make_test_pairs(OmegaConf.merge(data, {"seed": 3})))
+    assert set(tested) == {name for names in SUBSETS.values() for name in names}
+
+
+def test_the_smoke_profile_reads_no_pair_of_the_confirmatory_experiment() -> None:
+    smoke = compose_config("train", ["profile=smoke"]).data
+    assert smoke.name == "generated_v2_tiny"
+    assert smoke.seed != compose_config("train", ["data=generated_v2"]).data.seed
 
 
 def test_shares_of_a_draw_follow_the_pool() -> None:

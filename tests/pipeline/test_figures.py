@@ -234,11 +234,11 @@ def test_the_report_names_the_code_of_every_run_and_of_an_earlier_best_of_n(
     manifest["runs"][0]["environment"]["code"] = code
     manifest["best_of_n"] = "left out: best_of_n=false"
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    made = {"bon": {"name": "cpu_full"}, "environment": {"code": code}}
+    made = {"bon": {"name": "paper"}, "environment": {"code": code}}
     (copy / "data" / "best_of_n.json").write_text(json.dumps(made))
     text = html.unescape(report.write(copy).read_text())
     assert f"{'a' * 12} with uncommitted changes: 1 run" in text
-    said = f"cpu_full, code {'a' * 12} with uncommitted changes (left out: best_of_n=false)"
+    said = f"paper, code {'a' * 12} with uncommitted changes (left out: best_of_n=false)"
     assert said in text
     assert "make figures PROFILE=smoke ARGS=results_dir=results/own " in text
     assert "results/own/</code>" in text

@@ -89,7 +89,7 @@ def test_reproduce_scores_no_test_pair_before_the_freeze(tmp_path: Path) -> None
     words = ["profile=smoke", "experiment=confirmatory", "experiment.freeze=null"]
     words += ["training.compute_dtype=float32", "grid=[]", "methods=[bt]", "seeds=[0]"]
     words += [
-        "data=generated_small",
+        "data=generated_v2_tiny",
         f"runs_dir={tmp_path}/runs",
         f"results_dir={tmp_path}/results",
     ]

@@ -12,7 +12,6 @@ import pytest
 from omegaconf import DictConfig
 
 from pipeline.experiments.matrix import kept_words, run_configs
-from pipeline.plan.architecture import architecture_of
 from pipeline.plan.plan import Plan, as_json, duration, make_plan, report
 from pipeline.plan.stages import Speed, Stage, speed_of
 from pipeline.settings.configuration import compose_config
@@ -207,15 +206,3 @@ def test_a_synthetic_policy_costs_scores_of_the_matrix_alone(tmp_path: Path) -> 
     (test,) = [item.bytes for item in plan.disk if item.name == "frozen trunk"]
     assert 0 < trunk < test
     assert not [item for item in plan.disk if "samples" in item.name]
-
-
-def test_a_backbone_that_is_trained_here_is_not_trained_for_a_plan(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> float:
-        raise AssertionError("trained")
-
-    monkeypatch.setattr("generated.backbones.train_language_model", refuse)
-    model = compose_config("train", ["model=small-gemma"]).model
-    found = architecture_of(model, tmp_path / "cache", tmp_path / "scratch")
-    assert (found.config.hidden_size, found.config.num_hidden_layers) == (256, 6)

@@ -179,8 +179,8 @@ def test_what_cannot_work_is_said_before_anything_is_computed(
 def test_the_label_names_an_experiment() -> None:
     plain = matrix.label(compose_config("reproduce", ["profile=cpu"]))
     assert plain.endswith("generated preference pairs · benchmark: generated · profile cpu")
-    sgd = matrix.label(compose_config("reproduce", ["profile=cpu", "experiment=sgd", "matrix=sgd"]))
-    assert sgd == f"{plain} · experiment sgd"
+    words = ["profile=cpu", "experiment=confirmatory", "matrix=forms"]
+    assert matrix.label(compose_config("reproduce", words)) == f"{plain} · experiment confirmatory"
 
 
 def test_a_loss_that_needs_every_token_goes_without_the_kernel_for_shared_rows() -> None:

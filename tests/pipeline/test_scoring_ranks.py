@@ -117,7 +117,7 @@ def test_two_real_ranks_score_as_one(ranked: Callable[[int], RankedScorer]) -> N
 
 def job_of(folder: Path, path: Path) -> SamplingJob:
     prompts = [
-        Prompt(f"p{n}", ({"role": "user", "content": f"Say {n} words."},), "gen-length")
+        Prompt(f"p{n}", ({"role": "user", "content": f"Say {n} words."},), "gen2-counts-far")
         for n in range(5)
     ]
     return SamplingJob(prompts, POLICY, folder, "transformers", path)

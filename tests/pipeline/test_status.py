@@ -77,7 +77,7 @@ def test_best_of_n_of_other_settings_is_out_of_date_and_may_be_left_out(
     made.parent.mkdir(parents=True)
     for name, engine, state, why in (
         ("smoke", "synthetic", "done", ""),
-        ("cpu_full", "auto", "out of date", "bon: smoke ≠ cpu_full"),
+        ("cpu", "auto", "out of date", "bon: smoke ≠ cpu"),
         ("smoke", "auto", "out of date", "engine: synthetic ≠ auto"),
     ):
         bon = {"name": name, "policy": {"engine": engine}}

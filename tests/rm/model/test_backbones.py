@@ -318,27 +318,3 @@ def test_gemmas_template_writes_its_turns(backbones: dict[str, Path]) -> None:
     for wrong in ([turns[2]], [turns[1], turns[3]], [turns[0], turns[2]]):
         with pytest.raises(InputError, match="must be user and assistant in turn"):
             template.render(wrong)
-
-
-def test_a_small_backbone_learns_some_language(tmp_path: Path) -> None:
-    """The same weights twice, and a text of the kind it read likelier than under random weights."""
-    tiny = {"hidden": 32, "layers": 2, "heads": 2, "vocabulary": 400, "seed": 0}
-    tiny["architecture"] = "gemma"  # type: ignore[assignment]
-    language = {"pairs": 40, "steps": 30, "rows": 4, "learning_rate": 1e-2}
-    made = [
-        prepare_backbone(
-            BackboneSettings(name, "none", tiny={**tiny, **more}), tmp_path, build_tiny
-        )
-        for name, more in (
-            ("random", {}),
-            ("one", {"language": language}),
-            ("two", {"language": language}),
-        )
-    ]
-    assert "30 steps of language modelling" in (made[1] / SOURCE_FILE).read_text()
-    weights = [(folder / "model.safetensors").read_bytes() for folder in made]
-    assert weights[1] == weights[2] != weights[0]
-    tokenizer = AutoTokenizer.from_pretrained(made[0])
-    ids = tokenizer("Write a function that returns the sum.", return_tensors="pt")["input_ids"]
-    losses = [AutoModelForCausalLM.from_pretrained(f)(ids, labels=ids).loss.item() for f in made]
-    assert losses[1] < losses[0] - 0.5
