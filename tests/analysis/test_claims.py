@@ -120,6 +120,11 @@ def test_holms_correction_is_over_the_primary_claims_that_were_run(
     assert found["a"].verdict == SUPPORTED  # b was not tested
 
 
+def test_an_interval_that_is_unknown_is_said() -> None:
+    unknown = Measured(Stated(2.0, float("nan"), float("nan")), "", 30, 3)
+    assert unknown.enough == "too few pairs for an interval"
+
+
 def test_a_primary_claim_needs_a_standard_error_and_a_stated_interval_has_one_level(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

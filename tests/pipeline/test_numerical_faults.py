@@ -66,7 +66,7 @@ def test_rewards_and_distances_that_are_not_finite_stop_the_run(
     train_smoke: Train, monkeypatch: pytest.MonkeyPatch, change: Change
 ) -> None:
     change_outputs(monkeypatch, change, calls=4)
-    message = r"step 4: .* of pairs generated-train-\d+ is not finite.*trainer/checkpoint-3"
+    message = r"step 4: .* of pairs gen2-\S+-train-\d+ is not finite.*trainer/checkpoint-3"
     with pytest.raises(FloatingPointError, match=message):
         train_smoke("data.train_pairs=64", "loss=bt", "training.save_steps=3")
 
@@ -75,7 +75,7 @@ def test_a_distance_of_the_first_batch_that_is_not_finite_names_its_pair_alone(
     train_smoke: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change_outputs(monkeypatch, lambda rewards, hidden: (rewards, spoil(hidden, math.nan)), calls=1)
-    with pytest.raises(FloatingPointError, match=r"a distance of pairs generated-train-\d+ is not"):
+    with pytest.raises(FloatingPointError, match=r"a distance of pairs gen2-\S+-train-\d+ is not"):
         train_smoke("data.train_pairs=16", "loss=normbt")
 
 
@@ -176,7 +176,7 @@ def test_a_spike_is_recorded_and_named_and_changes_nothing(
     spikes = [step["step"] for step in steps_of(run) if step["loss_spike"]]
     assert spikes == [SPIKE_START + 2]
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "loss spike" in line]
-    assert f"step {SPIKE_START + 2}: " in line and "generated-train-" in line and "(10" in line
+    assert f"step {SPIKE_START + 2}: " in line and "-train-" in line and "(10" in line
     monkeypatch.setattr("rm.objective.losses.logsigmoid", spiking())
     monkeypatch.setattr(PairTrainer, "_is_spike", lambda *_: False)
     weights = "checkpoint/model.safetensors"

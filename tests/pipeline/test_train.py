@@ -721,5 +721,9 @@ def test_runs_of_one_pool_share_the_frozen_layers_output(
         for run in (pool[1], own)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"Q{n}?", "chosen": "Yes.", "rejected": "No."} for n in range(24)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = ["data=files", f"data.train='{path}'", "loss=bt"]
     with pytest.raises(InputError, match="trunk_pool=true needs data that are drawn from a pool"):
-        train_smoke("training.part=top_layers", *words[-2:], "training.trunk_pool=true")
+        train_smoke(*files, *words[5:], "training.trunk_pool=true")
