@@ -185,15 +185,18 @@ def caption(frame: pd.DataFrame, differences: list[dict[str, float]]) -> str:
     """Return what is counted, how intervals are made, and close minus far."""
     pairs = frame.drop_duplicates([*GROUP, "pair_id"])
     seeds = [part["seed"].nunique() for _, part in groups(frame)]
-    words = "; ".join(
-        f"{signed(one['gain'])} [{signed(one['gain' + LOW])}, {signed(one['gain' + HIGH])}]"
-        for one in differences
-    )
+    words = "; ".join(map(_with_interval, differences))
     return (
         f"{plural(len(pairs), f'{SECTION} pair')}, {plural_range(seeds, 'seed')}. Bins: quantiles "
         "of the distance, at their medians. Bars: 95% interval for new seeds and pairs. A tie "
         "counts as a loss." + (f" Close minus far: {words} points." if words else "")
     )
+
+
+def _with_interval(found: Mapping[str, float]) -> str:
+    """Write a gain with its interval; one seed gives none."""
+    value, low, high = (signed(found[key]) for key in ("gain", "gain" + LOW, "gain" + HIGH))
+    return value if np.isnan(found["gain" + LOW]) else f"{value} [{low}, {high}]"
 
 
 def panel(axes: Axes, table: pd.DataFrame) -> None:

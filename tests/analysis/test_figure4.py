@@ -1,5 +1,6 @@
 """Figure 4 from hand-made scores."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,16 @@ def test_one_panel_has_a_line_per_wrapping_and_the_difference_below() -> None:
     caption = str(figure.get_label())
     assert "100 Reasoning pairs, 3 seeds" in caption and "Close minus far: +" in caption
     assert "Close minus far" not in str(figure4.draw(outcomes({"sums": HALF})).get_label())
+
+
+def test_the_caption_has_no_interval_where_one_seed_gives_none() -> None:
+    for seeds, expected in (
+        (1, r"far: \+60\.0 points\."),
+        (3, r"far: \+60\.0 \[\S+, \S+\] points\."),
+    ):
+        frame = outcomes(WRAPPED, seeds=seeds)
+        said = figure4.caption(frame, [figure4.overall(frame)["difference"]])
+        assert re.search(expected, said) and "–" not in said
 
 
 def test_extreme_inputs_draw_or_say_why() -> None:
