@@ -130,8 +130,13 @@ def check_alike(cfg: DictConfig, one: DictConfig, parts: dict[str, Any], folder:
 
 
 def settings_beside(config: dict[str, Any], swept: set[str]) -> dict[str, Any]:
-    """What a run's result depends on, flat, but for seed, loss and the `swept` keys."""
+    """What a run's result depends on, flat, but for seed, loss and the `swept` keys.
+
+    The seed's own draw of training pairs goes with the seed.
+    """
     flat = comparable(OmegaConf.create(for_others(config)))
+    if flat.get("data.draw") == config["seed"]:
+        del flat["data.draw"]
     return {
         key: value
         for key, value in flat.items()

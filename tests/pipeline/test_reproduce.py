@@ -81,7 +81,8 @@ def test_manifest_names_every_run_with_its_data_and_code(done: Path) -> None:
     assert [(run["method"], run["seed"]) for run in manifest["runs"]] == [
         (method, seed) for method in ("bt", "normbt") for seed in (0, 1, 2)
     ]
-    assert len({run["data_fingerprint"] for run in manifest["runs"]}) == 1
+    drawn = {(run["seed"], run["data_fingerprint"]) for run in manifest["runs"]}
+    assert len(drawn) == len({data for _, data in drawn}) == 3  # every seed draws its own pairs
     assert {"packages", "code", "cpus"} <= set(manifest["environment"])
     assert manifest["command"].startswith("python -m scripts.reproduce profile=smoke")
     assert manifest["command"] in html.unescape((done / "results/report.html").read_text())

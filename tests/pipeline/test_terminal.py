@@ -160,7 +160,7 @@ def test_training_and_scoring_print_a_few_lines_and_log_the_rest(
     assert not [word for word in NOISE if word in done.stdout]
     trained, scored = done.stdout.replace(str(tmp_path), "/tmp").split("---\n")
     assert re.sub(r"\d+(\.\d+)?", "0", trained).splitlines() == [
-        "train normbt, seed 0: tiny-llama on generated; log: /tmp/run/log.txt",
+        "train normbt, seed 0: tiny-llama on generated_v0_tiny; log: /tmp/run/log.txt",
         "prepare …",
         "0 pairs, 0 tokens",
         "score head: new, drawn by seed 0",

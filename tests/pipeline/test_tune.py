@@ -49,6 +49,7 @@ def test_a_grid_is_chosen_from_on_held_out_pairs_alone(
         return generate(split, *args)
 
     monkeypatch.setattr(data, "generate", spy)
+    data._pairs.cache_clear()
     rates = "training.learning_rate=1e-4,1e-2"
     assert tune("loss=bt,normbt", rates, "data.train_pairs=16") == 0
     assert splits == {"train", "validation"}
@@ -130,7 +131,7 @@ def test_jobs_without_a_run_dir_are_named_by_what_is_swept(
     monkeypatch.chdir(tmp_path)
     words = ("profile=smoke", f"cache_dir='{cache}'", "data.train_pairs=16", "training.epochs=2")
     assert run("train", "-m", *words, "loss=bt", "training.learning_rate=1e-3,1e-4") == 0
-    base = "tiny-llama-generated-bt-seed0"
+    base = "tiny-llama-generated_v2_tiny-bt-seed0"
     folder = tmp_path / "runs/smoke/train"
     found = {path.name for path in folder.iterdir()} - {jobs.JOBS}
     assert found == {f"{base}-training.learning_rate={rate}" for rate in ("0.001", "0.0001")}
@@ -138,7 +139,9 @@ def test_jobs_without_a_run_dir_are_named_by_what_is_swept(
         rate = yaml.safe_load((path / "config.yaml").read_text())["training"]["learning_rate"]
         assert path.name.endswith(f"={rate}") and (path / "manifest.json").is_file()
     assert run("train", "-m", *words, "loss=bt", "seed=0,1") == 0  # the name has both
-    assert {f"{base}", "tiny-llama-generated-bt-seed1"} <= {p.name for p in folder.iterdir()}
+    assert {f"{base}", "tiny-llama-generated_v2_tiny-bt-seed1"} <= {
+        p.name for p in folder.iterdir()
+    }
     record = next(one for one in jobs.read_jobs(folder) if "0.0001" in str(one["overrides"]))
     asked: list[list[str]] = []
     done = subprocess.CompletedProcess([], 0)
