@@ -11,7 +11,7 @@ import yaml
 from analysis import claims
 from analysis.claims import Judged, Measured
 from analysis.style import short
-from eval.verdicts import NOT_TESTABLE
+from eval.verdicts import EQUIVALENT, NOT_TESTABLE
 
 FOLDERS: Final = {"generated": "cpu", "gemma": "gemma", "real": "real"}
 """Column of the table → folder below results/."""
@@ -20,7 +20,7 @@ MATRICES: Final = Path(__file__).parents[1] / "conf" / "matrix"
 
 
 def build(results: Path) -> pd.DataFrame:
-    """Return one row per question: question, paper, then a column of texts for each of `FOLDERS`.
+    """Return one row per question: question, kind, paper, a column of texts for each of `FOLDERS`.
 
     `results`: the folder that holds the results folders; one that is not there gives "–".
 
@@ -35,6 +35,7 @@ def build(results: Path) -> pd.DataFrame:
         [
             {
                 "question": claim.question,
+                "kind": claim.kind,
                 "paper": claim.paper,
                 **{column: cell(found[claim.id]) for column, found in judged.items()},
             }
@@ -45,7 +46,10 @@ def build(results: Path) -> pd.DataFrame:
 
 
 def cell(judged: Judged) -> str:
-    """Return effect, interval and verdict: "75.2 → 79.4: +4.2 [1.1, 7.3], supported"."""
+    """Return effect, interval, unit (but for points) and verdict.
+
+    "75.2 → 79.4: +4.2 [1.1, 7.3], supported"; an equivalence says within which margin.
+    """
     measured = judged.measured
     if measured is None:
         return ABSENT
@@ -56,8 +60,11 @@ def cell(judged: Judged) -> str:
         sides = f"{measured.sides[0]:.1f} → {measured.sides[1]:.1f}: "
     value = short(measured.estimate.value)
     signed = f"+{value}" if judged.claim.unit == "points" and measured.estimate.value > 0 else value
-    number = " ".join(filter(None, (f"{sides}{signed}", span(measured))))
-    return f"{number}, {judged.verdict}"
+    unit = "" if judged.claim.unit == "points" else f"({judged.claim.unit})"
+    number = " ".join(filter(None, (f"{sides}{signed}", span(measured), unit)))
+    margin = judged.claim.margins.equivalent
+    within = f" (within ±{margin:g})" if judged.verdict == EQUIVALENT and margin else ""
+    return f"{number}, {judged.verdict}{within}"
 
 
 def span(measured: Measured) -> str:

@@ -176,11 +176,11 @@ def with_interval(row: pd.Series) -> str:
 
 def caption(table: pd.DataFrame, crossed: bool, marks: bool) -> str:
     """Return what a row is, how it is marked (with `marks` also by †), n, seeds and interval."""
-    kind = (
-        "95% interval for new seeds and pairs" if crossed else "95% bootstrap over seeds and pairs"
-    )
+    kind = "interval for new seeds and test pairs" if crossed else "bootstrap over seeds and pairs"
+    rows = "Each method minus BT" if set(table["minus"]) == {"bt"} else table1.ROWS
     holm = f" {MARK}: p < 0.05 after Holm's correction over the methods." if marks else ""
     return (
-        f"{table1.ROWS}: {plural_range([*table['seeds']], 'seed')}, "
-        f"{plural_range([*table['pairs']], 'pair')}. Bars: {kind}; filled: excludes zero.{holm}"
+        f"{rows}: {plural_range([*table['seeds']], 'seed')}, "
+        f"{plural_range([*table['pairs']], 'test pair')}. Bars: 95% {kind}, not corrected for "
+        f"their number; filled: excludes zero.{holm}"
     )

@@ -56,7 +56,8 @@ ADJUSTED: Final = (
     f"{MARK}: also p < 0.05 by the same bootstrap after Holm's adjustment for the rows of a column."
 )
 CROSSED_ADJUSTED: Final = (
-    f"{MARK}: p < 0.05 for new seeds and pairs after Holm's adjustment for the rows of a column."
+    f"{MARK}: p < 0.05 for new seeds and pairs after Holm's correction over the rows of a column. "
+    "The primary claims are corrected over one another instead, so their p-values differ."
 )
 READS_NO_PROMPT: Final = (
     "Last rows: logistic regressions on n-grams and on the length of the answers, fitted to the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -42,7 +43,13 @@ def test_the_answers_are_those_of_the_committed_files() -> None:
 
 
 def test_the_answers_are_a_table_of_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = {"question": "Reasoning?", "paper": "+5.3", "gemma": "–", "real": "–"}
+    cells = {
+        "question": "Reasoning?",
+        "kind": "primary",
+        "paper": "+5.3",
+        "gemma": "–",
+        "real": "–",
+    }
     row = cells | {"generated": "−1.2 [−3.0, 0.6], refuted"}
     monkeypatch.setattr(readme, "build", lambda results: pd.DataFrame([row]))
     assert readme.answers(tmp_path) == "The confirmatory results are being computed."
@@ -59,12 +66,15 @@ def test_the_answers_are_a_table_of_cells(tmp_path: Path, monkeypatch: pytest.Mo
     for name in ("cpu", "real"):
         (tmp_path / "results" / name / "data").mkdir(parents=True)
     *start, figure, caption = readme.answers(tmp_path).split("\n\n")
-    assert start == ["\n".join(table), readme.CAPTION]
+    assert start == ["\n".join(table), readme.CAPTION.format(primary=1)]
     assert figure.startswith("![NormBT − BT on Reasoning: ") and figure.endswith(
         f"({readme.FIGURE})"
     )
-    assert caption.startswith("Each method minus its base loss")
+    assert caption.startswith("Each method minus BT")
     assert len(readme.overview(tmp_path / "results").axes) == 2
+    lacking = {"runs": [], "freeze": {}, "command": "matrix=replication"}
+    (tmp_path / "results/real/manifest.json").write_text(json.dumps(lacking))
+    assert readme.answers(tmp_path).startswith("Real pairs: Interim: 0 of the 16 planned runs")
     monkeypatch.setattr(readme, "build", lambda results: pd.DataFrame([row] * 10))
     with pytest.raises(InputError, match=r"10 claims .* have a question, README's table takes 9"):
         readme.answers(tmp_path)

@@ -25,8 +25,10 @@ COLUMNS = {
 """Columns of `analysis.answers.build` and their headers in README."""
 CAPTION = (
     "Each cell: both accuracies in percent where two methods are compared (base → method), the "
-    "effect [95% interval], and the verdict by the margins of conf/claims.yaml: supported, "
-    "refuted, equivalent, inconclusive or not testable. –: not run, or not reported."
+    "effect [95% interval] in percentage points unless another unit is named, and the verdict by "
+    "the thresholds of conf/claims.yaml. *Equivalent*: no effect as large as our smallest effect "
+    "of interest. The first {primary} rows are the primary claims: a supported one is so after "
+    "Holm's correction. The other rows are secondary and not corrected. –: not run or not reported."
 )
 LONGEST = 9
 """Most rows of the table: a page that answers, not a report."""
@@ -49,10 +51,17 @@ def answers(root: Path) -> str:
         )
     rows = [[*COLUMNS.values()], ["---"] * len(COLUMNS), *table[[*COLUMNS]].to_numpy().tolist()]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    caption = CAPTION.format(primary=int((table["kind"] == "primary").sum()))
     figure = overview(root / "results")
     shown = [f"![{figure.get_suptitle()}]({FIGURE})", str(figure.get_label())]
-    early = interim(read_json(root / RESULTS / "manifest.json"))
-    return "\n\n".join([*filter(None, [early]), lines, CAPTION, *shown])
+    return "\n\n".join([*unfinished(root / "results"), lines, caption, *shown])
+
+
+def unfinished(results: Path) -> list[str]:
+    """Return a line for each column whose experiment lacks planned runs."""
+    manifests = {column: results / name / "manifest.json" for column, name in FOLDERS.items()}
+    early = {column: interim(read_json(p)) for column, p in manifests.items() if p.is_file()}
+    return [f"{COLUMNS[column]}: {text}" for column, text in early.items() if text]
 
 
 def overview(results: Path) -> Figure:

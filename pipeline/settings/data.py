@@ -127,7 +127,7 @@ def check_data(data: DictConfig) -> GeneratedData | FilesData | HubData:
     if data.kind == "generated" and version != VERSION:
         raise InputError(
             f"data.version={version}: the generated data have version {VERSION}; the first version "
-            "left the tree, and commit 3a2f5f8 keeps it: give data=generated_v2"
+            "was removed (commit 3a2f5f8 has it): give data=generated_v2"
         )
     settings: GeneratedData | FilesData | HubData = configuration.typed(KINDS[data.kind], data)
     return settings

@@ -7,14 +7,18 @@ import pytest
 from analysis import answers, claims
 from analysis.claims import NOT_RUN, Judged, Measured
 from eval.crossed import Student
-from eval.verdicts import INCONCLUSIVE, NOT_TESTABLE, SUPPORTED, Margins
+from eval.verdicts import EQUIVALENT, INCONCLUSIVE, NOT_TESTABLE, SUPPORTED, Margins
 
 
 def judged(
-    verdict: str, measured: Measured | None, unit: str = "points", reason: str = ""
+    verdict: str,
+    measured: Measured | None,
+    unit: str = "points",
+    reason: str = "",
+    margin: float | None = None,
 ) -> Judged:
     words = dict.fromkeys(("id", "kind", "text", "where", "paper", "says"), "w")
-    claim = claims.Claim(**words, measure={}, margins=Margins(), unit=unit)
+    claim = claims.Claim(**words, measure={}, margins=Margins(equivalent=margin), unit=unit)
     return Judged(claim, measured, verdict, reason)
 
 
@@ -31,13 +35,17 @@ def judged(
         ),
         (
             judged(SUPPORTED, Measured(Student(2, 0.1, 1e9), ""), unit="ratio"),
-            "2.00 [1.80, 2.20], supported",
+            "2.00 [1.80, 2.20] (ratio), supported",
         ),
         (
             judged(NOT_TESTABLE, Measured(Student(4, 1, 9), ""), reason="BT reaches 52.0%"),
             "not testable: BT reaches 52.0%",
         ),
         (judged(NOT_RUN, None), "–"),
+        (
+            judged(EQUIVALENT, Measured(Student(1, 1, 1e9), ""), margin=4),
+            "+1.00 [−0.960, 2.96], equivalent (within ±4)",
+        ),
     ],
 )
 def test_a_cell_is_effect_interval_and_verdict(one: Judged, text: str) -> None:
@@ -48,7 +56,7 @@ def test_the_table_has_the_claims_with_a_question_in_their_order(tmp_path: Path)
     table = answers.build(tmp_path)
     asked = [one.question for one in claims.read_claims().claims if one.question]
     assert table["question"].tolist() == asked and 5 <= len(asked) <= 9
-    assert list(table) == ["question", "paper", "generated", "gemma", "real"]
+    assert list(table) == ["question", "kind", "paper", "generated", "gemma", "real"]
     assert (table[["generated", "gemma", "real"]] == "–").all(axis=None)
 
 

@@ -59,7 +59,7 @@ def test_few_methods_stand_together_with_table_1s_intervals(
             )
             assert filled == (low > 0 or high < 0)
     assert not axes.texts  # † only where many are compared
-    kinds = "95% interval for new seeds" if kind else "95% bootstrap over seeds"
+    kinds = "95% interval for new seeds and test pairs" if kind else "95% bootstrap over seeds"
     assert kinds in str(figure.get_label()) and "†" not in str(figure.get_label())
     assert figure.get_supxlabel() == "made"
     names = [text.get_text() for text in figure.legends[0].get_texts()]

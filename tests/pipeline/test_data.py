@@ -118,7 +118,7 @@ def test_another_version_of_the_data_says_where_the_first_one_is(version: str) -
     words = ["~data.version"] if version == "~" else [f"data.version={version}"]
     data, said = tasks(*words), version.replace("null", "None").replace("~", "1")
     for use in (load_data, make_test_pairs, source_fingerprint):
-        with pytest.raises(InputError, match=rf"data\.version={said}: .*commit 3a2f5f8 keeps it"):
+        with pytest.raises(InputError, match=rf"data\.version={said}: .*commit 3a2f5f8 has it"):
             use(data)
 
 
