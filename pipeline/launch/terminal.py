@@ -20,8 +20,11 @@ from tqdm import tqdm
 from pipeline.settings.configuration import end_progress
 
 POLL_SECONDS = 0.5
+EARLY = "{desc}  {percentage:3.0f}%  {elapsed} gone{postfix}"
 FORMAT = "{desc}  {percentage:3.0f}%  {elapsed} gone, {remaining} left{postfix}"
-"""What tqdm shows; the time left is that of the rate since the stage began."""
+"""What tqdm shows, before and after `RATE_FROM`; the time left follows the rate since the start."""
+RATE_FROM = 0.01
+"""Share of a stage that has to be done before its rate says anything of the time left."""
 SHOW_AFTER = 1.0
 """Seconds after which a library's progress bar is worth following."""
 ESTIMATE_AFTER = 30.0
@@ -55,7 +58,7 @@ class Screen:
     @contextlib.contextmanager
     def _watched(self, name: str, fraction: Fraction | None) -> Iterator[None]:
         """Redraw the display from a thread, which a long computation does not hold up."""
-        form = FORMAT if fraction is not None else "{desc}  {elapsed} gone"
+        form = EARLY if fraction is not None else "{desc}  {elapsed} gone"
         done = fraction()[0] if fraction is not None else 0.0
         with contextlib.ExitStack() as stack:
             stream = self.stream if self.live else stack.enter_context(open(os.devnull, "w"))
@@ -85,8 +88,10 @@ class Screen:
                 bar.set_postfix_str(what, refresh=False)
             else:
                 follow(newest_bar(bar), bar, name)
-            bar.refresh()
             left = time_left(bar)
+            if bar.bar_format in (EARLY, FORMAT):
+                bar.bar_format = EARLY if left is None else FORMAT
+            bar.refresh()
             if not estimated and left is not None and _age(bar) > ESTIMATE_AFTER:
                 self.line(f"{name}: about {in_words(left)} left")
                 estimated = True
@@ -117,7 +122,8 @@ def follow(other: tqdm | None, bar: tqdm, name: str) -> None:
 def time_left(bar: tqdm) -> float | None:
     """Seconds that a bar needs at its rate since it began; None while that is not known."""
     done = bar.n - bar.initial
-    return (bar.total - bar.n) * _age(bar) / done if bar.total and done > 0 else None
+    known = bar.total and done >= RATE_FROM * bar.total
+    return (bar.total - bar.n) * _age(bar) / done if known else None
 
 
 def _age(bar: tqdm) -> float:

@@ -22,14 +22,15 @@ from pipeline.launch.terminal import Screen, follow, in_words, one_run, say, scr
 from pipeline.settings.configuration import CONF, quick_imports
 
 COMMAND = """
-import os, sys, time
+import itertools, os, sys, time
 from pathlib import Path
 from pipeline.launch.terminal import screen
+done = itertools.chain([0.0], itertools.repeat(0.25))
 with screen(Path(sys.argv[1])) as shown:
     print("of a library")
     os.write(2, b"of C code\\n")
     shown.line("six runs")
-    with shown.stage("train", lambda: (0.25, "run 3 of 6")):
+    with shown.stage("train", lambda: (next(done), "run 3 of 6")):
         time.sleep(1.2)
 print("afterwards")
 """
@@ -80,6 +81,10 @@ def test_without_a_terminal_a_long_stage_says_once_how_long_it_will_take(
     assert (first, last) == ("train …", "train: 1 s")
     words = re.fullmatch(r"train: about (\d+) s left", estimate)
     assert words and 20 <= int(words[1]) <= 40  # 99 times the 0.2 to 0.4 s of the first hundredth
+    stream, done = io.StringIO(), itertools.chain([0.0], itertools.repeat(0.009))
+    with Screen(stream, live=False).stage("train", lambda: (next(done), "")):
+        time.sleep(0.6)
+    assert "left" not in stream.getvalue()  # the rate of less than a hundredth says nothing
 
 
 def test_a_stage_shows_how_far_the_bar_of_a_library_is() -> None:
