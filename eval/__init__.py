@@ -1,1 +1,1 @@
-"""What is asked of a reward model: benchmarks, their aggregation, and the statistics on top."""
+"""Evaluation of reward models: benchmarks, their aggregation, and the statistics on top."""

@@ -1,8 +1,8 @@
-"""What scorers that read no prompt get: one by n-grams of the answers, one by their length.
+"""Accuracy of two scorers that never read the prompt: n-grams of the answers, and their length.
 
 Both are logistic regressions on the difference of the two answers' features (a Bradley-Terry model
-that is linear in them), fitted to the reward models' training pairs. A reward model that is no
-better than they are has learned a shortcut at most.
+that is linear in them), fitted to the reward models' training pairs. A reward model that does not
+beat these scorers has learned a shortcut at most.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Features = Callable[[Pairs, Pairs], tuple[csr_matrix, csr_matrix]]
 
 FOLDS = 5
 ALL = ""
-"""Stands for all training pairs, where none are of a section's own."""
+"""Stands for all training pairs: used for a section that has no training pairs of its own."""
 WORD = r"[A-Za-z']+|\d+|[^\w\s]|\n"
-"""A token of the word n-grams: a word, a number, a mark or a line break."""
+"""A token of the word n-grams: a word, a number, a punctuation mark or a line break."""
 
 
 def ngrams(train: Pairs, test: Pairs) -> tuple[csr_matrix, csr_matrix]:
-    """Count words and pairs of words, and runs of two to four characters."""
+    """Count words and pairs of adjacent words, and runs of two to four characters."""
     parts = []
     for options in (
         {"token_pattern": WORD, "ngram_range": (1, 2)},
@@ -43,7 +43,7 @@ def ngrams(train: Pairs, test: Pairs) -> tuple[csr_matrix, csr_matrix]:
         counter = CountVectorizer(lowercase=False, min_df=2, **options)
         try:
             counter.fit(text for pair in train for text in (pair.chosen, pair.rejected))
-        except ValueError as error:  # scikit-learn's for texts without a word, or none twice
+        except ValueError as error:  # scikit-learn: no text has a word, or no word occurs twice
             raise InputError("no n-gram occurs in two of the training texts") from error
         parts.append([_difference(counter, pairs) for pairs in (train, test)])
     first, second = (hstack(columns).tocsr() for columns in zip(*parts, strict=True))
@@ -93,10 +93,10 @@ def differences(features: Features, train: Pairs, test: Pairs) -> np.ndarray:
 def baselines(train: Pairs, rows: Sequence[EvaluationRow], resamples: int = 2000) -> pd.DataFrame:
     """Score every baseline: one row per baseline and subset, section and average.
 
-    A section's scorer is fitted to the training pairs of that category, or to all where there are
-    none (`trained_on` of them). Columns: baseline, level, name, accuracy, low, high (percent; 95%
-    bootstrap over pairs or clusters; equal scores count half), pairs, trained_on. Raises InputError
-    as `differences`.
+    A section's scorer is fitted to the training pairs of that category, or to all training pairs if
+    the category has none. Columns: baseline, level, name, accuracy, low, high (percent; 95%
+    bootstrap over pairs or clusters; equal scores count half), pairs, trained_on (number of
+    training pairs used). Raises InputError as `differences`.
     """
     frame = pd.DataFrame(
         {

@@ -19,7 +19,8 @@ from rm.errors import InputError
 class Benchmark:
     """How one benchmark is read, scored, summarised and given intervals.
 
-    `load(source, ignore)`: `ignore` names parts of rows that are left out (conf/eval).
+    `load(source, ignore)` reads its rows; `ignore` names the parts of a row to leave out
+    (conf/eval).
     """
 
     load: Callable[..., list[Any]]
@@ -30,7 +31,7 @@ class Benchmark:
 
     @property
     def in_pairs(self) -> bool:
-        """Whether a row of the scores is a pair (scripts.compare needs that)."""
+        """Whether each row of the scores is a pair, as scripts.compare needs."""
         return self.score is score_pairs
 
 
@@ -70,7 +71,7 @@ def benchmark_of(name: str) -> Benchmark:
 
 
 def summarize(benchmark: Benchmark, scores: pd.DataFrame, resamples: int) -> dict[str, Any]:
-    """Summarise scores, and add counts of rows and the intervals (fractions), ready for JSON.
+    """Summarise scores with row counts and intervals (as fractions); the result is JSON-ready.
 
     Raises InputError for NaN or infinite rewards.
     """
@@ -91,7 +92,7 @@ def intervals(
     """Bootstrap intervals of every score that is a mean over rows: level, name, mean, low, high, n.
 
     Levels: subset, section, average; RM-Bench's "difficulty", JudgeBench's "overall". RewardBench
-    2's Ties has none, and no average that rests on it has.
+    2's Ties has no interval, nor does any average that includes it.
     """
     found, protocol = benchmark.outcomes(scores), benchmark.protocol(scores)
     if found.empty:

@@ -1,7 +1,7 @@
 """Resampling with replacement: the draws, and the intervals and p-values that they give.
 
-A resample is stated in one of three ways: as places in the sample (`draw_places`), as how often
-each member was drawn (`draw_counts`, `draw_multinomial`), or as the redrawn values (`redrawn`).
+A resample is given in one of three ways: by places in the sample (`draw_places`), by how often each
+member was drawn (`draw_counts`, `draw_multinomial`), or by the redrawn values (`redrawn`).
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def draw_multinomial(generator: np.random.Generator, resamples: int, size: int) 
 def row_weights(units: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
     """Return how often each row counts when whole units are redrawn: (1 + resamples, rows).
 
-    `units` (rows,) names each row's unit. The first line is all ones, the sample as it is: one
-    computation gives the estimate and its draws.
+    `units` (rows,) names each row's unit. The first row of the result is all ones, the sample as it
+    is, so that one computation gives the estimate and its draws.
     """
     codes, names = pd.factorize(units)
     drawn = draw_multinomial(np.random.default_rng(seed), resamples, len(names))
@@ -80,11 +80,11 @@ def bounds(name: str, draws: np.ndarray) -> dict[str, float]:
 
 
 def bootstrap_p(draws: np.ndarray) -> float:
-    """Return the two-sided p-value of the value 0 by `draws` of an estimate, shape (resamples,).
+    """Return the two-sided p-value of the value 0 from an estimate's `draws`, shape (resamples,).
 
-    Twice the smaller share of finite draws on 0's two sides, a draw at 0 on both: what the
-    percentile interval leaves out at the level 1 − p. At least 2 / (resamples + 1), at most 1; NaN
-    where no draw is finite.
+    Twice the share of finite draws on the side of 0 that has fewer; a draw at 0 counts on both
+    sides. The percentile interval at level 1 − p just excludes 0. At least 2 / (resamples + 1), at
+    most 1; NaN if no draw is finite.
     """
     known = draws[np.isfinite(draws)]
     if not len(known):

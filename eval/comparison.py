@@ -42,7 +42,7 @@ class Options:
 def compare(
     a: Sequence[Evaluation], b: Sequence[Evaluation], options: Options
 ) -> tuple[pd.DataFrame, str]:
-    """Compare the evaluations of `b` with those of `a`, one per seed: the table, and as Markdown.
+    """Compare the evaluations of `b` with those of `a`, one per seed; return a table and Markdown.
 
     Raises InputError for unlike benchmarks or pairs, and lists of unlike length.
     """
@@ -64,10 +64,11 @@ def compared(
 
     Columns: level, name, difference (b − a, fractions, weighted as the protocol says), low, high,
     pairs, seeds, then a and b, each with `_low` and `_high`, and cohens_h. With one seed the
-    intervals are bootstrapped over pairs and the tests are those of `_tests_of_one`; with several,
-    paired in the order given, they and p are of `eval.crossed.intervals`, p_holm over all rows.
+    intervals are bootstrapped over pairs and the tests are those of `_tests_of_one`. Several seeds
+    are paired in the order given; intervals and p come from `eval.crossed.intervals`, and p_holm is
+    corrected over all rows.
 
-    Raises InputError: the sides hold different pairs, or place one in different subsets.
+    Raises InputError: the sides have different pairs, or put a pair in different subsets.
     """
     several = len(a) > 1
     sides = {"a": _outcomes(a), "b": _outcomes(b)}
@@ -130,7 +131,7 @@ def _tests_of_one(
 
 
 def check_comparable(evaluations: Sequence[Evaluation]) -> None:
-    """Raise InputError unless all are of one benchmark and of the same pairs, text by text."""
+    """Raise InputError unless all are of one benchmark and of the same pairs with equal texts."""
     first = evaluations[0]
     for other in evaluations[1:]:
         if other.benchmark != first.benchmark:
@@ -148,8 +149,8 @@ def _check_texts(first: Evaluation, other: Evaluation) -> None:
     columns = ["pair_id", "content"]
     if not all("content" in each.scores.columns for each in (first, other)):
         raise InputError(
-            f"{first.folder} or {other.folder} was written by an older version, without the "
-            "fingerprints of its texts: evaluate it again"
+            f"{first.folder} or {other.folder} was written by an older version and lacks the "
+            "fingerprints of its texts: evaluate both again"
         )
     both = first.scores[columns].merge(other.scores[columns], on="pair_id")
     unlike = both.loc[both["content_x"] != both["content_y"], "pair_id"]
@@ -191,7 +192,7 @@ def _note(level: str, name: str, partial: dict[str, list[str]]) -> str:
 
 
 def _range(row: dict[Any, Any], of: str, form: Callable[[float], str]) -> str:
-    """Return the ends of an interval; where a subset has one pair, none is known."""
+    """Format the ends of an interval; a subset of one pair has none."""
     ends = [row[f"{of}_{end}" if of else end] for end in ("low", "high")]
     return f"[{', '.join(map(form, ends))}]" if np.isfinite(ends).all() else f"[{NO_INTERVAL}]"
 
@@ -242,7 +243,7 @@ def _head(a: Sequence[Evaluation], b: Sequence[Evaluation], options: Options) ->
 
 
 def _unlike_scoring(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Name the settings that move scores in which evaluations differ: no error, but no secret."""
+    """Name the settings that can change scores and differ between evaluations; not an error."""
     lines = []
     for key in ("max_length", "compute_dtype", "parse_special_text"):
         values = list(dict.fromkeys(str(each.scoring.get(key)) for each in evaluations))

@@ -5,8 +5,8 @@ both together. The mean squares of the three give the variance of the mean,
 
     Var = (MS_seed + MS_pair − MS_residual) / (S · P), at least max(MS_seed, MS_pair) / (S · P),
 
-and Satterthwaite's degrees of freedom give Student's t interval: over seeds and pairs alike. Beside
-it stands the t interval over seeds for the pairs at hand (a fixed benchmark).
+and Satterthwaite's degrees of freedom give Student's t interval, which covers new seeds and new
+pairs. A second t interval, over seeds only, takes these pairs as a fixed benchmark.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ COLUMNS = (
 class Student:
     """An estimate with its standard error and degrees of freedom, for Student's t.
 
-    Without any spread (`error` 0) the interval is the estimate; an unknown error is NaN, and so is
-    all that rests on it.
+    Without any spread (`error` 0) the interval is the estimate itself. An unknown error is NaN, and
+    so are the interval and the p-values.
     """
 
     value: float
@@ -95,11 +95,11 @@ def crossed_variance(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the variance of the mean of `by_seed` and its degrees of freedom, both (…).
 
-    `by_seed` (…, S): the estimate of every seed. `strata`: of each stratum an array (…, S, U), what
-    a unit adds to its seed's estimate less what it would add by that seed's mean; so it sums to 0
-    over units. Strata are independent, units within one exchangeable. For one stratum of P pairs
-    that is (y − mean over pairs) / P, and the result the formula above. A stratum of one unit tells
-    no variance: NaN.
+    `by_seed` (…, S): the estimate of every seed. `strata`: one array (…, S, U) per stratum, with
+    what a unit adds to its seed's estimate minus what it would add at that seed's mean, so that it
+    sums to 0 over units. Strata are independent, and units within a stratum exchangeable. For one
+    stratum of P pairs the array is (y − mean over pairs) / P, and the result is the formula above.
+    A stratum of one unit shows no variance, so the result is NaN.
     """
     seeds = by_seed.shape[-1]
     of_seeds = by_seed.var(axis=-1, ddof=1) / seeds
@@ -125,14 +125,14 @@ def _mean_squares(stratum: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def estimate(outcomes: pd.DataFrame, weights: Mapping[str, float]) -> Crossed:
-    """Return Σ weight × mean outcome of a subset, over the `weights`' subsets, with its errors.
+    """Return Σ weight × mean outcome over the subsets in `weights`, with its standard errors.
 
     `outcomes` as `eval.statistics.section_intervals` takes them; for the difference of two methods,
-    those of `eval.strata.paired`. Weights may be negative: a contrast of subsets. Subsets that
-    share a cluster are one stratum; the sizes of clusters may differ.
+    those of `eval.strata.paired`. Negative weights give a contrast of subsets. Subsets that share a
+    cluster are one stratum; the sizes of clusters may differ.
 
-    Raises InputError: columns are missing, seeds saw different pairs, a subset has no rows, or
-    there is one seed only.
+    Raises InputError: columns are missing, seeds have different pairs, a subset has no rows, or
+    there is only one seed.
     """
     strata = strata_of(outcomes)
     absent = set(weights) - {name for stratum in strata for name in stratum.subsets}
@@ -144,9 +144,9 @@ def estimate(outcomes: pd.DataFrame, weights: Mapping[str, float]) -> Crossed:
 def intervals(outcomes: pd.DataFrame, protocol: Protocol, *, level: float = 0.95) -> pd.DataFrame:
     """Return an interval for each subset, section and the average, weighted as `protocol` says.
 
-    One row per level and name: mean, low, high and p (of 0, two-sided) for new seeds and pairs,
-    seed_low, seed_high and seed_p for new seeds on these pairs, then error and df (of the former),
-    pairs, seeds. NaN where a subset has one unit only. Raises as `estimate`.
+    One row per level and name. For new seeds and pairs: mean, low, high and p (two-sided, of the
+    value 0), error and df. For new seeds on these pairs: seed_low, seed_high and seed_p. Counts:
+    pairs and seeds. NaN where a subset has only one unit. Raises as `estimate`.
     """
     check_level(level)
     strata = strata_of(outcomes, protocol)
@@ -181,7 +181,7 @@ def _estimate(strata: Sequence[Stratum], weights: Mapping[str, float]) -> Crosse
     by_seed = np.sum([totals for totals, _ in parts], axis=0)
     units = [each for _, each in parts]
     variance, df = crossed_variance(by_seed, units)
-    # No difference comes out as ±1e-17, which is on one side of 0.
+    # Rounding turns "no difference" into ±1e-17, which would exclude 0.
     numbers = (by_seed.mean(), np.sqrt(variance), by_seed.std(ddof=1) / np.sqrt(seeds))
     value, error, seed_error = (float(np.round(number, 12)) + 0.0 for number in numbers)
     population = Student(value, error, float(df))
@@ -192,9 +192,9 @@ def _estimate(strata: Sequence[Stratum], weights: Mapping[str, float]) -> Crosse
 def _linear(stratum: Stratum, weights: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray] | None:
     """Return a stratum's part of every seed's estimate (S,) and its units' deviations (S, U).
 
-    Linear in a unit's outcomes, as the pairs of a subset are the same for all seeds: a unit
-    deviates by Σ weight · (its sum − its pairs × the seed's mean) / (pairs of the subset). None
-    where no subset has a weight.
+    All seeds have the same pairs, so both are linear in a unit's outcomes: a unit deviates by
+    Σ weight · (its sum − its pairs × the seed's mean) / (pairs of the subset). None if none of the
+    stratum's subsets has a weight.
     """
     share = np.array([weights.get(name, 0.0) for name in stratum.subsets])
     if not share.any():

@@ -1,8 +1,8 @@
 """JudgeBench (ScalerLab/JudgeBench): objectively correct against incorrect answers.
 
 Four categories by source: knowledge (MMLU-Pro), reasoning and math (LiveBench), coding
-(LiveCodeBench). Overall is, as in its paper, the share of all pairs: `overall` in the summary;
-`average` is the mean of the categories, as for every other benchmark here.
+(LiveCodeBench). In the summary, `overall` is the share of all pairs that are right, as in its
+paper; `average` is the mean of the categories, as for every other benchmark here.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def load(source: str = "hub", ignore: Iterable[str] = ()) -> list[EvaluationRow]
 
 
 def parse_row(record: Row, number: int, ignore: frozenset[str]) -> EvaluationRow:
-    """Turn one JudgeBench record into a row. Raises InputError or DropRow: what is wrong."""
+    """Turn one JudgeBench record into a row. Raises InputError or DropRow for a malformed one."""
     sides = [text_field(record, "response_A"), text_field(record, "response_B")]
     label = record.get("label")
     if label not in ("A>B", "B>A"):

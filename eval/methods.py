@@ -1,7 +1,7 @@
-"""What each method is called, which one it is compared with, and its role: from conf/loss.
+"""What each method is called, which method it is compared with, and its role: from conf/loss.
 
-A file's own keys `label`, `base` and `role` count, not those of a file that it builds on: a loss on
-top of bt is not called BT.
+Only a file's own keys `label`, `base` and `role` count. Those of a file that it builds on do not: a
+loss on top of bt is not called BT.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FAMILIES: Final = {"bt": "BT", "normbt": "NormBT"}
 
 @dataclass(frozen=True)
 class Method:
-    """A loss as tables and figures show it. `base`: None where it is compared with none."""
+    """A loss as tables and figures show it. `base` is None if it is compared with no method."""
 
     name: str
     label: str
@@ -34,14 +34,14 @@ class Method:
 
 
 def described(name: str) -> Method:
-    """Return what a method's file says of it; of a method without a file, the defaults."""
+    """Return what a method's file says about it, or the defaults for a method without a file."""
     return methods(LOSSES).get(name) or method_of(name, {}, Path())
 
 
 def base_of(name: str, present: Container[str]) -> str | None:
-    """Return which of the `present` methods one is compared with; None: with none of them.
+    """Return the method among `present` that `name` is compared with, None if there is none.
 
-    That is its base or, where that was not run, the base of its base.
+    That is its base or, if the base was not run, the base of its base, and so on.
     """
     base = described(name).base
     while base is not None and base not in present:
@@ -73,9 +73,9 @@ def methods(folder: Path) -> dict[str, Method]:
 
 
 def method_of(name: str, content: dict[str, Any], path: Path) -> Method:
-    """Return a method by its file's content; without the keys: a rival with defaults by its name.
+    """Return the method that a file describes; missing keys: a rival, label and base by its name.
 
-    Raises InputError for a label or base that is no text, or an unknown role.
+    Raises InputError for a label or base that is not a text, or an unknown role.
     """
     label, role = content.get("label", default_label(name)), content.get("role", "rival")
     base = content.get("base", default_base(name))
@@ -103,7 +103,7 @@ def default_base(name: str) -> str | None:
 
 
 def _check_base(name: str, found: dict[str, Method], folder: Path) -> None:
-    """Raise InputError for a base that no file has, or bases that come back to one of them."""
+    """Raise InputError for a base that no file has, or bases that form a circle."""
     base, seen = found[name].base, [name]
     if base not in (None, *found, default_base(name)):
         raise InputError(f"{folder}: {name} has base={base}, and no file has that name")

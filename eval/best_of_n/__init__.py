@@ -1,1 +1,1 @@
-"""Best-of-N: sample from a policy, score by a gold, let proxies pick, measure what they pick."""
+"""Best-of-N: a policy samples, proxies pick the best of n, a gold scorer says how good it is."""

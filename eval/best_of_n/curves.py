@@ -140,13 +140,15 @@ def _gain(
 
 
 def overoptimisation(curves: Mapping[str, Curves], resamples: int) -> pd.DataFrame:
-    """Say, one row per method, whether gold falls after its peak while the proxy still rises.
+    """Test each method for over-optimisation: gold falls after its peak while the proxy rises.
+
+    One row per method.
 
     Columns: method, peak_n (n at which the pooled gold curve is highest), gold_peak, gold_last and
     proxy_last (at n = N), proxy_rise (proxy from peak_n to N); drop (gold at the peak minus gold at
     N) with drop_low and drop_high; overoptimised (drop_low above 0 while the proxy rises). The
-    drop is cross-fitted: each half of the prompts takes the peak that the other half shows,
-    because a maximum read off the data it is judged on falls afterwards by chance alone.
+    drop is cross-fitted: each half of the prompts is judged at the peak that the other half shows,
+    because a curve falls after its own maximum by chance alone.
     """
     draws = _draws(curves, resamples)
     rows = []

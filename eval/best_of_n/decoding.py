@@ -1,8 +1,8 @@
 """N samples of a prompt by transformers' `generate`.
 
-Every prompt has a random stream of its own, seeded by (seed, prompt id): which other prompts are
-decoded beside it, and in what order, does not change its samples (in exact arithmetic; a rounding
-error of the logits can move a draw that lies on a boundary).
+Every prompt has its own random stream, seeded by (seed, prompt id). So its samples do not depend on
+which other prompts are decoded beside it, or in what order (in exact arithmetic: a rounding error
+of the logits can move a draw that lies on a boundary).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rm.errors import InputError
 from rm.model.untrusted import explained, load
 
 HEAD = 256
-"""So many of the likeliest tokens are sorted before a whole vocabulary is."""
+"""Number of likeliest tokens that are sorted first; if too few, the whole vocabulary is."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class PolicyText:
-    """How a policy reads and writes: tokenizer, tokens that end its turn, context length."""
+    """What a policy needs to read and write: tokenizer, end-of-turn tokens, context length."""
 
     tokenizer: PreTrainedTokenizerBase
     stops: frozenset[int]
@@ -100,10 +100,10 @@ def stop_tokens(
 
 
 def encode_prompt(policy: PolicyText, turns: Sequence[Message], new_tokens: int) -> list[int]:
-    """Token ids of a prompt, the assistant's turn opened, with room for `new_tokens`.
+    """Token ids of a prompt that opens the assistant's turn, with room for `new_tokens`.
 
-    Where it does not fit the context, the oldest exchanges go first. Raises InputError if the last
-    user turn alone does not fit.
+    If the prompt does not fit the context, its oldest exchanges are removed first. Raises
+    InputError if the last user turn alone does not fit.
     """
     template = ChatTemplate(policy.tokenizer)
     for used in shorter_prompts(turns):
@@ -125,10 +125,10 @@ def decode(
 ) -> dict[str, list[list[int]]]:
     """Sample `settings.samples` continuations of every prompt (id → token ids) with `generate`.
 
-    All prompts go together; each is read once and its cache repeated. At most `settings.rows`
-    samples of a prompt are decoded at a time. Returns token ids without the prompt, the stop token
-    last; a continuation that does not end with one was cut at `max_new_tokens`. Replaces the
-    model's generation config, so that only `settings` decide how tokens are drawn.
+    All prompts are decoded together; each is read once, and its cache is repeated for its samples.
+    At most `settings.rows` samples of a prompt are decoded at a time. Returns token ids without
+    the prompt, ending with the stop token; a continuation without one was cut at `max_new_tokens`.
+    Replaces the model's generation config, so that only `settings` decide how tokens are drawn.
     """
     ends = sorted(stops)
     model.generation_config = GenerationConfig(
@@ -154,7 +154,7 @@ def decode(
 
 
 def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> DynamicCache:
-    """Compute the cache of (prompts, tokens) ids; `generate` reads each last token itself."""
+    """Compute the cache of all ids (prompts, tokens) but the last of each, left to `generate`."""
     cache = DynamicCache(config=model.config)
     if ids.shape[1]:
         places = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -164,10 +164,10 @@ def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> DynamicCache:
 
 
 class DrawnTokens(LogitsProcessor):
-    """Leaves `generate` one token per row, drawn by temperature and top-p.
+    """Draws one token per row by temperature and top-p, and leaves `generate` only that token.
 
-    Every prompt's rows read a random stream of their own (`seeds`), which `generate` has no
-    argument for: so a prompt's samples do not depend on what is decoded beside it.
+    Each prompt's rows draw from the prompt's own random stream (`seeds`), for which `generate` has
+    no argument. So a prompt's samples do not depend on what is decoded beside it.
     """
 
     def __init__(self, settings: Decoding, seeds: Sequence[int], device: torch.device) -> None:
@@ -183,10 +183,10 @@ class DrawnTokens(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)
 
     def _draw(self, scores: Tensor, stream: torch.Generator, head: int = HEAD) -> Tensor:
-        """Draw a token per row, (rows, 1) int64, from the fewest that reach top-p together.
+        """Draw one token per row, (rows, 1) int64, from the smallest set that reaches top-p.
 
-        Only the `head` likeliest are sorted where they surely hold those: sorting a vocabulary of
-        50,000 costs more than the model's step.
+        Only the `head` likeliest tokens are sorted if they surely contain that set: sorting a
+        vocabulary of 50,000 costs more than the model's step.
         """
         probability = (scores / self.settings.temperature).softmax(-1)
         likely, tokens = probability.topk(min(head, scores.shape[1]))
@@ -198,12 +198,12 @@ class DrawnTokens(LogitsProcessor):
 
 
 def stream_seed(seed: int, prompt_id: str, sample: int) -> int:
-    """Seed (56 bits) of the random numbers of a prompt's samples from number `sample` on."""
+    """Seed (56 bits) of the random stream for a prompt's samples, from number `sample` on."""
     key = f"{seed}/{prompt_id}/{sample}".encode()
     return int.from_bytes(hashlib.sha256(key).digest()[:7], "big")
 
 
 def _until_stop(tokens: Sequence[int], stops: frozenset[int]) -> list[int]:
-    """Cut what `generate` pads a finished sequence with."""
+    """Remove the padding that `generate` appends to a finished sequence."""
     end = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
     return list(tokens[: end + 1])

@@ -1,4 +1,4 @@
-"""The score that stands for the truth: a reward model's, or what code verifies."""
+"""The gold score, which stands for the truth: a reward model's, or the result of running code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GroupedRewards = Callable[[Scorer, Sequence[Sequence[Row]]], list[list[float]]]
 
 @dataclass(frozen=True)
 class Candidates:
-    """Answers to one prompt that are to be scored; `subset` is read by the verifier alone."""
+    """Answers to one prompt that are to be scored; only the verifier reads `subset`."""
 
     prompt: tuple[Message, ...]
     subset: str
@@ -34,9 +34,10 @@ class Gold(Protocol):
 
 
 class Verifier:
-    """1 where code verifies that a response is right, 0 where it is wrong: a true gold.
+    """A true gold: 1 if code verifies that a response is right, 0 if it is wrong.
 
-    Works on prompts of the generated data, by their subset (`generated.verify`).
+    Works on prompts of the generated data, whose subset says how to check them
+    (`generated.verify`).
     """
 
     def score(self, items: Sequence[Candidates]) -> list[list[float | None]]:
@@ -57,7 +58,7 @@ class RewardGold:
     """
 
     def __init__(self, scorer: Scorer, rewards: GroupedRewards = grouped_rewards) -> None:
-        """`rewards` scores token rows, by several ranks for one."""
+        """`rewards` scores token rows; another function may do so on several ranks."""
         self.scorer, self.rewards, self.truncated = scorer, rewards, 0
 
     def score(self, items: Sequence[Candidates]) -> list[list[float | None]]:
@@ -73,7 +74,7 @@ def require_all(
 ) -> list[list[float]]:
     """Return the scores if every response has one.
 
-    Raises InputError, with the subsets concerned, where the verifier cannot tell.
+    Raises InputError, naming the subsets, if the verifier cannot check some responses.
     """
     missing = Counter(
         item.subset or "prompts that were not generated"
@@ -83,7 +84,7 @@ def require_all(
     if missing:
         named = ", ".join(f"{name} ({count})" for name, count in missing.most_common())
         raise InputError(
-            f"gold=verifier cannot check every response of {named}: take gold=reward_model, or "
+            f"gold=verifier cannot check every response of {named}: use gold=reward_model, or "
             "bon.prompts.subsets that code can check (Reasoning without JavaScript, Chat Hard)"
         )
     return [[value for value in values if value is not None] for values in scores]

@@ -40,15 +40,15 @@ def prompts_of_generated(made: Iterable[GeneratedPair]) -> list[Prompt]:
 
 
 def choose(prompts: Sequence[Prompt], number: int) -> list[Prompt]:
-    """Take `number` prompts, the same number of every subset as far as it goes, in order.
+    """Take `number` prompts, equally many of each subset while it has some left, in order.
 
-    The prompts of a source are in random order already, so the first of each subset are a sample.
+    A source lists its prompts in random order, so the first of each subset are a random sample.
     Raises InputError if there are fewer.
     """
     if not 0 < number <= len(prompts):
         raise InputError(
-            f"{number} prompts were asked for and {len(prompts)} are there: set bon.prompts.number "
-            "to a number between 1 and that"
+            f"bon.prompts.number={number}: only {len(prompts)} prompts are available; give a "
+            f"number from 1 to {len(prompts)}"
         )
     turn: dict[str, int] = {}
     ranked = []

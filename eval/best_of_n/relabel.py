@@ -1,4 +1,4 @@
-"""Training pairs under the gold's preference: order and margin from its two scores."""
+"""Training pairs relabelled by the gold: its two scores give a pair's order and margin."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RelabelReport:
         return {**asdict(self), "disagreement": self.disagreement}
 
     def line(self) -> str:
-        """Say it in one line, for people."""
+        """Return the report in one line, for people."""
         return (
             f"{self.kept} of {self.pairs} pairs relabelled, {self.turned} flipped "
             f"({100 * self.disagreement:.1f}% disagreement with the original labels), "
@@ -46,11 +46,11 @@ class RelabelReport:
 def relabel(
     pairs: Sequence[PreferencePair], scores: Sequence[Sequence[float | None]]
 ) -> tuple[list[PreferencePair], RelabelReport]:
-    """Give every pair the gold's preference; `scores` holds (chosen's, rejected's) of each pair.
+    """Relabel every pair by the gold's `scores`: (chosen side's, rejected side's) for each pair.
 
-    The higher score becomes chosen, the margin |difference|, in the gold's own units. Ties and
-    pairs without a score are dropped and counted. Raises InputError if no pair is left, or if a
-    score is not finite.
+    The side with the higher score becomes chosen; the margin is |difference|, in the gold's own
+    units. Ties and pairs without a score are dropped and counted. Raises InputError if no pair is
+    left, or if a score is not finite.
     """
     report, kept = RelabelReport(pairs=len(pairs)), []
     for pair, (chosen, rejected) in zip(pairs, scores, strict=True):

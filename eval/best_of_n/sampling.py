@@ -1,6 +1,6 @@
 """N responses to every prompt, in a file that grows by one whole line per prompt.
 
-A prompt whose line is there is not sampled again; a line cut short by a kill is dropped.
+A prompt that has a line is not sampled again; a last line cut short by a kill is dropped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rm.provenance import fingerprint_of
 
 @dataclass(frozen=True)
 class Response:
-    """One sample: `finished` is False where the token limit cut it; `empty` if it has no text."""
+    """One sample: `finished` is False if the token limit cut it; `empty` is True without text."""
 
     text: str
     tokens: int
@@ -65,7 +65,7 @@ def transformers_sampler(model: PreTrainedModel, policy: PolicyText, settings: D
 def encode_all(
     policy: PolicyText, prompts: Sequence[Prompt], new_tokens: int
 ) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Token ids by prompt id, and of the prompts that do not fit the context the reason."""
+    """Token ids by prompt id, and by id why a prompt does not fit the context."""
     ids, skipped = {}, {}
     for prompt in prompts:
         try:
@@ -81,7 +81,7 @@ def answered(
     written: Mapping[str, Sequence[Sequence[int]]],
     skipped: Mapping[str, str],
 ) -> Sampled:
-    """Join a prompt with what was written for it, or with the reason why nothing was."""
+    """Join a prompt with its responses, or with the reason why it has none."""
     if prompt.prompt_id in skipped:
         return Sampled(prompt, (), skipped[prompt.prompt_id])
     return Sampled(prompt, tuple(respond(policy, ids) for ids in written[prompt.prompt_id]))
@@ -96,14 +96,14 @@ def sample_all(
 ) -> list[Sampled]:
     """Sample every prompt that `path` does not hold yet; return all, in the order of `prompts`.
 
-    `open_sampler` loads the policy and is not called if nothing is left; `at_once` prompts go to it
-    together. `by_ranks` has several ranks do it instead, each by `sample_share`. A prompt that does
-    not fit the policy's context is written down as skipped. Raises InputError for two prompts with
-    one id, if no prompt is left, or if every response is empty.
+    `open_sampler` loads the policy and is not called if nothing is left; it gets `at_once` prompts
+    together. `by_ranks`, if given, makes several ranks sample instead, each by `sample_share`. A
+    prompt that does not fit the policy's context is recorded as skipped. Raises InputError if two
+    prompts share an id, if all prompts were skipped, or if every response is empty.
     """
     if len({prompt.prompt_id for prompt in prompts}) < len(prompts):
-        raise InputError("two of the prompts have the same id: give each its own")
-    _gather(path)  # what the ranks of a killed call have done
+        raise InputError("two prompts have the same id: give each prompt its own id")
+    _gather(path)  # samples that the ranks of a killed call left
     if _left(prompts, path):
         if by_ranks is None:
             sample_share(prompts, open_sampler, path, at_once)
@@ -125,7 +125,8 @@ def sample_share(
     """Sample this rank's share of the prompts that `path` does not hold yet.
 
     Prompts go to the policy in the same groups of `at_once` for any number of ranks, so the samples
-    are the same. Several ranks write a file each beside `path`, which `sample_all` gathers.
+    are the same. Each of several ranks writes its own file beside `path`; `sample_all` gathers
+    them.
     """
     left = _left(prompts, path)
     groups = [left[start : start + at_once] for start in range(0, len(left), at_once)][rank::ranks]
@@ -157,7 +158,7 @@ def _gather(path: Path) -> None:
 
 
 def respond(policy: PolicyText, ids: Sequence[int]) -> Response:
-    """Turn token ids into text (special tokens left out) and mark it."""
+    """Decode token ids into a response (special tokens left out), with its marks."""
     text = str(policy.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
     return Response(text, len(ids), bool(ids) and ids[-1] in policy.stops, not text)
 
@@ -190,7 +191,7 @@ def marks(sampled: Sequence[Sampled]) -> dict[str, int]:
 
 
 def marks_line(counts: dict[str, int]) -> str:
-    """Say the marks in one line, for people."""
+    """Return the counts in one line, for people."""
     return (
         f"{counts['responses']:,} responses to {counts['prompts']:,} prompts, "
         f"{counts['distinct']:,} distinct, {counts['cut']:,} cut at the token limit, "
@@ -217,9 +218,9 @@ def _append(path: Path, sampled: Sampled) -> None:
 
 
 def read_samples(path: Path) -> dict[str, Sampled]:
-    """Read the prompts that a samples file holds, by content; a cut last line is taken away.
+    """Read the prompts of a samples file, keyed by content; remove a last line that was cut short.
 
-    Raises InputError where another line is broken or not as it was written.
+    Raises InputError if any other line is broken or was changed.
     """
     if not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""What the best of n is worth: unbiased from N samples, for every n, ties included."""
+"""Expected value of the best of n, for every n up to N: unbiased from N samples, ties included."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def kl(n: np.ndarray | int) -> np.ndarray:
 def order_weights(samples: int) -> np.ndarray:
     """Weights (N, N): row n − 1, column i − 1 holds P(the i-th lowest of N is the best of n).
 
-    C(i − 1, n − 1) / C(N, n): of the n-subsets, those whose highest is the i-th lowest. Through
-    logarithms, so that N = 405 neither overflows nor loses digits; every row sums to 1.
+    C(i − 1, n − 1) / C(N, n): the share of n-subsets whose highest sample is the i-th lowest.
+    Computed by logarithms, so that N = 405 neither overflows nor loses digits; every row sums to 1.
     """
     if samples < 1:
         raise InputError(f"the best of n needs 1 or more samples, not {samples}")
@@ -37,21 +37,21 @@ def _log_choose(total: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 def best_of_n(pick_by: np.ndarray, value: np.ndarray) -> np.ndarray:
     """Expected `value` of the sample that `pick_by` puts first among n, drawn without replacement.
 
-    Both (prompts, N); the result (prompts, N) has n = 1 … N along its columns. Unbiased for the
-    best of n fresh samples; among equals in `pick_by` each is picked with the same chance. Raises
+    Both are (prompts, N); the result (prompts, N) has n = 1 … N along its columns. Unbiased for the
+    best of n fresh samples; samples with equal `pick_by` are equally likely to be picked. Raises
     InputError for unlike shapes and values that are not finite.
     """
     pick_by, value = np.asarray(pick_by, dtype=float), np.asarray(value, dtype=float)
     if pick_by.shape != value.shape or pick_by.ndim != 2:
         raise InputError(f"scores of shapes {pick_by.shape} and {value.shape} do not match")
     if not (np.isfinite(pick_by).all() and np.isfinite(value).all()):
-        raise InputError("a proxy's or the gold's scores hold NaN or infinite values")
+        raise InputError("the scores of a proxy or the gold contain NaN or infinite values")
     ranked = np.stack([_ranked(*row) for row in zip(pick_by, value, strict=True)])
     return ranked @ order_weights(value.shape[1]).T
 
 
 def _ranked(pick_by: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Values (N,) from the lowest `pick_by` to the highest, equals replaced by their mean."""
+    """Values (N,) sorted by `pick_by`; samples with equal `pick_by` all get their mean value."""
     _, group = np.unique(pick_by, return_inverse=True)
     means = np.bincount(group, weights=value) / np.bincount(group)
     return means[np.sort(group)]
@@ -60,8 +60,8 @@ def _ranked(pick_by: np.ndarray, value: np.ndarray) -> np.ndarray:
 def normaliser(scores: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation of all (prompts, N) scores: the policy's at n = 1.
 
-    A standard deviation of 0 (all scores alike) becomes 1. Equal scores are compared, because the
-    mean of equal numbers is rounded: np.std of ten times 0.1 is not 0.
+    A standard deviation of 0 (all scores equal) becomes 1. Equality is tested on the scores
+    themselves, because the mean of equal numbers is rounded: np.std of ten times 0.1 is not 0.
     """
     if np.min(scores) == np.max(scores):
         return float(np.min(scores)), 1.0

@@ -15,10 +15,10 @@ ENGINES = ("auto", "synthetic", "transformers", "vllm")
 class PolicySettings:
     """What answers the prompts, and how it is sampled.
 
-    `model` names a file of conf/model (null: the profile's backbone), `path` a local folder that
-    goes before it. `engine`: auto takes vLLM where it is installed. `rows` samples, of one
-    prompt or of several, are decoded at a time. A synthetic policy is right with probability
-    `right`, in one of the `variants` (faults and wordings) that a prompt has.
+    `model` names a file of conf/model (null: the profile's backbone); `path`, a local folder, takes
+    precedence over it. `engine`: auto takes vLLM where it is installed. `rows` samples, of one
+    prompt or of several, are decoded at a time. A synthetic policy answers rightly with probability
+    `right`; each prompt has `variants` of its right and wrong answers (faults and wordings).
     """
 
     samples: int
@@ -36,7 +36,7 @@ class PolicySettings:
 
     @property
     def decoding(self) -> Decoding:
-        """The part that a decoder needs."""
+        """The settings that a decoder needs."""
         return Decoding(
             self.samples, self.temperature, self.top_p, self.max_new_tokens, self.seed, self.rows
         )
@@ -54,7 +54,8 @@ class PromptSettings:
 class GoldSettings:
     """The gold reward model: a `checkpoint` (folder or Hub name), or one trained here.
 
-    Without a checkpoint `pairs` generated pairs train it, under `overrides` of conf/train.yaml.
+    Without a checkpoint it is trained on `pairs` generated pairs, under `overrides` of
+    conf/train.yaml.
     """
 
     checkpoint: str | None = None
@@ -90,7 +91,7 @@ class BonSettings:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the candidates come from the data's generator and the matrix's runs pick."""
+        """Whether the data's generator makes the candidates and the matrix's models pick."""
         return self.policy.engine == "synthetic"
 
     def check(self) -> None:
@@ -103,8 +104,8 @@ class BonSettings:
             raise InputError(f"bon.golds={self.golds}: choose from {', '.join(GOLDS)}")
         if self.synthetic and self.golds != ["verifier"]:
             raise InputError(
-                f"bon.golds={self.golds}: a synthetic policy has the verifier as its gold; give "
-                "bon.policy.engine=auto for another"
+                f"bon.golds={self.golds}: a synthetic policy's only gold is the verifier; give "
+                "bon.policy.engine=auto for another gold"
             )
         if not 0 <= self.policy.right <= 1:
             raise InputError(f"bon.policy.right={self.policy.right}: must lie in [0, 1]")

@@ -1,8 +1,8 @@
 """The same samples file by vLLM, where it is installed (an optional extra).
 
-Not tested against vLLM itself here (it needs a GPU and is not in requirements.txt): the tests put a
-stand-in in its place and check what it is asked. Its random numbers are not those of transformers,
-so the two engines give different samples of the same distribution.
+Not tested against vLLM itself, which needs a GPU and is not in requirements.txt: the tests replace
+vLLM by a stand-in and check what it is asked for. vLLM draws other random numbers than
+transformers, so the two engines give different samples of the same distribution.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ def is_installed() -> bool:
 
 
 def vllm_sampler(folder: Path, policy: PolicyText, settings: Decoding, dtype: str) -> Sampler:
-    """Sample with vLLM: every sample is a request with a seed of its own, the prefix is cached.
+    """Sample with vLLM: every sample is a request with its own seed, and the prefix is cached.
 
     Raises InputError if vLLM is not installed.
     """
     if not is_installed():
-        raise InputError("bon.policy.engine=vllm: vLLM is not installed; pip install vllm, or auto")
+        raise InputError(
+            "bon.policy.engine=vllm: vLLM is not installed; pip install vllm or give engine=auto"
+        )
     from vllm import LLM, SamplingParams
 
     engine: Any = LLM(model=str(folder), dtype=dtype, enable_prefix_caching=True)

@@ -71,7 +71,7 @@ def test_prompts_are_distinct_and_balanced_over_subsets() -> None:
     prompts = [Prompt(str(i), TURNS, "x" if i < 6 else "y") for i in range(8)]
     assert [one.prompt_id for one in choose(prompts, 4)] == ["0", "1", "6", "7"]
     assert [one.prompt_id for one in choose(prompts, 6)] == ["0", "1", "2", "3", "6", "7"]
-    with pytest.raises(InputError, match="9 prompts were asked for and 8 are there"):
+    with pytest.raises(InputError, match="number=9: only 8 prompts are available"):
         choose(prompts, 9)
 
 

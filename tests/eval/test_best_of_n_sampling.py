@@ -51,7 +51,7 @@ def test_prompts_that_are_there_are_not_sampled_again(tmp_path: Path) -> None:
     sample_all([prompt("a")], lambda: pytest.fail("the policy was loaded"), path)
     sample_all([prompt("a", "Say ho.")], lambda: answering("x", calls), path)
     assert calls[-1] == "a"  # the same id with another text is another prompt
-    with pytest.raises(InputError, match="two of the prompts have the same id"):
+    with pytest.raises(InputError, match="two prompts have the same id"):
         sample_all([prompt("a"), prompt("a", "Say ho.")], lambda: answering("x"), path)
 
 

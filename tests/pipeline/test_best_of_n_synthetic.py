@@ -108,7 +108,7 @@ def test_other_eval_settings_or_candidates_are_scored_anew_or_named(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["gold=both"], "a synthetic policy has the verifier as its gold"),
+        (["gold=both"], "a synthetic policy's only gold is the verifier"),
         (["data=files", "data.train=a.jsonl"], "draws from the generator, not from data=files"),
         (["methods=[hinge,clip]"], "none is in the matrix: name some of hinge, clip"),
         (["bon.policy.right=1.5"], r"bon.policy.right=1.5: must lie in \[0, 1\]"),

@@ -162,7 +162,7 @@ def test_paper_experiments_on_local_copies(
         assert "has 0 CUDA GPUs" in failures(found)["devices"]
         assert states["memory"] == SKIPPED
     small = made(tmp_path, *words)
-    assert "1000 prompts were asked for and" in failures(small)["Best-of-N"]
+    assert "bon.prompts.number=1000: only" in failures(small)["Best-of-N"]
     assert {"policy", "gold"} <= {one.name for one in small}
 
 

@@ -282,7 +282,7 @@ def test_too_few_prompts_for_best_of_n_are_said_before_anything_is_trained(
         "bon.golds=[reward_model]",
         "bon.gold.checkpoint=owner/name",
     ]
-    with pytest.raises(InputError, match="5 prompts were asked for and 4 are there"):
+    with pytest.raises(InputError, match="number=5: only 4 prompts are available"):
         pipeline.reproduce(*composed(tmp_path, cache, *words, "bon.prompts.number=5"))
     assert (
         not [*tmp_path.glob("runs/**/manifest.json")] and not (tmp_path / "runs/untrained").exists()
