@@ -1,8 +1,8 @@
-"""Scoring N responses to one prompt: the prompt's part once, against row by row and a plain batch.
+"""Scoring N responses to one prompt: shared prompt, row by row, and a plain padded batch.
 
     python -m benchmarks.best_of_n [--n 16 64 256] [--prompts 128] [--rounds 3] [--threads 2]
 
-Writes results/benchmarks/best_of_n.csv; the ratios are the time of scoring one by one over a way's.
+Writes results/benchmarks/best_of_n.csv. Ratio: the time of "one by one" divided by the way's time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Way = Callable[[RewardModel, Sequence[Row]], Tensor]
 
 
 def one_by_one(model: RewardModel, rows: Sequence[Row]) -> Tensor:
-    """Every row in a forward of its own."""
+    """Every row in its own forward pass."""
     return torch.cat([forward(model, [row]) for row in rows])
 
 
@@ -45,7 +45,7 @@ def batched(model: RewardModel, rows: Sequence[Row]) -> Tensor:
 
 @torch.inference_mode()
 def shared(model: RewardModel, rows: Sequence[Row]) -> Tensor:
-    """The common start once, all endings branching off it (`rm.model.attention`)."""
+    """The shared prompt once, with all responses branching off it (`rm.model.attention`)."""
     batches = batches_by_shared_tokens(rows, BATCH_TOKENS)
     found: dict[Row, Tensor] = {}
     for batch in batches:

@@ -1,7 +1,7 @@
 """What all benchmarks share: interleaved timing, the machine's own matrix-product rate, the table.
 
-Every round runs every way once, in turn, so that a busy machine slows all alike. Ratios are taken
-from medians of one run. Processor time, which other jobs disturb least, stands beside wall time.
+Every round runs every way once, in turn, so that a busy machine slows all ways equally. Ratios are
+taken from medians of one run. CPU time, which other jobs disturb least, is given beside wall time.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from rm.model.precision import DTYPES, fast_dtype
 
 RESULTS = Path("results/benchmarks")
 DTYPE = DTYPES[fast_dtype()]
-"""What real models are measured in: bfloat16, or float32 where this machine emulates that."""
+"""The dtype for real models: bfloat16, or float32 if this machine emulates bfloat16."""
 Way = Callable[[], object]
 
 
 @functools.cache
 def backbone() -> Path:
-    """The folder of SmolLM2-135M-Instruct, made if it is not there yet."""
+    """The folder of SmolLM2-135M-Instruct, made if it does not exist yet."""
     config = compose_config("train", ["model=smollm2-135m-instruct"])
     return backbone_folder(config.model, config.cache_dir)
 
@@ -71,7 +71,7 @@ def summary(values: Sequence[tuple[float, float]]) -> dict[str, float]:
 
 
 def with_ratios(frame: pd.DataFrame, reference: str, by: str = "way") -> pd.DataFrame:
-    """Add `ratio_wall` and `ratio_cpu`: the reference's time over each row's."""
+    """Add `ratio_wall` and `ratio_cpu`: the reference's time divided by each row's."""
     base = frame[frame[by] == reference].iloc[0]
     for kind in ("wall", "cpu"):
         frame[f"ratio_{kind}"] = base[f"{kind}_s"] / frame[f"{kind}_s"]
@@ -79,7 +79,7 @@ def with_ratios(frame: pd.DataFrame, reference: str, by: str = "way") -> pd.Data
 
 
 def product_rate(tokens: int = 2048, seconds: float = 2.0) -> float:
-    """FLOP/s of this machine's matrix products in `DTYPE`, a SmolLM2 layer's shapes, median.
+    """Median FLOP/s of this machine's matrix products in `DTYPE`, in SmolLM2's layer shapes.
 
     (tokens, 576) @ (576, 1536) and back, as the feed-forward part has them.
     """
@@ -97,7 +97,7 @@ def product_rate(tokens: int = 2048, seconds: float = 2.0) -> float:
 def profiled(work: Way) -> pd.DataFrame:
     """Where a call's processor time goes: its 15 largest operations by their own time.
 
-    Columns: operation, self_s, calls, share. The first call is not looked at.
+    Columns: operation, self_s, calls, share. The first call is not measured.
     """
     work()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
@@ -112,7 +112,7 @@ def profiled(work: Way) -> pd.DataFrame:
 
 
 def matrix_numbers(modules: Sequence[nn.Module]) -> int:
-    """Number of weights in matrix products of the modules (embeddings and norms are none)."""
+    """Number of weights in the modules' matrix products (without embeddings and norms)."""
     return sum(
         linear.weight.numel()
         for module in modules
@@ -138,7 +138,7 @@ def machine() -> dict[str, Any]:
 
 
 def write(found: pd.DataFrame, path: Path, key: Sequence[str]) -> None:
-    """Print and write a table; lines of an earlier run stay where this one measured nothing."""
+    """Print and write a table; keep an earlier run's rows where this one measured nothing."""
     print(found.round(4).to_string(index=False), flush=True)
     names = list(key)
     if path.is_file():

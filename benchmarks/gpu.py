@@ -42,7 +42,7 @@ def groups_of(length: int, vocabulary: int) -> list[tuple[Row, Row]]:
 
 @dataclass(frozen=True)
 class Way:
-    """A forward pass: whether rows share prefixes, and then whether they attend in one kernel."""
+    """A forward pass: whether rows share prefixes, and if so, whether in one attention kernel."""
 
     name: str
     share: bool
@@ -54,7 +54,7 @@ WAYS = (TWO_ROW, Way("shared", share=True, flex=False), Way("shared, flex", shar
 
 
 def ways_on(backbone: Path, device: str) -> tuple[Way, ...]:
-    """The ways that there are on `device`; says so if FlexAttention is none of them."""
+    """The ways that `device` supports; prints why if FlexAttention is not among them."""
     model, _ = new_reward_model(backbone, torch.float32, seed=0)
     reason = can_flex(model) if device.startswith("cuda") else "it trains on CUDA alone"
     if reason is not None:

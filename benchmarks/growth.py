@@ -1,4 +1,4 @@
-"""How time and memory grow: with the number of pairs that are scored, and with their length.
+"""How time and memory grow with the number of pairs that are scored, and with their length.
 
     python -m benchmarks.growth [--pairs 1000 2000 4000 8000 16000] [--lengths 128 256 512 1024]
 
@@ -70,7 +70,7 @@ def in_a_process(pairs: int, threads: int) -> dict[str, float]:
 
 
 def by_pairs(sizes: list[int], threads: int, rounds: int) -> pd.DataFrame:
-    """Score every size once a round."""
+    """Score every size once per round."""
     found = [
         {"size": size, **in_a_process(size, threads)}
         for _ in tqdm(range(rounds), desc="pairs", leave=False)

@@ -36,7 +36,7 @@ QUANTILES = {"median": 0.5, "q90": 0.9, "largest": 1.0}
 
 
 def models() -> dict[str, RewardModel]:
-    """The same weights, rounded to bfloat16 once, under each way of computing."""
+    """The same weights, rounded to bfloat16 once, for each way of computing."""
     made = {}
     for name in ("float32", "float32 stream", "bfloat16 stream"):
         dtype = torch.float32 if name == "float32" else torch.bfloat16

@@ -7,7 +7,7 @@ AdamW), the forward pass alone, and the frozen trunk's pass; writes results/benc
 
 Layouts: "two-row", the reference; "shared", `rm.model.attention`; "mask", the other way to share:
 one tensor row per pair, padded, under one 4-D mask; "packed", the same with several pairs in rows
-of 512 places. `tokens` counts what a layout computes without padding, `padded` with it.
+of 512 places. `tokens`: tokens that a layout computes, without padding; `padded`: with padding.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ def phases(micros: Sequence[Micro], bench: Bench, pairs: int) -> dict[str, Calla
 def measure(
     data: str, groups: Sequence[Group], bench: Bench, layouts: Sequence[str], rounds: int
 ) -> pd.DataFrame:
-    """Time every phase in every layout: a row each, with medians over the rounds."""
+    """Time every phase in every layout; one row each, with medians over the rounds."""
     micros = {layout: micro_batches(layout, groups, bench) for layout in layouts}
     work = {layout: phases(made, bench, len(groups)) for layout, made in micros.items()}
     tokens = {
@@ -297,7 +297,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=names, choices=names)
     parser.add_argument("--layouts", nargs="+", default=list(MAKERS), choices=list(MAKERS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pairs", type=int, default=16, help="pairs a step")
+    parser.add_argument("--pairs", type=int, default=16, help="pairs per step")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
     parser.add_argument("--output", type=Path, default=OUTPUT)

@@ -151,7 +151,7 @@ def start(words: list[str], folder: Path) -> dict[str, float]:
 
 
 def memory_of_ranks(command: int) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Every rank below a command with its peak of resident memory, and of what is its own, MB."""
+    """Every rank below a command with its peak resident memory and its peak own memory, MB."""
     try:
         for process in psutil.Process(command).children(recursive=True):
             rank = process.environ().get("RANK")
@@ -175,8 +175,8 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=50_000)
-    parser.add_argument("--tokens", type=int, default=300, help="of a pair's two rows together")
-    parser.add_argument("--tokenised", type=int, help="so many of them; the table is repeated")
+    parser.add_argument("--tokens", type=int, default=300, help="per pair, both rows together")
+    parser.add_argument("--tokenised", type=int, help="pairs tokenised, then repeated to --pairs")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

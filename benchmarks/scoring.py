@@ -113,7 +113,7 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 
 def plain(job: Job) -> Callable[[], None]:
-    """A loop that anyone would write: batches of rows in order, padded, one forward each."""
+    """A plain loop: batches of rows in order, padded, one forward pass each."""
     model = _plain_model(job.checkpoint)
     encoded = [job.scorer.encode(row.prompt, (row.chosen, row.rejected))[0] for row in job.rows]
 
@@ -204,7 +204,7 @@ def main() -> None:
     scorer = Scorer(model, tokenizer, max_length=MAX_LENGTH, batch_tokens=BATCH_TOKENS)
     for data in given.data:
         if data == "rewardbench" and not given.shared.is_dir():
-            print(f"rewardbench is left out: no folder {given.shared}")
+            print(f"rewardbench is left out: there is no folder {given.shared}")
             continue
         job = Job(scorer, checkpoint, rows_of(data, given.pairs, given.shared))
         found = measure(job, data, given.rounds)

@@ -12,9 +12,9 @@ one that computes all layers of both rows; and what it costs to fill the cache. 
 composes from these measured times what 4 losses × 3 seeds of 75 steps take. profile Our full step
 with nothing to share, by operation (torch.profiler).
 
-`of_product_rate`: FLOP of the matrix products that the loss needs (6 a weight and computed token,
-2 where it is frozen) a second, over the rate of plain products on this machine in this run. Writes
-results/benchmarks/training_*.csv.
+`of_product_rate`: FLOP per second of the matrix products that the loss needs (6 per weight and
+computed token, 2 if frozen), divided by the rate of plain products on this machine in this run.
+Writes results/benchmarks/training_*.csv.
 """
 
 from __future__ import annotations
@@ -88,12 +88,12 @@ class Task:
         return micro_batches(self.pairs, range(count), global_batch=count, micro_batch=micro_batch)
 
     def tree_tokens(self, micro_batch: int) -> int:
-        """Tokens that are left where the rows of a micro-batch share their prefixes."""
+        """Tokens that are computed if the rows of a micro-batch share their prefixes."""
         return int(batch_tokens(self.pairs, self.parts(micro_batch), share_prefix=True)["computed"])
 
 
 def task_of(data: str, pairs: int, shared: Path, folder: Path) -> Task:
-    """`pairs` pairs of at most MAX_LENGTH tokens a row, of all lengths (every eighth by it)."""
+    """`pairs` pairs of at most MAX_LENGTH tokens per row: every eighth, ordered by length."""
     if data in SYNTHETIC:
         made = [
             TokenPair(str(seed), *synthetic(SYNTHETIC[data], 256, random.Random(seed)))
@@ -133,7 +133,7 @@ def tokenized(pairs: Sequence[PreferencePair], max_length: int) -> TokenPairs:
 
 
 def arguments(folder: Path) -> dict[str, Any]:
-    """What both trainers are given alike."""
+    """Settings that both trainers share."""
     return {
         "output_dir": str(folder),
         "per_device_train_batch_size": BATCH,
@@ -312,7 +312,7 @@ def main() -> None:
         folder = Path(name)
         for data in given.data if "trl" in given.what else ():
             if data in (REAL, UNSHARED) and not (given.shared / SKYWORK).is_file():
-                print(f"{data} is left out: no {given.shared / SKYWORK}")
+                print(f"{data} is left out: there is no {given.shared / SKYWORK}")
                 continue
             found = against_trl(task_of(data, BATCH, given.shared, folder), given.rounds)
             write(found.assign(**machine()), given.output / "training_trl.csv", ["data"])

@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> None:
     atomic_write_text(Path(cfg.output), text + "\n")
     count = sum(len(cfg[kind]) for kind in KINDS)
     print(f"{cfg.output}: a workspace and a report for {cfg.project}, {count} panels each")
-    print("dry_run=false makes them there")
+    print("dry_run=false creates them there")
 
 
 if __name__ == "__main__":

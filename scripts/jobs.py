@@ -4,7 +4,7 @@ python -m scripts.jobs folder=runs/cpu/tune               # the jobs of scripts.
 python -m scripts.jobs folder=runs/cpu/train rerun=true   # those of scripts.train -m
 
 Output: the table, printed and written to <folder>/jobs.csv and jobs.md, and a figure. Every job
-leaves its record in <folder>/jobs. Exit status 1 if a rerun job failed again.
+leaves its record in <folder>/jobs. Exit status 1 if a rerun job fails again.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ Output, in results/<profile>/data: sweep.csv (method, parameter, value, seed, se
 fraction), sweep_scores.parquet (one row per run and pair) and sweep.json (the runs of each
 parameter; settings and environment of the newest call). Rows of other runs stay, so a sweep can be
 done value by value and seed by seed.
-Resume: finished runs are skipped. The value that the configuration has anyway is the run that
-scripts.reproduce makes; only that run keeps its weights, which scripts.reproduce measures.
+Resume: finished runs are skipped. For the value that the configuration has anyway, the run is
+that of scripts.reproduce; only it keeps its weights, because scripts.reproduce measures them.
 """
 
 from __future__ import annotations

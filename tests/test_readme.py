@@ -76,7 +76,7 @@ def test_the_answers_are_a_table_of_cells(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "results/real/manifest.json").write_text(json.dumps(lacking))
     assert readme.answers(tmp_path).startswith("Real pairs: Interim: 0 of the 16 planned runs")
     monkeypatch.setattr(readme, "build", lambda results: pd.DataFrame([row] * 10))
-    with pytest.raises(InputError, match=r"10 claims .* have a question, README's table takes 9"):
+    with pytest.raises(InputError, match=r"10 claims .* question, and README's table takes 9"):
         readme.answers(tmp_path)
 
 

@@ -31,8 +31,8 @@ RECORDS = ("config.yaml", "manifest.json", SETTINGS)
 def pack(runs_dir: Path, archive: Path) -> int:
     """Write all finished runs below `runs_dir` to `archive`; return how many it holds then.
 
-    Runs of the archive stay in it unless `runs_dir` has them finished. Their records name no folder
-    of this machine (`for_others`). The same runs give the same bytes.
+    Runs already in the archive stay, unless `runs_dir` has a finished run of the same name. The
+    records name no folder of this machine (`for_others`). The same runs give the same bytes.
 
     Raises InputError if there are none.
     """
@@ -49,7 +49,7 @@ def pack(runs_dir: Path, archive: Path) -> int:
         }
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w:xz", preset=9) as tar:
-            # By name first: alike files side by side compress best.
+            # By name first: similar files compress best side by side.
             for path in sorted(files, key=lambda path: (path.name, path)):
                 info = tarfile.TarInfo(str(path))  # no date and no owner
                 info.size = len(files[path])
@@ -69,9 +69,9 @@ def _parts(folder: Path) -> dict[str, bytes]:
 
 
 def for_others(run: str, parts: dict[str, bytes]) -> dict[str, bytes]:
-    """The files of a run with the folder of its runs as runs/NAME and its cache as runs/cache.
+    """Return a run's files with folders renamed: runs_dir to runs/NAME, cache_dir to runs/cache.
 
-    Neither changes a result, and neither is compared with a later call's.
+    Neither folder changes a result, and no later call compares them.
     """
     if SETTINGS not in parts:
         return parts
@@ -80,7 +80,7 @@ def for_others(run: str, parts: dict[str, bytes]) -> dict[str, bytes]:
     folders = {runs_dir: f"runs/{Path(runs_dir).name}", str(settings["cache_dir"]): "runs/cache"}
     absolute = sorted(filter(os.path.isabs, folders), key=len, reverse=True)
     shown = {name: parts[name] for name in RECORDS if name in parts}
-    for folder in absolute:  # the longer first: one may lie in the other
+    for folder in absolute:  # longest first: one folder may lie in the other
         shown = {
             name: content.replace(folder.encode(), folders[folder].encode())
             for name, content in shown.items()
@@ -95,9 +95,9 @@ def finished(runs_dir: Path) -> list[Path]:
 
 
 def unpack(archive: Path, runs_dir: Path) -> tuple[int, int]:
-    """Unpack the archive's runs below `runs_dir`; return how many were new, and how many there.
+    """Unpack the archive's runs below `runs_dir`; return the numbers of new and of existing runs.
 
-    Raises InputError if the archive is missing, damaged, or holds anything else than runs.
+    Raises InputError if the archive is missing, damaged, or holds anything but runs.
     """
     with only_one(runs_dir):
         runs = _runs(archive)
@@ -115,7 +115,7 @@ def unpack(archive: Path, runs_dir: Path) -> tuple[int, int]:
 def _runs(archive: Path) -> dict[str, dict[str, bytes]]:
     """Everything in an archive: folder of a run → file in it → content."""
     if not archive.is_file():
-        raise InputError(f"no archive at {archive}: give archive=FILE, or action=pack makes it")
+        raise InputError(f"no archive at {archive}: give archive=FILE, or make it by action=pack")
     runs: dict[str, dict[str, bytes]] = {}
     try:
         with tarfile.open(archive, "r:xz") as tar:

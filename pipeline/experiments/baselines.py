@@ -22,7 +22,7 @@ from rm.files import atomic_write_text
 def run(cfg: DictConfig) -> pd.DataFrame:
     """Fit the baselines to the training pairs, write their table to `cfg.output` and return it.
 
-    They are scored on a benchmark, or on the data's own pairs where that is "validation".
+    They are scored on a benchmark or, with benchmark=validation, on the data's validation pairs.
     Raises InputError for data or a benchmark that cannot be used.
     """
     configuration.check_types(cfg)

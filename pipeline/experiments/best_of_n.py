@@ -38,7 +38,7 @@ from rm.provenance import environment
 
 
 def run(cfg: DictConfig, overrides: Sequence[str]) -> Path:
-    """Run what is missing of the experiment and draw it; return the results folder."""
+    """Run the missing parts of the experiment and draw it; return the results folder."""
     bon = check_all(cfg)
     refuse_words_of_one_run(overrides)
     check_freeze(cfg)
@@ -53,9 +53,9 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> Path:
 
 
 def compute(cfg: DictConfig, overrides: Sequence[str], runs: Sequence[Run]) -> Path:
-    """Run what is missing of the experiment, draw nothing; return the results folder.
+    """Run the missing parts of the experiment, draw nothing; return the results folder.
 
-    runs: the matrix's, of which a synthetic policy's candidates are picked.
+    runs: those of the matrix, which pick among a synthetic policy's candidates.
     """
     started, bon, folder = time.time(), check_all(cfg), Path(cfg.runs_dir) / "best_of_n"
     with only_one(folder):
@@ -89,7 +89,7 @@ def check_all(cfg: DictConfig) -> BonSettings:
         )
     gold = bon.gold.checkpoint
     if gold is not None and not (Path(gold).exists() or is_hub_name(gold)):
-        raise InputError(f"bon.gold.checkpoint={gold}: neither a folder nor a name OWNER/NAME")
+        raise InputError(f"bon.gold.checkpoint={gold}: neither a folder nor a Hub name OWNER/NAME")
     if gold is None:
         raise InputError(
             f"data={cfg.data.name} needs a gold reward model: give bon.gold.checkpoint=FOLDER|NAME"

@@ -37,9 +37,9 @@ class Material:
 
 
 def find_prompts(cfg: DictConfig, bon: BonSettings) -> list[Prompt]:
-    """Return the held-out prompts alone, which takes a fraction of `find_material`'s time.
+    """Return only the held-out prompts, which is much faster than `find_material`.
 
-    Raises InputError for fewer than are asked for, or for a subset that does not exist.
+    Raises InputError if fewer prompts are held out than are asked for, or for an unknown subset.
     """
     if bon.synthetic:
         return [
@@ -64,7 +64,7 @@ def find_material(cfg: DictConfig, bon: BonSettings) -> Material:
 
 
 def _from_source(cfg: DictConfig, bon: BonSettings) -> Material:
-    """Prompts of the validation split, and a seeded sample of training pairs: of other prompts."""
+    """Prompts of the validation split, and a seeded sample of training pairs with other prompts."""
     data = _source(cfg, bon)
     order = np.random.default_rng(cfg.data.seed).permutation(len(data.train))
     pairs = [data.train[place] for place in sorted(order[: bon.proxy.pairs])]
@@ -72,9 +72,9 @@ def _from_source(cfg: DictConfig, bon: BonSettings) -> Material:
 
 
 def _source(cfg: DictConfig, bon: BonSettings) -> TrainingData:
-    """Load a source; where its validation is limited, four pairs for every prompt that is wanted.
+    """Load a source; if its validation pairs are limited, take four for every wanted prompt.
 
-    A prompt may have several pairs.
+    Four, because a prompt may have several pairs.
     """
     settings = cfg.data.copy()
     if settings.get("validation_limit") is not None:
@@ -115,14 +115,14 @@ def _generated_prompts(cfg: DictConfig, bon: BonSettings, subsets: Sequence[str]
 
 
 def subsets_of(bon: BonSettings) -> Sequence[str]:
-    """The generated subsets that prompts are taken from: those that are named, or all."""
+    """The generated subsets that prompts are taken from: the named ones, or all."""
     return bon.prompts.subsets or [name for names in SUBSETS.values() for name in names]
 
 
 def gold_pairs(cfg: DictConfig, bon: BonSettings) -> list[GeneratedPair]:
-    """What no proxy sees: the pairs of a gold that is trained here, and the profile's own pool.
+    """Pairs that no proxy sees: those of a gold that is trained here, and the profile's own pool.
 
-    More pairs of a seed hold the fewer ones, so the larger of both numbers has both.
+    With one seed, a larger set contains every smaller one, so the larger number covers both.
     """
     return generate("train", max(bon.gold.pairs, cfg.data.pool_pairs), cfg.data.seed)
 

@@ -1,4 +1,4 @@
-"""Best-of-N by a real policy: sample it, relabel pairs by a gold, train proxies on them.
+"""Best-of-N with a real policy: sample it, relabel pairs with a gold, train proxies on them.
 
 Every stage keeps its output in runs/<profile>/best_of_n under a name made of all that it depends
 on. Sampling resumes after the last prompt that was written, training from its last checkpoint.
@@ -49,15 +49,15 @@ from rm.model.backbones import folder_fingerprint
 from rm.provenance import fingerprint_of
 
 DECODER = "generate"
-"""What draws the samples; samples of another decoder are drawn again."""
+"""Name of the decoder that draws the samples; those of another decoder are drawn again."""
 SYNTHETIC = ("right", "variants")
-"""Settings of a synthetic policy alone: no sample of a real one depends on them."""
+"""Settings of a synthetic policy only: samples of a real policy do not depend on them."""
 
 
 def judge_all(
     cfg: DictConfig, bon: BonSettings, overrides: Sequence[str]
 ) -> tuple[list[Judged], dict[str, int]]:
-    """Sample the policy and let every gold and its proxies judge; counts of the samples too."""
+    """Sample the policy, score with every gold and its proxies; also return counts of samples."""
     kept = proxy_words(overrides)
     for method in bon.proxy.methods:
         check(outline(kept, [*bon.proxy.overrides, f"loss={method}"]))
@@ -70,7 +70,7 @@ def judge_all(
 
 
 def proxy_words(overrides: Sequence[str]) -> list[str]:
-    """The command line's words that also belong to a proxy's training, whose data are its own."""
+    """The command line's words that also apply to training a proxy, which has data of its own."""
     return configuration.without_keys(kept_words(overrides), ("data",))
 
 
@@ -85,7 +85,7 @@ def outline(kept: Sequence[str], own: Sequence[str]) -> DictConfig:
 
 
 def policy_model(cfg: DictConfig, bon: BonSettings) -> DictConfig:
-    """The model section of what answers the prompts: bon.policy.path, .model, or the profile's."""
+    """The policy's model section: from bon.policy.path, bon.policy.model, or the profile."""
     model = cfg.model
     if bon.policy.model is not None:
         model = configuration.compose_config("train", [f"model={bon.policy.model}"]).model
@@ -99,7 +99,7 @@ def policy_model(cfg: DictConfig, bon: BonSettings) -> DictConfig:
 
 
 def sample(cfg: DictConfig, bon: BonSettings, prompts: Sequence[Prompt]) -> list[Sampled]:
-    """Answer every prompt N times, or read the answers that are there."""
+    """Answer every prompt N times, or read the answers if they exist."""
     folder = policy_folder(cfg, bon)
     engine = bon.policy.engine
     if engine == "auto":
@@ -112,14 +112,14 @@ def sample(cfg: DictConfig, bon: BonSettings, prompts: Sequence[Prompt]) -> list
 
 
 def policy_folder(cfg: DictConfig, bon: BonSettings) -> Path:
-    """Return the local folder of the policy, fetched or built first where it is not there."""
+    """Return the local folder of the policy; fetch or build it first if it is missing."""
     return backbone_folder(policy_model(cfg, bon), cfg.cache_dir)
 
 
 def samples_fingerprint(bon: BonSettings, folder: Path, engine: str) -> str:
-    """Fingerprint of all that a prompt's samples depend on, beside the prompt.
+    """Fingerprint of all that a prompt's samples depend on, except the prompt.
 
-    That is the policy's weights, tokenizer and chat template, how it is sampled, and our decoder.
+    That is: the policy's weights, tokenizer and chat template, sampling settings, and our decoder.
     """
     own = {**asdict(bon.policy), "engine": engine, "model": None, "path": None}
     how = {key: value for key, value in own.items() if key not in SYNTHETIC}
@@ -137,7 +137,7 @@ def judge(
     material: Material,
     answered: Sequence[Sampled],
 ) -> Judged:
-    """Score the samples by one gold, relabel the pairs, train the proxies and let them score."""
+    """Score the samples with one gold, relabel the pairs, train the proxies, score with them."""
     folder = Path(cfg.runs_dir)
     gold, name = open_gold(cfg, bon, kept, kind)
     texts = [Candidates(one.prompt.turns, one.prompt.subset, tuple(one.texts)) for one in answered]
@@ -158,7 +158,7 @@ def judge(
 def open_gold(
     cfg: DictConfig, bon: BonSettings, kept: Sequence[str], kind: str
 ) -> tuple[Callable[[], Gold], Any]:
-    """Return what makes the gold (only where it is needed) and what identifies it."""
+    """Return a function that makes the gold when it is needed, and what identifies the gold."""
     if kind == "verifier":
         return Verifier, "generated.verify"
     checkpoint, name = bon.gold.checkpoint, bon.gold.checkpoint
@@ -180,9 +180,9 @@ def open_gold(
 
 
 def train_gold(cfg: DictConfig, bon: BonSettings, kept: Sequence[str]) -> Path:
-    """Train the gold reward model on all generated pairs but the proxies'; return its run folder.
+    """Train the gold on generated pairs that no proxy sees; return its run folder.
 
-    Raises InputError where the data are not generated or no pairs are set.
+    Raises InputError if the data are not generated or bon.gold.pairs is not set.
     """
     if cfg.data.kind != "generated" or bon.gold.pairs < 1:
         raise InputError(
@@ -212,7 +212,7 @@ def run_folder(cfg: DictConfig, kept: Sequence[str], own: Sequence[str], prefix:
 def relabelled(
     folder: Path, kind: str, name: Any, gold: Callable[[], Gold], material: Material
 ) -> tuple[Path, dict[str, Any]]:
-    """Write the pairs under the gold's preference, once; return the file and the report."""
+    """Write the pairs as the gold labels them, once; return the file and the report."""
     stage = fingerprint_of([kind, name, fingerprint(material.pairs)])
     path, noted = (folder / "data" / f"relabelled-{stage}{end}" for end in (".jsonl", ".json"))
     if not noted.is_file():

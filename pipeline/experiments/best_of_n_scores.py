@@ -20,7 +20,7 @@ from rm.provenance import fingerprint_of
 
 @dataclass(frozen=True)
 class Judged:
-    """What one gold gives: scores (prompts, N), those of the proxies, and facts about both."""
+    """Scores (prompts, N) of one gold and of its proxies, and facts about both."""
 
     kind: str
     gold: np.ndarray
@@ -49,7 +49,7 @@ def score_all(cfg: DictConfig, checkpoint: Path, texts: Sequence[Candidates]) ->
 
 
 def kept_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return the array in `path`, made and written first where it is not there or damaged."""
+    """Return the array in `path`; make and write it first if it is missing or damaged."""
     if not is_intact(path):
         buffer = io.BytesIO()
         np.save(buffer, make())

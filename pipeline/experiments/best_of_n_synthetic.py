@@ -1,8 +1,8 @@
-"""Best-of-N by a synthetic policy: candidates from the data's generator, the matrix picks.
+"""Best-of-N with a synthetic policy: the data's generator gives candidates, the matrix picks.
 
-Nothing is decoded, relabelled or trained beside the matrix. A prompt's candidates are independent
-draws from one distribution, so the best of n has the usual KL of ln n − (n − 1)/n from it (an upper
-bound where candidates repeat, as for any policy that may say the same twice).
+Nothing is decoded or relabelled, and only the matrix is trained. A prompt's candidates are
+independent draws from one distribution, so the best of n has the usual KL of ln n − (n − 1)/n from
+it (an upper bound where candidates repeat, as for any policy that may say the same twice).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from rm.errors import InputError
 from rm.files import is_intact
 
 STEM = "best_of_n"
-"""Begins the names of the files with a run's scores of candidates."""
+"""Prefix of the files with a run's scores of the candidates."""
 
 
 def trained(cfg: DictConfig, overrides: Sequence[str], shown: Screen) -> list[Run]:
-    """Train what is missing of the matrix, as scripts.reproduce does; return its runs."""
+    """Train the missing runs of the matrix, as scripts.reproduce does; return all its runs."""
     with only_one(Path(cfg.runs_dir)):
         configs = run_configs(cfg, overrides, choose_rates(cfg, overrides, shown))
         runs = [Run(one.loss.name, one.seed, Path(one.run_dir)) for one in configs]
@@ -49,7 +49,7 @@ def trained(cfg: DictConfig, overrides: Sequence[str], shown: Screen) -> list[Ru
 
 
 def draw(cfg: DictConfig, bon: BonSettings) -> list[Candidates]:
-    """Draw the candidates of every prompt; a prompt's depend on it and on bon.policy alone."""
+    """Draw the candidates of every prompt; they depend only on the prompt and on bon.policy."""
     policy = bon.policy
     drawn = []
     for asked in asked_prompts(cfg, bon):
@@ -63,9 +63,9 @@ def draw(cfg: DictConfig, bon: BonSettings) -> list[Candidates]:
 def judge(
     cfg: DictConfig, bon: BonSettings, runs: Sequence[Run]
 ) -> tuple[list[Judged], dict[str, int]]:
-    """Verify all candidates and score them with every run that picks; counts of them too.
+    """Verify all candidates, score them with every run that picks; also return their counts.
 
-    Raises InputError where no run picks, or one has neither its scores nor its weights.
+    Raises InputError if no run picks, or if one that does has neither its scores nor its weights.
     """
     methods = picking(bon, [run.method for run in runs])
     texts = draw(cfg, bon)
@@ -89,7 +89,7 @@ def judge(
 
 
 def picking(bon: BonSettings, methods: Sequence[str]) -> list[str]:
-    """Return those of the matrix's methods that pick. Raises InputError where none does."""
+    """Return the methods of the matrix that pick. Raises InputError if none does."""
     chosen = [method for method in dict.fromkeys(methods) if method in bon.proxy.methods]
     if not chosen:
         raise InputError(
@@ -111,7 +111,7 @@ def run_scores(cfg: DictConfig, run: Run, texts: Sequence[Candidates]) -> np.nda
 
 
 def unscorable(cfg: DictConfig, bon: BonSettings, runs: Sequence[Run]) -> str | None:
-    """Say which run can't pick because it has neither its scores nor its weights; None: all can."""
+    """Name a run that can't pick, having neither its scores nor its weights; None if all can."""
     methods = picking(bon, [run.method for run in runs])
     lacking = [run for run in runs if run.method in methods and not run.checkpoint.is_dir()]
     texts = draw(cfg, bon) if lacking else []

@@ -22,7 +22,7 @@ CELLS = {
 
 
 def closing_lines(results: Path, committed: Path) -> Iterator[str]:
-    """Lines for the person who ran it; `committed`: the results folder to compare with."""
+    """Lines for the person who ran the command; `committed`: results folder to compare with."""
     yield "\nAccuracy by section, percent; [95% interval] in tables/table1.md"
     yield main_table(results)
     yield "\nClaims that these runs can judge (conf/claims.yaml)"
@@ -53,7 +53,7 @@ def verdict_lines(results: Path) -> Iterator[str]:
 
 
 def beside(results: Path, committed: Path) -> list[str]:
-    """Our averages beside the committed ones and their intervals; [] where nothing is in both."""
+    """Our averages beside the committed ones with their intervals; [] without common methods."""
     file = Path("tables") / "table1.csv"
     if not (committed / file).is_file() or results.resolve() == committed.resolve():
         return []

@@ -34,12 +34,12 @@ WORDS: Final = {*("text", "where", "paper", "says", "question", "why", "test", "
 
 
 def check_freeze(cfg: DictConfig, root: Path = ROOT) -> dict[str, Any] | None:
-    """Return what a manifest says of the freeze; None for an experiment without one.
+    """Return what a manifest says about the freeze; None for an experiment without one.
 
     Keys: commit, files (path → fingerprint of its rules).
 
-    Raises InputError: the freeze is not set yet, the commit is not in the repository's history, or
-    a frozen file has other rules now.
+    Raises InputError if the freeze is not set yet, the commit is not in the repository's history,
+    or the rules of a frozen file have changed.
     """
     experiment = cfg.get("experiment")
     if not experiment or "freeze" not in experiment:
@@ -54,8 +54,8 @@ def check_freeze(cfg: DictConfig, root: Path = ROOT) -> dict[str, Any] | None:
     changed = [path for path in FROZEN if now[path] != rules(path, at_commit(commit, path, root))]
     if changed:
         raise InputError(
-            f"{', '.join(changed)}: other rules than at the freeze ({commit}): what is run now is "
-            "another experiment; give it a name and an experiment file of its own"
+            f"{', '.join(changed)}: its rules have changed since the freeze ({commit}): this is "
+            "now another experiment; give it a name and an experiment file of its own"
         )
     return {"commit": str(commit), "files": now}
 

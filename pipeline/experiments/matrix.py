@@ -62,11 +62,11 @@ Rates = dict[str, list[str]]
 """Method → the override with its learning rate."""
 
 GRID_SEEDS = (1000, 1001)
-"""Seeds of the runs that choose learning rates: none that a table shows."""
+"""Seeds of the runs that choose learning rates; no table shows them."""
 
 
 PER_RUN = {"loss": "methods=[…]", "seed": "seeds=[…]", "run_dir": "runs_dir=FOLDER"}
-"""Settings that each run has of its own → the word that sets them for all runs."""
+"""Settings that differ from run to run → the word that sets them for all runs."""
 LISTED: dict[str, tuple[Any, str]] = {
     "methods": (str, "bt,normbt"),
     "seeds": (int, "0,1,2"),
@@ -74,9 +74,9 @@ LISTED: dict[str, tuple[Any, str]] = {
     "sweep.methods": (str, "bt,normbt"),
     "sweep.values": (int | float, "1,2,4"),
 }
-"""Keys whose values are lists: what of, and an example."""
+"""Keys whose values are lists → type of their items, and an example."""
 OWN_FOLDERS = {"runs_dir": "runs", "results_dir": "results"}
-"""Keys of a call's own folders, and where in the repository their defaults lie."""
+"""Keys of the folders that a call writes → where in the repository their defaults lie."""
 
 
 def kept_words(overrides: Sequence[str]) -> list[str]:
@@ -87,8 +87,8 @@ def kept_words(overrides: Sequence[str]) -> list[str]:
 def check_call(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Raise InputError for what cannot work, before anything is computed.
 
-    A value of the wrong type; a word that says for all runs what each has of its own; a list of
-    methods, seeds, learning rates or swept values that is no list, is empty or contains duplicates.
+    That is: a value of the wrong type, a word that only a single run takes, or methods, seeds,
+    learning rates or swept values that are no list, are empty or contain duplicates.
     """
     configuration.check_types(cfg)
     refuse_words_of_one_run(overrides)
@@ -106,15 +106,17 @@ def check_call(cfg: DictConfig, overrides: Sequence[str]) -> None:
             raise InputError(f"{name}={values}: contains duplicates")
         for value in values:
             if isinstance(value, bool) or not isinstance(value, kind):
-                raise InputError(f"{name}={values}: {value} does not belong, as in [{example}]")
+                raise InputError(
+                    f"{name}={values}: {value} has the wrong type: give a list such as [{example}]"
+                )
 
 
 def refuse_words_of_one_run(overrides: Sequence[str]) -> None:
-    """Raise InputError for a word that says for all runs what each has of its own."""
+    """Raise InputError for a word that only a single run takes, such as seed=1."""
     for word in overrides:
         instead = PER_RUN.get(configuration.key_of(word))
         if instead:
-            raise InputError(f"{word}: this command makes runs of its own: give {instead}")
+            raise InputError(f"{word}: this command makes several runs: give {instead}")
 
 
 def run_configs(
@@ -191,7 +193,7 @@ def train_and_score(cfg: DictConfig, one: DictConfig, run: Run, test: str) -> No
 
 
 def _require_same_test(cfg: DictConfig, run: Run, test: str) -> None:
-    """Raise InputError if scores whose weights are gone are those of another test."""
+    """Raise InputError if the weights are gone and the scores are those of another test."""
     scored = read_json(run.scores / "manifest.json")["inputs"]
     for key, asked in describe_test(_evaluation_config(cfg, run, test)).items():
         if scored[key] != asked:
@@ -225,7 +227,7 @@ def _evaluation_config(cfg: DictConfig, run: Run, test: str) -> DictConfig:
 def choose_rates(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Rates:
     """Choose each method's learning rate from `grid` on validation pairs; return it as an override.
 
-    Runs of two seeds that no table uses for every method and rate; the test pairs are never read
+    Every method and rate is run with two seeds that no table uses. The test pairs are never read
     here. Writes data/grid.csv: method, learning_rate, seed, accuracy (fraction, mean of the
     sections), pairs, one column per section, chosen. An empty grid keeps training.learning_rate.
     """
@@ -269,9 +271,9 @@ def _validated(run: Run, rate: float) -> dict[str, Any]:
 
 
 def with_choice(grid: pd.DataFrame) -> pd.DataFrame:
-    """Mark the rows of the learning rate that each method did best at, on average over its seeds.
+    """Mark the rows of each method's best learning rate, on average over its seeds.
 
-    The smaller rate where two are equal.
+    Of equally good rates, the smallest is chosen.
     """
     means = grid.groupby(["method", "learning_rate"], as_index=False)["accuracy"].mean()
     best = means.loc[means.groupby("method")["accuracy"].idxmax()]
@@ -362,9 +364,9 @@ def benchmark_data(cfg: DictConfig, runs_dir: Path) -> str:
 
 
 def prompts_trained_on(cfg: DictConfig, test: str) -> int:
-    """Return how many pairs of the benchmark have a prompt that a training pair has too.
+    """Return how many pairs of the benchmark share their prompt with a training pair.
 
-    Raises InputError where learning rates would be chosen on prompts of the benchmark.
+    Raises InputError if learning rates would be chosen on prompts of the benchmark.
     """
     data, rows = load_data(cfg.data), BENCHMARKS[cfg.benchmark].load(test, cfg.eval.ignore)
     seen = len(data.validation) - len(unseen(data.validation, rows))

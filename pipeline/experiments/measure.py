@@ -43,7 +43,7 @@ from rm.training.settings import TrainingSettings
 UNTRAINED = "untrained"
 NORMBT = "normbt"
 VERSION = 3
-"""Raised when a measurement's meaning changes, so that files of the old meaning are not read."""
+"""Increased when a measurement's meaning changes, so that older files are not read."""
 PROJECTED = 2**18
 """Numbers that a gradient is projected onto for cosines: an error of at most 0.003 in each."""
 
@@ -70,7 +70,7 @@ class Run:
 def kept(stem: Path, depends_on: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """Return the table at `stem`-<fingerprint of `depends_on`>.parquet.
 
-    Made first if it is not there or is damaged.
+    It is made first if it is missing or damaged.
     """
     path = stem.with_name(f"{stem.name}-{fingerprint_of([VERSION, depends_on])}.parquet")
     if not is_intact(path):
@@ -79,7 +79,7 @@ def kept(stem: Path, depends_on: Any, make: Callable[[], pd.DataFrame]) -> pd.Da
 
 
 def texts(folder: Path, rows: Sequence[EvaluationRow]) -> pd.DataFrame:
-    """Return the texts of the benchmark's pairs and how alike they are, one row per pair.
+    """Return the texts of the benchmark's pairs and their similarity, one row per pair.
 
     Columns: pair_id, section, subset, cluster, prompt, chosen, rejected, then those of
     `analysis.texts.text_features`.
@@ -153,8 +153,8 @@ def measure_gradients(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure gradients of `rows`, and the cosines between them.
 
-    θ is what the run trains; for a LoRA run all parameters, since its checkpoint holds the adapters
-    merged. The layers above the trunk are computed in float32.
+    θ: the parameters that the run trains. For a LoRA run all parameters, since its checkpoint holds
+    merged adapters. The layers above the trunk are computed in float32.
     """
     settings = check(cfg)
     model, tokenizer = _reward_model(run, settings)
@@ -222,7 +222,7 @@ def _reward_model(
     """Load a run's checkpoint. Raises InputError where its weights were dropped."""
     if not run.checkpoint.is_dir():
         raise InputError(
-            f"{run.folder} was not measured like this, and its weights are gone: delete that "
+            f"{run.folder} lacks a measurement, and its weights are gone: delete that "
             "folder, and the same command retrains it"
         )
     return load_reward_model(run.checkpoint, DTYPES[settings.compute_dtype])

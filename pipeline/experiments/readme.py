@@ -31,7 +31,7 @@ CAPTION = (
     "Holm's correction. The other rows are secondary and not corrected. –: not run or not reported."
 )
 LONGEST = 9
-"""Most rows of the table: a page that answers, not a report."""
+"""Most rows that README's table may have."""
 BEGIN, END = "<!-- answers, written by make readme -->", "<!-- end of answers -->"
 
 
@@ -46,8 +46,8 @@ def answers(root: Path) -> str:
     table = build(root / "results")
     if len(table) > LONGEST:
         raise InputError(
-            f"{len(table)} claims of conf/claims.yaml have a question, README's table takes "
-            f"{LONGEST}: leave it out of some"
+            f"{len(table)} claims of conf/claims.yaml have a question, and README's table takes "
+            f"{LONGEST}: remove the question from some"
         )
     rows = [[*COLUMNS.values()], ["---"] * len(COLUMNS), *table[[*COLUMNS]].to_numpy().tolist()]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -65,9 +65,9 @@ def unfinished(results: Path) -> list[str]:
 
 
 def overview(results: Path) -> Figure:
-    """Return figure 12 of all folders of `analysis.answers.FOLDERS` that are there, side by side.
+    """Return figure 12 of all existing folders of `analysis.answers.FOLDERS`, side by side.
 
-    Raises InputError: data that are there are unusable.
+    Raises InputError if existing data cannot be used.
     """
     data = [results / name / "data" for name in FOLDERS.values()]
     frames = [figure12.collect(folder) for folder in data if folder.is_dir()]
@@ -77,7 +77,7 @@ def overview(results: Path) -> Figure:
 def updated(text: str, content: str) -> str:
     """Return README's text with `content` between the lines `BEGIN` and `END`.
 
-    Raises InputError unless each of the two stands there once.
+    Raises InputError unless each of the two occurs exactly once.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise InputError(f"README.md needs the lines {BEGIN} and {END}, once each")

@@ -59,10 +59,10 @@ from rm.provenance import environment
 
 
 def reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
-    """Run what is missing of the pipeline; return the results folder.
+    """Run the missing parts of the pipeline; return the results folder.
 
     The terminal shows stages and what matters; everything else goes to <runs_dir>/log.txt. Raises
-    InputError for what cannot work, and where another process works in the runs' folder.
+    InputError for what cannot work, and if another process works in the runs' folder.
     """
     with (
         only_one(Path(cfg.runs_dir)),
@@ -91,7 +91,7 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Pat
     if left_out is not None:
         screen.line(f"Best-of-N is left out: {left_out}")
     if seen:
-        screen.line(f"{seen} test pairs have a prompt that is trained on")
+        screen.line(f"{seen} test pairs share their prompt with a training pair")
     rates = choose_rates(cfg, overrides, screen)
     if cfg.until == "rates":
         return results
@@ -112,7 +112,7 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Pat
     collect(cfg, results / "data", [untrained, *runs])
     if left_out is None and (left_out := best_of_n_without_weights(cfg, runs)) is not None:
         screen.line(f"Best-of-N is left out: {left_out}")
-    # Best-of-N may take hours and fail: what does not need it is written before it starts.
+    # Best-of-N may take hours and fail: everything else is written before it starts.
     state = "not finished" if left_out is None else f"left out: {left_out}"
     if left_out is not None and (results / "data" / "best_of_n.csv").is_file():
         state += "; what is shown is an earlier call's"
@@ -134,7 +134,7 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Pat
 
 
 def outline(cfg: DictConfig) -> list[str]:
-    """What a call will run, about how long that takes, and where the log is."""
+    """What a call will run, roughly how long it takes, and where the log is."""
     number, seeds = len(cfg.methods) * len(cfg.seeds), plural(len(cfg.seeds), "seed")
     grid = f", learning rates from {len(cfg.grid)} for each" if cfg.grid else ""
     workers = workers_of(cfg)
@@ -160,7 +160,7 @@ def check_methods(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def best_of_n_left_out(cfg: DictConfig) -> str | None:
-    """Why Best-of-N is left out of this call; None if it is not. InputError if it cannot work.
+    """Why this call leaves Best-of-N out; None if it does not. Raises InputError if it cannot work.
 
     Only the configuration is read: `find_prompts` checks whether enough prompts are held out.
     """
@@ -176,9 +176,9 @@ def best_of_n_left_out(cfg: DictConfig) -> str | None:
 
 
 def best_of_n_without_weights(cfg: DictConfig, runs: Sequence[Run]) -> str | None:
-    """Why the matrix can't pick in Best-of-N: weights that an earlier call dropped; None: it can.
+    """Why the matrix can't pick in Best-of-N (an earlier call dropped weights); None if it can.
 
-    Raises InputError where best_of_n=true asks for it.
+    Raises InputError instead if best_of_n=true.
     """
     bon = best_of_n.settings_of(cfg)
     reason = best_of_n_synthetic.unscorable(cfg, bon, runs) if bon.synthetic else None
@@ -228,7 +228,7 @@ def measure_all(cfg: DictConfig, runs: Sequence[Run], test: str, folder: Path) -
 def write_baselines(cfg: DictConfig, test: str, folder: Path) -> None:
     """Write data/baselines.csv: n-grams and length, fitted to the first seed's training pairs.
 
-    Too few pairs for a fit leave no file: the table has no such rows then.
+    With too few pairs for a fit no file is written, and the table has no such rows.
     """
     path, rows = folder / BASELINES_FILE, BENCHMARKS[cfg.benchmark].load(test, cfg.eval.ignore)
     first = OmegaConf.merge(cfg, {"seed": cfg.seeds[0]})

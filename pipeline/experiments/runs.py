@@ -31,7 +31,7 @@ def do_all(
 ) -> None:
     """Do the `jobs` that train and score `runs`, as many at a time as `workers_of` says.
 
-    Raises the error of the first job that fails; the others are ended then.
+    If a job fails, the others are ended and its error is raised.
     """
     workers = min(workers_of(cfg), len(jobs))
     steps = [most_steps(one) for one in configs]
@@ -47,7 +47,7 @@ def do_all(
 
 
 def workers_of(cfg: DictConfig) -> int:
-    """How many runs go side by side: `workers`, or one per core where a run takes one CPU process.
+    """How many runs go side by side: `workers`, or one per core if a run takes one CPU process.
 
     Raises InputError for a number below 1.
     """
@@ -60,7 +60,7 @@ def workers_of(cfg: DictConfig) -> int:
 
 
 def log_file(cfg: DictConfig) -> Path:
-    """Where everything goes that is not for the person at the terminal."""
+    """The log: everything that is not for the person at the terminal."""
     return Path(cfg.runs_dir) / "log.txt"
 
 

@@ -27,7 +27,7 @@ from rm.model.untrusted import load_weights
 
 JOB_FILE = "sampling.json"
 OF_TORCHRUN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_")
-"""How the names of variables begin that say to a process that it is one of several ranks."""
+"""Prefixes of the environment variables that tell a process that it is one of several ranks."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class SamplingJob:
 
 
 def sample_prompts(job: SamplingJob, devices: int) -> list[Sampled]:
-    """Answer every prompt N times, or read the answers that are there.
+    """Answer every prompt N times, or read the answers if they exist.
 
-    With several `devices` each samples its share; the answers are the same. Raises what
-    `start_ranks` does if a rank fails; what the ranks had sampled is kept.
+    With several `devices` each samples its share; the answers do not depend on their number. If a
+    rank fails, raises what `start_ranks` does; finished samples are kept.
     """
     place = job.path.with_suffix(".ranks")
 
@@ -103,9 +103,9 @@ def read_job(place: Path) -> SamplingJob:
 
 @contextlib.contextmanager
 def alone(rank: int, engine: str) -> Iterator[None]:
-    """In a rank, let vLLM see this rank's GPU alone, and nothing of the other ranks.
+    """In a rank, let vLLM see only this rank's GPU, and none of the other ranks.
 
-    It would take the first GPU, and join the ranks as parts of one model.
+    Otherwise vLLM takes the first GPU and joins the ranks as parts of one model.
     """
     if engine != "vllm":
         yield

@@ -56,7 +56,7 @@ def _training(one: DictConfig) -> list[dict[str, object]]:
 
 
 def _best_of_n(cfg: DictConfig, made: Path) -> dict[str, object]:
-    """The line of Best-of-N, which may not be part of the pipeline or be that of another bon."""
+    """The line of Best-of-N, which may be left out, or made with another conf/bon."""
     state, why = "done" if made.is_file() else "missing", best_of_n_left_out(cfg) or ""
     if why:
         state = "left out"
@@ -66,7 +66,7 @@ def _best_of_n(cfg: DictConfig, made: Path) -> dict[str, object]:
 
 
 def _other_settings(bon: DictConfig, made: dict[str, Any]) -> str:
-    """In what a finished Best-of-N differs: its size, or its policy's engine."""
+    """How a finished Best-of-N differs from the configured one: its size, or its engine."""
     if made["name"] != bon.name:
         return f"bon: {bon.name} ≠ {made['name']}"
     engine = made["policy"]["engine"]

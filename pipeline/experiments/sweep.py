@@ -38,15 +38,15 @@ from rm.provenance import environment
 
 COLUMNS = ["method", "parameter", "value", "seed", "section", "accuracy"]
 RUN = [*SWEPT, "method", "seed"]
-"""What tells the runs of all sweeps apart."""
+"""Columns that identify a run among those of all sweeps."""
 OF_A_LOSS = ("seed", "training.micro_batch", "training.micro_batch_tokens", "training.share_prefix")
-"""Settings in which the runs of one sweep differ with the method and the seed."""
+"""Settings that depend on the method and the seed, and so differ within a sweep."""
 DIGITS = ".6g"
-"""How sweep.csv writes a number, and so how two values are compared."""
+"""Format of numbers in sweep.csv; two values are equal if they are written alike."""
 
 
 def sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
-    """Run what is missing of one sweep; return the table's path."""
+    """Run the missing runs of one sweep; return the table's path."""
     with only_one(Path(cfg.runs_dir)), screen(log_file(cfg)) as shown:
         return _sweep(cfg, overrides, shown)
 
@@ -112,9 +112,9 @@ def check(cfg: DictConfig, parts: dict[str, Any], folder: Path) -> None:
 
 
 def check_alike(cfg: DictConfig, one: DictConfig, parts: dict[str, Any], folder: Path) -> None:
-    """Raise InputError where a noted run has other settings than `one`, a run of this sweep.
+    """Raise InputError if a recorded run has other settings than `one`, a run of this sweep.
 
-    Seed, loss and what is swept may differ, and whatever a loss asks for (`train_config`).
+    Seed, loss, the swept key and what a loss asks for (`train_config`) may differ.
     """
     asked: Any = OmegaConf.to_container(one, resolve=True)
     for part in parts.values():
@@ -130,7 +130,7 @@ def check_alike(cfg: DictConfig, one: DictConfig, parts: dict[str, Any], folder:
 
 
 def settings_beside(config: dict[str, Any], swept: set[str]) -> dict[str, Any]:
-    """What a run's result depends on, flat, but for seed, loss and the `swept` keys.
+    """What a run's result depends on, flat, except seed, loss and the `swept` keys.
 
     The seed's own draw of training pairs goes with the seed.
     """
@@ -147,10 +147,10 @@ def settings_beside(config: dict[str, Any], swept: set[str]) -> dict[str, Any]:
 def sweep_config(
     cfg: DictConfig, overrides: Sequence[str], method: str, seed: int, value: float
 ) -> DictConfig:
-    """Compose one run of the sweep, in a folder of the value, or reproduce's where it is the same.
+    """Compose one run of the sweep, in the value's own folder or in that of reproduce's run.
 
-    The same: without the sweep's word the run has that value already, and no run of other settings
-    lies there. (Reproduce's runs with learning rates chosen on validation pairs lie elsewhere.)
+    The latter if the configuration has that value anyway, and no run of other settings lies there.
+    (Reproduce's runs with learning rates chosen on validation pairs lie elsewhere.)
 
     Raises InputError for a method whose loss has no such key.
     """
@@ -172,7 +172,7 @@ def rows_of(run: Run, parameter: str, value: float) -> list[dict[str, Any]]:
 
 
 def scores_of(cfg: DictConfig, run: Run, value: float) -> pd.DataFrame:
-    """A scored run's pairs, with what tells the run from others."""
+    """A scored run's pairs, with the columns that identify the run."""
     frame = pd.read_parquet(run.scores / "scores.parquet")
     facts = {"parameter": cfg.sweep.parameter, "value": float(value)}
     facts |= {"method": run.method, "seed": run.seed, "backbone": cfg.model.name}
@@ -180,7 +180,7 @@ def scores_of(cfg: DictConfig, run: Run, value: float) -> pd.DataFrame:
 
 
 def merge(frame: pd.DataFrame, path: Path, keys: list[str]) -> None:
-    """Write a table of the sweep, ordered by `keys`; rows of runs that `frame` lacks stay."""
+    """Write a table of the sweep, ordered by `keys`; keep the rows of runs that `frame` lacks."""
     as_csv = path.suffix == ".csv"
     if path.is_file():
         earlier = read_csv(path) if as_csv else pd.read_parquet(path)
@@ -199,9 +199,9 @@ def runs_in(frame: pd.DataFrame) -> pd.MultiIndex:
 
 
 def note(cfg: DictConfig, runs: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write the manifest of one parameter's sweep into `path`; those of other parameters stay.
+    """Write the manifest of one parameter's sweep into `path`; keep those of other parameters.
 
-    So do its other runs. What stands beside the runs is of this call.
+    Other runs of this parameter stay too. Settings and environment are those of this call.
     """
     parts = read_json(path) if path.is_file() else {}
     earlier = parts.get(cfg.sweep.parameter, {}).get("runs", [])
@@ -219,5 +219,5 @@ def note(cfg: DictConfig, runs: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def run_key(facts: dict[str, Any]) -> tuple[str, str, int]:
-    """What tells a noted run from the others of its parameter."""
+    """What identifies a recorded run among the others of its parameter."""
     return format(facts["value"], DIGITS), facts["method"], facts["seed"]

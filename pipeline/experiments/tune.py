@@ -25,7 +25,7 @@ def tune(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     one = train_config(cfg, overrides, cfg.loss.name, cfg.seed, "tune")
     name = f"{cfg.loss.name}-seed{cfg.seed}-{fingerprint_of(comparable(one))[:8]}"
     one.run_dir = str(runs_dir / name)
-    # By all that decides which pairs are held out: jobs of other data may run beside this one.
+    # Named by all that decides which pairs are held out: jobs with other data may run at once.
     section = OmegaConf.to_container(cfg.data, resolve=True)
     data = fingerprint_of([source_fingerprint(cfg.data), section])
     held_out = validation_data(cfg, f"validation-{data}.jsonl")

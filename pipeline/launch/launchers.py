@@ -36,7 +36,7 @@ CLUSTER_SECONDS = 120
 
 
 class Launcher(ABC):
-    """How the ranks of a run are started. `devices` is their number over all machines."""
+    """How the ranks of a run are started. `devices`: number of ranks over all machines."""
 
     @abstractmethod
     def check(self, devices: int) -> None:
@@ -92,7 +92,7 @@ class Local(OneMachine):
 class GpuGroup(OneMachine):
     """`devices` GPUs of this machine that no other run of this kind holds.
 
-    Waits until so many are free. `locks`: folder of the lock files, one per machine and GPU. A
+    Waits until that many are free. `locks`: folder of the lock files, one per machine and GPU. A
     lock ends with its process.
     """
 
@@ -172,7 +172,7 @@ class Torchrun(Launcher):
     """The same command on several machines, which meet by torchrun's static rendezvous.
 
     `node`: this machine, 0 to `nodes` − 1; `master_address`: machine 0's; `wait_minutes`: how long
-    one waits for the others. None for the first three is an error that says what to give.
+    one waits for the others. If one of the first three is None, an error says what to give.
     """
 
     name: str
@@ -208,7 +208,7 @@ class Torchrun(Launcher):
         return [*words, "--rdzv_conf", f"timeout={round(60 * self.wait_minutes)}", "-m"]
 
     def is_first(self) -> bool:
-        """Machine 0 is."""
+        """True on machine 0."""
         return self.node == 0
 
     def covers(self, node: int) -> bool:
@@ -277,7 +277,7 @@ def start_ranks(launch: Launcher, module: str, folder: Path, devices: int, *argu
 
 
 def _wait(process: subprocess.Popen[bytes], folder: Path) -> int:
-    """Wait for a launcher, GRACE_SECONDS at most once a rank has failed; return its status."""
+    """Wait for a launcher, at most GRACE_SECONDS after a rank has failed; return its status."""
     while process.poll() is None and not ranks.any_failed(folder):
         time.sleep(POLL_SECONDS)
     try:
@@ -303,6 +303,6 @@ def _variables(devices: int) -> dict[str, str]:
     variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), variables.get("PYTHONPATH", "")])
     if not torch.cuda.is_available():
         variables["DS_ACCELERATOR"] = "cpu"
-        # Ranks that each take all cores wait for one another: divide the cores among them.
+        # Ranks that each use all cores slow one another down: divide the cores among them.
         variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
     return variables

@@ -18,7 +18,7 @@ LOCK_FILE = ".lock"
 def only_one(folder: Path) -> Iterator[None]:
     """Hold `folder` for the block. The lock ends with its process, however that ends.
 
-    What a killed writer left unfinished in the folder is deleted. Raises InputError if another
+    Deletes unfinished files that a killed writer left in the folder. Raises InputError if another
     process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """What a rank tells the other ranks and its command: how it ended, and that all see one folder.
 
 Records lie in <run>/ranks while the ranks run: rank<k>.json (rank, node, host, state, error) and,
-for all but rank 0, rank<k>.log with its output. All machines share that folder: torchrun's own
-error files cover one machine and order failures to the second, and DeepSpeed's launcher has none.
+for all but rank 0, rank<k>.log with its output. All machines share that folder. Torchrun's own
+error files cover one machine and have times in seconds; DeepSpeed's launcher has no such files.
 
 Ranks outlive either launcher if it is killed. So the ranks of a machine wait on a named pipe that
 their command holds open: they end with it, however it ends, and no orphan writes into a folder
@@ -40,7 +40,7 @@ LIFELINE = "NORMBT_LIFELINE"
 MEET_MINUTES = 15
 """How long ranks wait for one another at their start."""
 SEE_SECONDS = 20
-"""How long a new file may take to be seen on another machine."""
+"""How long a new file may take to appear on another machine."""
 
 
 @contextlib.contextmanager
@@ -152,7 +152,7 @@ def _note_when_stopped(folder: Path) -> None:
 
 
 def meet(folder: Path, settings: str) -> Store:
-    """Let all ranks of a run meet; return the store, which rank 0 has to keep until its end.
+    """Let all ranks of a run meet; return the store, which rank 0 has to keep until it ends.
 
     `settings`: fingerprint of the configuration that this rank was started with. Raises InputError
     on every rank if one does not see rank 0's `folder` or was started with other settings.
@@ -184,12 +184,12 @@ def _problem(folder: Path, board: Store, settings: str) -> str:
             "system that all machines share"
         )
     if settings != board.get("settings").decode():
-        return f"the command on {host} has other settings than that of machine 0: make them equal"
+        return f"the command on {host} has other settings than on machine 0: make them equal"
     return ""
 
 
 def _is_seen(path: Path) -> bool:
-    """Whether a new file is there, or comes to be seen within SEE_SECONDS."""
+    """Whether a new file exists, or appears within SEE_SECONDS."""
     end = time.monotonic() + SEE_SECONDS
     while not path.exists():
         if time.monotonic() > end:
@@ -204,10 +204,10 @@ def clear(folder: Path) -> None:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """Records of the ranks, the earliest written first; [] where none is."""
+    """Records of the ranks, in the order in which they were written; [] without any."""
     found = []
     for path in (folder / FOLDER).glob("rank*.json"):
-        with contextlib.suppress(FileNotFoundError):  # cleared by machine 0 in this moment
+        with contextlib.suppress(FileNotFoundError):  # machine 0 has just cleared it
             found.append((path.stat().st_mtime_ns, path.name, path.read_text()))
     return [json.loads(text) for _, _, text in sorted(found)]
 

@@ -20,7 +20,7 @@ from rm.errors import InputError, InterruptedRunError
 
 POLL_SECONDS = 0.2
 KNOWN = {error.__name__: error for error in (InputError, InterruptedRunError, FloatingPointError)}
-"""Errors that a job's process passes on as they are."""
+"""Errors that a job's process passes on unchanged."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Job:
 
 
 def run_all(jobs: Sequence[Job], workers: int, log: Path) -> None:
-    """Run the jobs, `workers` at a time; what they print goes to the end of `log`.
+    """Run the jobs, `workers` at a time; append what they print to `log`.
 
-    If one fails, those that run are ended and its error is raised (InterruptedRunError for an
-    error of another kind, with the log's name). They also end if this process does.
+    If one fails, the running ones are ended and its error is raised; an unexpected error becomes
+    an InterruptedRunError that names the log. The jobs also end if this process does.
     """
     waiting = deque(jobs)
     running: list[_Running] = []

@@ -24,14 +24,14 @@ EARLY = "{desc}  {percentage:3.0f}%  {elapsed} gone{postfix}"
 FORMAT = "{desc}  {percentage:3.0f}%  {elapsed} gone, {remaining} left{postfix}"
 """What tqdm shows, before and after `RATE_FROM`; the time left follows the rate since the start."""
 RATE_FROM = 0.01
-"""Share of a stage that has to be done before its rate says anything of the time left."""
+"""Share of a stage that has to be done before its rate says anything about the time left."""
 SHOW_AFTER = 1.0
 """Seconds after which a library's progress bar is worth following."""
 ESTIMATE_AFTER = 30.0
 """Seconds of a stage after which, without a terminal, a line says how long it will take."""
 
 Fraction = Callable[[], tuple[float, str]]
-"""How much of a stage is done, 0 to 1, and what is at work now."""
+"""How much of a stage is done, 0 to 1, and what is running now."""
 
 
 class Screen:
@@ -98,7 +98,7 @@ class Screen:
 
 
 def newest_bar(own: tqdm) -> tqdm | None:
-    """The progress bar that a library began last, if it is at work for SHOW_AFTER seconds."""
+    """The progress bar that a library began last, if it has run for SHOW_AFTER seconds."""
     with tqdm.get_lock():
         bars = list(tqdm._instances)  # type: ignore[attr-defined]
     others = [bar for bar in bars if bar is not own and not bar.disable]
@@ -107,7 +107,7 @@ def newest_bar(own: tqdm) -> tqdm | None:
 
 
 def follow(other: tqdm | None, bar: tqdm, name: str) -> None:
-    """Show in `bar`, that of the stage `name`, how far the bar `other` is."""
+    """Show the progress of the bar `other` in `bar`, which belongs to the stage `name`."""
     if other is None or not other.total:
         return
     bar.total, bar.n, bar.initial, bar.start_t = other.total, other.n, other.initial, other.start_t
@@ -161,12 +161,12 @@ def say(text: str) -> None:
 
 
 def stage(name: str, fraction: Fraction | None = None) -> contextlib.AbstractContextManager[None]:
-    """A stage of the command's screen where the command makes one run; otherwise nothing."""
+    """Show a stage on the command's screen if the command makes one run; else do nothing."""
     return _single[-1].stage(name, fraction) if _single else contextlib.nullcontext()
 
 
 def where_output_is() -> str:
-    """What to call the place of what was printed, in a message: "above" or the log's name."""
+    """Where a message should say that the output is: "above", or the log's name."""
     return str(_logs[-1]) if _logs else "above"
 
 
@@ -186,8 +186,8 @@ def one_run(what: str, log: Path) -> Iterator[Screen]:
 def screen(log: Path) -> Iterator[Screen]:
     """Send what this process and its children print to the end of `log`; yield the screen.
 
-    The process's own streams are back when the block ends, however it ends. A log that is still
-    empty then is deleted.
+    The process's own streams are restored when the block ends, however it ends. An empty log is
+    deleted.
     """
     flush()
     saved = os.dup(1), os.dup(2)
@@ -209,7 +209,7 @@ def screen(log: Path) -> Iterator[Screen]:
 
 @contextlib.contextmanager
 def _kept_if_written(log: Path) -> Iterator[BinaryIO]:
-    """Open `log` to append to; a new one that is empty at the end goes, with its new folder."""
+    """Open `log` to append to; delete a new log that stays empty, and its new folder."""
     new_folder, new_log = not log.parent.exists(), not log.exists()
     log.parent.mkdir(parents=True, exist_ok=True)
     try:

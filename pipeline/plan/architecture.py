@@ -41,7 +41,7 @@ def architecture_of(model: DictConfig, cache: Path, scratch: Path) -> Architectu
 
     In this order: the model's folder on this machine, its config.json on the Hub, its public
     configuration in conf/architecture. A tiny model is built in `scratch`, untrained. Raises
-    InputError where none has it.
+    InputError if none of them exists.
     """
     settings = typed(BackboneSettings, model)
     folder = local_backbone(settings, cache, scratch)
@@ -57,7 +57,7 @@ def architecture_of_checkpoint(checkpoint: str) -> Architecture:
 
 
 def local_backbone(settings: BackboneSettings, cache: Path, scratch: Path) -> Path | None:
-    """Return the backbone's folder if it is on this machine, with nothing fetched.
+    """Return the backbone's folder if it is on this machine; fetch nothing.
 
     Raises InputError for a model.path that is no model folder.
     """
@@ -102,7 +102,7 @@ def _find(name: str, folder: Path | None, hub: str | None) -> Architecture:
 
 
 def _config_in(folder: Path) -> PretrainedConfig:
-    """The configuration of the language part, which alone is trained."""
+    """The configuration of the language part, the only part that is trained."""
     with explained(folder):
         return load(AutoConfig, folder).get_text_config(decoder=True)
 

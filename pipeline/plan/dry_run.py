@@ -59,12 +59,12 @@ BENCHMARK_HUBS = {"rewardbench": rewardbench.HUB, "judgebench": judgebench.HUB}
 
 
 class NotChecked(Exception):
-    """What could not be looked at, and what would make it possible."""
+    """Says what could not be checked, and what would make it possible."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line: what was checked, its state, and what was found or how to mend it."""
+    """One line: what was checked, its state, and what was found or how to fix it."""
 
     name: str
     state: str
@@ -76,7 +76,7 @@ class Check:
 
 
 def attempt(name: str, function: Callable[..., str], *given: Any) -> Check:
-    """Check by a function that returns what it found; its InputError is the failure's remedy."""
+    """Check with a function that returns what it found; its InputError says what to fix."""
     try:
         return Check(name, OK, function(*given))
     except NotChecked as reason:
@@ -110,7 +110,7 @@ def checks(cfg: DictConfig, overrides: Sequence[str], scratch: Path) -> Iterator
 
 
 class DryRun:
-    """The checks of one configuration; the first ones leave what the later ones look at."""
+    """The checks of one configuration; the later ones use what the first ones found."""
 
     def __init__(self, cfg: DictConfig, overrides: Sequence[str], scratch: Path) -> None:
         self.cfg, self.overrides, self.scratch = cfg, overrides, scratch
@@ -119,7 +119,7 @@ class DryRun:
         """The runs that compose and pass their checks."""
         self.proxies: list[DictConfig] = []
         self.bon: BonSettings | None = None
-        """None where Best-of-N is left out or cannot work."""
+        """None if Best-of-N is left out or cannot work."""
         self.plan: Plan | None = None
 
     # --- What would be run ---
@@ -162,9 +162,9 @@ class DryRun:
         return "none that would be deleted"
 
     def best_of_n(self) -> str:
-        """Compose and check every proxy, count prompts.
+        """Compose and check every proxy, and count prompts.
 
-        With too few prompts its models are checked all the same.
+        With too few prompts, its models are still checked.
         """
         left_out = best_of_n_left_out(self.cfg)
         if left_out is not None:
@@ -270,7 +270,7 @@ class DryRun:
         return f"{plural(seen, 'test pair')} with a prompt that is trained on"
 
     def make_plan(self) -> str:
-        """Make the plan, which disk and memory are compared with."""
+        """Make the plan; the checks of disk and memory compare with it."""
         self.plan = make_plan(self.cfg, self.overrides, self.scratch)
         return "made; `make plan` prints it"
 
@@ -322,7 +322,7 @@ class DryRun:
             )
         if self.cfg.profile.name in self.cfg.plan.gpu_for and not torch.cuda.is_available():
             given = f"plan.gpu_gb={self.cfg.plan.gpu_gb}"
-            raise NotChecked(f"{peak}, if a GPU has {given}: there is none here")
+            raise NotChecked(f"{peak}, if a GPU has {given}: there is no GPU here")
         return peak
 
     # --- The Hub ---
@@ -345,7 +345,7 @@ class DryRun:
             yield attempt("Hub", access, repo, "dataset", "benchmark_data=FILE")
 
     def has(self, model: DictConfig) -> bool:
-        """Whether a model need not be fetched; what is wrong with it is another check's."""
+        """Whether a model need not be fetched; another check reports what is wrong with it."""
         try:
             return self.architecture(model).folder is not None
         except InputError:
@@ -353,10 +353,10 @@ class DryRun:
 
 
 def enough_prompts(cfg: DictConfig, bon: BonSettings) -> None:
-    """Raise InputError where fewer prompts are held out than Best-of-N asks for.
+    """Raise InputError if fewer prompts are held out than Best-of-N asks for.
 
-    They are counted where the data are on this machine. Elsewhere the held-out pairs of as many
-    rows as conf/plan.yaml states are an upper bound; the size of a split of its own is unknown.
+    If the data are on this machine, the prompts are counted. Otherwise the rows that conf/plan.yaml
+    states give an upper bound; the size of a separate validation split is unknown.
     """
     if cfg.data.kind != "hub" or Path(cfg.data.hub).exists():
         find_prompts(cfg, bon)
@@ -364,8 +364,8 @@ def enough_prompts(cfg: DictConfig, bon: BonSettings) -> None:
     pairs = find_pairs(cfg.data, cfg.plan).validation
     if cfg.data.validation_split is None and pairs < bon.prompts.number:
         raise InputError(
-            f"bon.prompts.number={bon.prompts.number} and data={cfg.data.name} holds {pairs} pairs "
-            "out: lower it, or raise data.validation_share"
+            f"bon.prompts.number={bon.prompts.number} and data={cfg.data.name} has {pairs} "
+            "held-out pairs: lower it, or raise data.validation_share"
         )
 
 
@@ -376,7 +376,7 @@ def writable(folder: Path) -> str:
         raise InputError(f"{folder} cannot be made: {place} is a file; choose another folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(
-            f"{place} cannot be written to: change its rights or choose another folder"
+            f"{place} cannot be written to: change its permissions or choose another folder"
         )
     return f"{folder} can be written"
 
@@ -402,7 +402,7 @@ def deepspeed() -> str:
     """Import DeepSpeed."""
     try:
         return f"version {import_module('deepspeed').__version__}"
-    except Exception as error:  # it compiles and probes on import: anything may come
+    except Exception as error:  # it compiles and probes on import: any error may arise
         raise InputError(
             f"cannot be imported ({type(error).__name__}: {error}): `make setup`, or "
             "deepspeed=off devices=1"
@@ -410,7 +410,7 @@ def deepspeed() -> str:
 
 
 def model_access(model: DictConfig) -> str:
-    """Check access to a file of conf/model on the Hub; one with a wheel can do without."""
+    """Check access on the Hub to the model of a conf/model file; a wheel can replace it."""
     try:
         return access(model.hub, "model", "model.path=FOLDER", model.license)
     except InputError as error:

@@ -29,15 +29,15 @@ from rm.training.cost import Decoder, Load, decoder_of
 from rm.training.settings import TrainingSettings
 
 PLAN_KEYS = ("plan", "throughput", "output")
-"""Keys of conf/plan.yaml alone: no run is composed with them."""
+"""Keys that only conf/plan.yaml has: no run is composed with them."""
 
 
 @dataclass(frozen=True)
 class Pairs:
     """Numbers of a configuration's pairs and a random sample of those to train on.
 
-    `origin` says what was read; `taken` is empty where the data are not on this machine, and the
-    numbers are then those that conf/plan.yaml states.
+    `origin` says what was read. If the data are not on this machine, `taken` is empty and the
+    numbers are those that conf/plan.yaml states.
     """
 
     train: int
@@ -51,8 +51,7 @@ class Lengths:
     """What one pair makes the model compute, on average; `prompt`: tokens of its prompt.
 
     training: a pair in its micro-batch. scoring: a pair in an evaluation. rows: tokens of its two
-    rows, no padding, nothing shared. `origin` says whether
-    this was counted or is an upper bound.
+    rows, no padding, nothing shared. `origin` says whether this was counted or is an upper bound.
     """
 
     training: Load
@@ -123,7 +122,7 @@ def find_lengths(
     *,
     drop: bool = True,
 ) -> Lengths:
-    """Count what pairs compute; from training.max_length where sample or tokenizer is missing.
+    """Count what pairs compute; assume training.max_length if sample or tokenizer is missing.
 
     folder: of the tokenizer; drop: as in `tokenize_pairs`. Micro-batches are made as in training; a
     pair is scored with the prefix that its two rows share computed once.

@@ -1,6 +1,6 @@
 """What a reproduction takes: runs, tokens, operations, memory, disk and downloads, and the text.
 
-Whatever is assumed and not counted says so.
+Every number that is assumed rather than counted says so.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def facts_of(material: Material, bon: BonSettings | None) -> dict[str, str]:
 
 
 def notes_of(material: Material, bon: BonSettings | None, left_out: str | None) -> list[str]:
-    """What the table does not hold."""
+    """What the table leaves out."""
     cfg = material.cfg
     measured = 1 + len({method for method in cfg.methods if method in MODELS})
     notes = [

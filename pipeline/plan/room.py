@@ -34,7 +34,7 @@ GIGA = 1e9
 
 @dataclass(frozen=True)
 class Item:
-    """Something that takes room; `bytes` is None where nobody here knows."""
+    """Something that takes disk space; `bytes` is None if the size is unknown."""
 
     name: str
     bytes: float | None

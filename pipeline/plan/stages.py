@@ -48,7 +48,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Speed:
-    """TFLOP/s of a device in matrix products, their origin, and the part that work reaches."""
+    """TFLOP/s of a device in matrix products, its origin, and the share that each work reaches."""
 
     tflops: float
     origin: str

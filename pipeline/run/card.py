@@ -1,4 +1,4 @@
-"""The model card of a checkpoint, from the run's manifest and, where there are any, its scores."""
+"""The model card of a checkpoint, from the run's manifest and its scores, if it has any."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rm.files import atomic_write_text, read_json
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 SPDX = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
-"""Licences that the Hub has a name for; every other one is "other" there."""
+"""Licences that the Hub has a name for; all others are "other" there."""
 
 
 def write_card(run_dir: Path) -> Path:

@@ -24,8 +24,8 @@ FILES = ("scores.parquet", "summary.json", "manifest.json")
 def compare(cfg: DictConfig) -> str:
     """Compare the evaluations of `cfg`, write comparison.md and .csv, and return the Markdown.
 
-    Raises InputError for missing or unfinished evaluations, and what `eval.comparison.compare`
-    does.
+    Raises InputError for missing or unfinished evaluations, and for whatever
+    `eval.comparison.compare` rejects.
     """
     a, b = _read_side(cfg.a, "a"), _read_side(cfg.b, "b")
     given = {name: cfg[name] for name in ("resamples", "seed", "level")}
@@ -67,7 +67,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise InputError(f"{folder}: cannot be read ({reason}); evaluate again") from error
     if damaged:
-        raise InputError(f"{folder}: {damaged[0]} is not as it was written; evaluate again")
+        raise InputError(f"{folder}: {damaged[0]} has changed since it was written; evaluate again")
     if not benchmark_of(name).in_pairs:
         valid = ", ".join(key for key, each in BENCHMARKS.items() if each.in_pairs)
         raise InputError(f"{folder} is of {name}, scored by item; compare takes {valid}")

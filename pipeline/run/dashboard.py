@@ -114,7 +114,7 @@ def panels(cfg: DictConfig, kind: str) -> list[Any]:
 
 def specification(built: tuple[Any, Any]) -> dict[str, Any]:
     """Return a workspace and a report as the JSON that is sent to wandb."""
-    models = (one._to_model() for one in built)  # the package offers no public way to see it
+    models = (one._to_model() for one in built)  # the package has no public way to get it
     named = zip(("workspace", "report"), models, strict=True)
     return {
         name: json.loads(model.model_dump_json(by_alias=True, exclude_none=True))

@@ -28,9 +28,9 @@ from rm.files import atomic_write_json, atomic_write_text, changed, read_json
 from rm.provenance import environment, file_fingerprint, fingerprint_of
 
 OUTPUTS = ("scores.parquet", "summary.json", "table.md")
-# Settings that change rewards by floating point at most, so that scores need no second run.
+# Settings that change rewards by rounding only, so that finished scores stay valid.
 NEUTRAL_SETTINGS = ("padding_side", "attention")
-# What of a checkpoint folder the scores depend on besides the weights.
+# Files of a checkpoint that the scores depend on, besides the weights.
 TEXT_FILES = (".json", ".jinja", ".model", ".txt")
 WEIGHT_FILES = (".safetensors", ".bin")
 
@@ -48,7 +48,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         damaged = damaged_outputs(output)
         if not damaged:
             say(f"{output}: already scored")
-            PartialScores(output, "").remove()  # left there by a kill in the last moment
+            PartialScores(output, "").remove()  # left by a kill at the very end
             return read_json(output / "summary.json")
         say(f"{output}: {', '.join(damaged)} is damaged or missing, scored again")
     with stage("load data and checkpoint"):
@@ -89,7 +89,7 @@ def _score(
 
 
 def text_facts(scorer: Scorer, rows: list[Any]) -> dict[str, Any]:
-    """Say what the chat template does that a reader of the scores should know; {} if nothing.
+    """Return what a reader of the scores should know of the chat template; {} if nothing.
 
     template_date: the date that it prints. refused_empty: the number of rows with an empty response
     that it refuses to render (`eval.scoring.refused_empty`); a line names the first.
@@ -122,7 +122,7 @@ def set_threads(cfg: DictConfig) -> None:
 
 
 def is_finished(manifest: Path, inputs: dict[str, Any]) -> bool:
-    """Whether `manifest` is that of a finished run on these inputs; a damaged one is not."""
+    """Whether `manifest` belongs to a finished run on these inputs; False if it is damaged."""
     try:
         written = json.loads(manifest.read_bytes())
         return all(written.get(key, value) == value for key, value in inputs.items())
@@ -131,7 +131,7 @@ def is_finished(manifest: Path, inputs: dict[str, Any]) -> bool:
 
 
 def damaged_outputs(output: Path) -> list[str]:
-    """Names of a finished evaluation's files that are not there or not as they were written."""
+    """Names of a finished evaluation's files that are missing or have changed."""
     noted = read_json(output / "manifest.json").get("outputs", {})
     missing = [name for name in OUTPUTS if name not in noted and not (output / name).is_file()]
     return [*missing, *changed(output, noted)]
@@ -205,9 +205,9 @@ def leave_the_gpu(scorer: Scorer) -> None:
 
 
 def launch(output: Path, devices: int) -> None:
-    """Score on one rank per device, each its share into its own partial file.
+    """Score on one rank per device; each writes its share into its own partial file.
 
-    Raises what `start_ranks` does if a rank fails; what the ranks had finished is kept.
+    If a rank fails, raises what `start_ranks` does; finished scores are kept.
     """
     start_ranks(Local(), "pipeline.run.evaluation_rank", output, devices)
 

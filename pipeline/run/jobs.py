@@ -33,10 +33,10 @@ DONE, FAILED, RUNNING, INTERRUPTED = "done", "failed", "running", "interrupted"
 def recorded(module: str, folder: Path, run_dir: str | None = None) -> Iterator[dict[str, Any]]:
     """Keep a record of a sweep's job in `folder`/jobs; yield the results for the job to fill.
 
-    `run_dir`: that of a job whose folder is named by what the sweep varies, so that its overrides
-    alone do not lead there. The record: module, overrides, run_dir, status, seconds, results and,
-    if it failed, the error's first line. It is locked while the job runs, so that a killed job is
-    known as such. Outside of a sweep nothing is written.
+    `run_dir`: given if the job's folder is named by what the sweep varies, since its overrides
+    alone do not tell the folder. The record: module, overrides, run_dir, status, seconds, results
+    and, if it failed, the error's first line. It is locked while the job runs, so that a killed job
+    is known as such. Outside of a sweep nothing is written.
     """
     results: dict[str, Any] = {}
     hydra = HydraConfig.get()
@@ -113,7 +113,7 @@ def table(jobs: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def rerun(jobs: Sequence[dict[str, Any]]) -> int:
-    """Run the failed and interrupted jobs again, one after the other; return how many failed."""
+    """Rerun the failed and interrupted jobs, one after the other; return how many failed."""
     again = [job for job in jobs if job["status"] in (FAILED, INTERRUPTED)]
     failures = 0
     for number, job in enumerate(again, start=1):

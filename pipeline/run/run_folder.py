@@ -1,4 +1,4 @@
-"""The folder of a training run: whose it is, whether it is finished, why it is out of date."""
+"""The folder of a training run: which run it holds, whether it is finished or out of date."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rm.files import (
 )
 from rm.model.backbones import folder_fingerprint
 
-# What does not change a run's result: left out where two configurations are compared.
+# Settings that do not change a run's result: not compared between two configurations.
 NEUTRAL = (
     *("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment", "launch"),
     "training.attention",
@@ -31,15 +31,15 @@ NEUTRAL = (
     *("loss.whole_batch", "loss.needs_margin"),  # of older runs: the loss's parts say so now
 )
 ADDED: dict[str, Any] = {"model.head": "auto", "data.ignore": [], "training.trunk_pool": False}
-"""Settings that older runs lack, with the value that behaves as before: then not compared."""
+"""Settings that older runs lack → the value that behaves as before, which counts as equal."""
 MODEL_FILE = "reward_model.json"
 INPUTS_FILE = "inputs.json"
 RECORDS = ("metrics.jsonl", "split.json")
 """Files of a run that its manifest holds the checksums of."""
 BEGUN = ("metrics.jsonl", "trainer", "checkpoint", "manifest.json")
-"""Files and folders of which one is there from a run's first step on."""
+"""Files and folders; at least one of them exists from a run's first step on."""
 VERSION = 1
-"""Raised when the same configuration and data train another model; older runs are retrained."""
+"""Increased when the same configuration and data train another model; makes runs out of date."""
 
 
 def claim_run_dir(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
@@ -154,7 +154,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def complete(run_dir: Path) -> None:
-    """Give a run's checkpoint its card, and delete what is only of use to resume.
+    """Give a run's checkpoint its card, and delete what only resuming needs.
 
     Comes after the manifest, so a kill can come between: a finished run is completed again.
     """

@@ -31,7 +31,7 @@ DEFAULT_MAX_LENGTH = 2048
 
 @dataclass
 class EvalSettings:
-    """conf/eval, typed. null: as the checkpoint was trained, or as the backbone can."""
+    """conf/eval, typed. null: as the checkpoint was trained, or what the backbone supports."""
 
     batch_tokens: int
     max_length: int | None
@@ -56,7 +56,7 @@ def check_settings(section: DictConfig) -> EvalSettings:
 
 
 def scores_depend_on(section: DictConfig) -> dict[str, Any]:
-    """Return what of the eval section can change a response's score."""
+    """Return the keys of the eval section that can change a response's score."""
     settings = asdict(check_settings(section))
     return {key: value for key, value in settings.items() if key not in ("resamples", "ignore")}
 
@@ -70,9 +70,9 @@ def load_scorer(
     device: str,
     partial: PartialScores | None = None,
 ) -> Scorer:
-    """Load a checkpoint with the settings it was trained with, where `settings` are null.
+    """Load a checkpoint; where `settings` are null, use those it was trained with.
 
-    settings: conf/eval. Raises InputError for one that is not possible.
+    settings: conf/eval. Raises InputError for a setting that is not possible.
     """
     own, chosen = own_settings(Path(checkpoint)), check_settings(settings)
     dtype = chosen.compute_dtype or own.get("compute_dtype", "float32")
@@ -130,9 +130,9 @@ def own_settings(folder: Path) -> dict[str, Any]:
 
 
 def decide_sharing(model: RewardModel, settings: EvalSettings, max_length: int) -> bool:
-    """Whether rows share their prefixes: as asked, and if not asked, where the backbone can.
+    """Whether rows share their prefixes: as asked; by default, if the backbone can.
 
-    `max_length`: tokens of the longest row. Raises InputError where it is asked for and impossible.
+    `max_length`: tokens of the longest row. Raises InputError if asked for and impossible.
     """
     if settings.share_prefix:
         require_sharing(model, max_length, "eval.share_prefix")
@@ -145,7 +145,7 @@ def decide_sharing(model: RewardModel, settings: EvalSettings, max_length: int) 
 
 
 def scoring_facts(scorer: Scorer, attention: str | None, devices: int) -> dict[str, Any]:
-    """What may move scores by floating point: precision, attention kernel, padding, ranks."""
+    """What may change scores by rounding: precision, attention kernel, padding, ranks."""
     config = scorer.model.config
     return {
         "compute_dtype": str(scorer.model.compute_dtype).removeprefix("torch."),

@@ -1,4 +1,4 @@
-"""Rewards of any rows by all devices: every rank scores its share of the batches."""
+"""Rewards of any rows, on all devices: every rank scores its share of the batches."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ JOB_FILE, ROWS_FILE = "job.json", "rows.npz"
 
 
 def scoring_devices(cfg: DictConfig) -> int:
-    """How many ranks score on this machine: `devices_of_one_machine`, if it has so many."""
+    """How many ranks score on this machine: `devices_of_one_machine`, if it has that many."""
     here = torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count() or 1
     return max(1, min(devices_of_one_machine(cfg), here))
 
 
 def devices_of_one_machine(cfg: DictConfig) -> int:
-    """How many of the devices that a run trains on one machine has.
+    """How many of the run's devices one machine has.
 
-    One where GPUs are lent to training alone (launch=gpu_group).
+    1 with launch=gpu_group, which holds GPUs for training only.
     """
     if cfg.launch.name == "gpu_group":
         return 1
@@ -57,7 +57,7 @@ class RankedScorer:
     folder: Path
     devices: int
     known_as: str | None = None
-    """Identifies the model: what was finished for another is not used. None: it is made here."""
+    """Identifies the model: finished batches of another are not used. None: it is made here."""
 
     @cached_property
     def _identity(self) -> str:
@@ -77,7 +77,7 @@ class RankedScorer:
         )
 
     def rewards(self, scorer: Scorer, groups: Sequence[Sequence[Row]]) -> list[list[float]]:
-        """Rewards of every group's rows by `scorer`, which `open` gave, and its ranks."""
+        """Rewards of every group's rows by `scorer`, which `open` returned, and by its ranks."""
         if self.devices > 1:
             rows = [row for group in groups for row in group]
             scorer.model.to(_device(0))  # which an earlier call has left

@@ -41,10 +41,10 @@ from rm.training.settings import TrainingSettings
 
 @dataclass(frozen=True)
 class TrainingTokens:
-    """Token pairs to train on, and what a run notes of the pairs that they were made from.
+    """Token pairs to train on, and what a run records about the pairs that they were made from.
 
-    `data` says what became of the source's rows, `fingerprint` is that of the pairs, `held_out` are
-    the ids of the validation pairs, `lines` tell people of loading and tokenising.
+    `data`: what became of the source's rows. `fingerprint`: of the pairs. `held_out`: ids of the
+    validation pairs. `lines`: what loading and tokenising report to people.
     """
 
     pairs: TokenPairs
@@ -59,8 +59,8 @@ class TokenCache:
     """The tokens of one configuration's training pairs, under `cache_dir`/tokens.
 
     The folder's name is a fingerprint of all that the tokens depend on: source, tokenizer and
-    template, truncation, the code that reads and tokenises. Where the tokens are there, the source
-    is not read again.
+    template, truncation, the code that reads and tokenises. If the tokens exist, the source is
+    not read again.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class TokenCache:
     ) -> None:
         """Load the pairs unless they were tokenised before.
 
-        Raises InputError as `load_data`, and where the pairs lack what the objective needs.
+        Raises InputError as `load_data` does, and if the pairs lack what the objective needs.
         """
         self._cfg, self._settings, self._objective = cfg, settings, objective
         self._backbone, self._mark = backbone, objective.text is not None
@@ -82,7 +82,7 @@ class TokenCache:
         self._loaded = None if is_sealed(self.folder) else self._load()
 
     def _folder(self, pairs: dict[str, Any]) -> Path:
-        """Where the tokens are of what `pairs` identifies."""
+        """The folder for the tokens of what `pairs` identifies."""
         readers = [Path(data_settings.__file__), *Path(token_table.__file__).parent.glob("*.py")]
         how = {
             "tokenizer": _tokenizer_files(self._backbone),
@@ -99,7 +99,7 @@ class TokenCache:
         return data
 
     def open(self, template: ChatTemplate) -> TrainingTokens:
-        """Return the tokens, making them first where they are not there. Errors: as `__init__`."""
+        """Return the tokens; make them first if they do not exist. Raises as `__init__` does."""
 
         def make(path: Path) -> dict[str, Any]:
             return self._make(template, path)
@@ -110,9 +110,9 @@ class TokenCache:
         return TrainingTokens(pairs, **facts)
 
     def trunk_rows(self, pairs: TokenPairs, template: ChatTemplate) -> Iterator[Row]:
-        """Yield the rows of `pairs`, and of all pairs they are drawn from with training.trunk_pool.
+        """Yield the rows of `pairs`; with training.trunk_pool, those of the whole pool too.
 
-        Raises InputError where there is no such pool.
+        Raises InputError if there is no pool.
         """
         if self._settings.trunk_pool:
             yield from rows_of(self._pool(template))
@@ -158,7 +158,7 @@ def _facts(data: TrainingData, report: TokenReport) -> dict[str, Any]:
 
 
 def _tokenizer_files(backbone: Path) -> dict[str, str]:
-    """Fingerprints of a model folder's files but its weights."""
+    """Fingerprints of a model folder's files except its weights."""
     kept = [name for name in MODEL_FILES if name != "*.safetensors"]
     files = sorted({file for pattern in kept for file in backbone.glob(pattern)})
     return {file.name: file_fingerprint(file) for file in files}

@@ -2,7 +2,7 @@
 
 metrics.jsonl and an evaluation's files are the source of truth; a tracker shows their content. With
 wandb, training is one run and each evaluation another in the same group: reopening an ended run
-would leave two files of it where wandb is offline.
+would leave two files for it when wandb is offline.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def refuse_secrets(text: str) -> None:
 def labels(config: Mapping[str, Any]) -> tuple[str | None, list[str]]:
     """Return a run's group, which its seeds share, and its tags, from its configuration.
 
-    Both come from the names of experiment, profile, model, data and method, where it has them; the
-    code's revision is one more tag.
+    Both consist of the names of experiment, profile, model, data and method, as far as it has them;
+    the code's revision is one more tag.
     """
     names = [str(config[key]["name"]) for key in NAMED if (config.get(key) or {}).get("name")]
     revision = code_revision()["commit"]
@@ -115,7 +115,7 @@ def open_wandb(
 ) -> Iterator[Any]:
     """Open a wandb run in `folder`/wandb and yield it; it is finished whatever happens.
 
-    settings: conf/tracking. config: what the run was made by; versions, machine and code revision
+    settings: conf/tracking. config: the run's configuration; versions, machine and code revision
     are added (`rm.provenance.environment`: no variables, no paths). With `run_id` an earlier run
     of this id is resumed.
     """
@@ -249,7 +249,7 @@ def log_evaluation(
 
 
 def training_config(run_dir: Path) -> dict[str, Any]:
-    """Return the configuration that a run was trained by; {} where it is not known."""
+    """Return the configuration that a run was trained with; {} if it is unknown."""
     path = run_dir / "config.yaml"
     if not path.is_file():
         return {}
@@ -271,9 +271,9 @@ def evaluation_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
 def evaluation_media(
     sample: int, rows: Sequence[EvaluationRow], scores: pd.DataFrame
 ) -> dict[str, Any]:
-    """Return histograms of distance and reward difference, by section and of all, and a table.
+    """Return histograms of distance and reward difference, by section and overall, and a table.
 
-    The table has at most `sample` pairs, as many of each section, with texts and scores.
+    The table has at most `sample` pairs, equally many per section, with texts and scores.
     """
     import wandb
 

@@ -88,7 +88,7 @@ class Prepared:
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Run one configuration to its end and return its manifest; skips a finished run.
 
-    With launch=torchrun every machine but the first only lends its devices.
+    With launch=torchrun, all machines except the first only lend their devices.
     """
     check(cfg)
     tracking.check(cfg)
@@ -159,7 +159,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     if objective.text is not None:
         head_of(model.classifier)  # refuses a backbone that has none
     tokens = token_cache.open(template)
-    if "RANK" not in os.environ:  # a rank's output would repeat what the run's process said
+    if "RANK" not in os.environ:  # a rank would repeat what the run's process said
         head = f"kept from {backbone}" if kept else f"new, drawn by seed {cfg.seed}"
         for line in (*tokens.lines, f"score head: {head}"):
             say(line)
@@ -193,9 +193,9 @@ def prepare(cfg: DictConfig) -> Prepared:
 
 
 def divide_model(cfg: DictConfig) -> HfDeepSpeedConfig | None:
-    """In a rank of ZeRO-3: what makes transformers divide a model as it makes it, while it lives.
+    """In a rank of ZeRO-3: while the result lives, transformers divides each model it builds.
 
-    So no rank holds the whole. The process that starts the ranks has tried the whole model.
+    So no rank holds the whole model. The process that starts the ranks has tried the whole one.
     """
     if "RANK" not in os.environ or zero_stage(cfg) != 3:
         return None
@@ -204,7 +204,7 @@ def divide_model(cfg: DictConfig) -> HfDeepSpeedConfig | None:
 
 
 def choose_part(model: RewardModel, cfg: DictConfig, settings: TrainingSettings) -> None:
-    """Apply what the configuration says of the trained part and of gradient checkpointing."""
+    """Apply the configuration's trained part and gradient checkpointing."""
     frozen_dtype = DTYPES[settings.compute_dtype] if cfg.deepspeed.settings is None else None
     train_part(
         model,
@@ -277,8 +277,8 @@ def write_run(
 ) -> None:
     """Write a trained run's checkpoint, its split, its manifest and its model card.
 
-    `state` holds the model's parameters, `batches` the pairs trained on, `started` the time of
-    the run's beginning in seconds.
+    state: the model's parameters. batches: the pairs trained on. started: when the run began,
+    seconds.
     """
     run_dir, settings = Path(cfg.run_dir), ready.settings
     weight_state = {"mu": trainer.mu, "loss": ready.objective.name, **scoring_settings(settings)}
@@ -301,7 +301,7 @@ def write_run(
 
 
 def scoring_settings(settings: TrainingSettings) -> dict[str, Any]:
-    """What a checkpoint notes of its training for those who score with it."""
+    """What a checkpoint records about its training, for scoring with it."""
     return {
         "top_layers": settings.top_layers if settings.reuse_trunk else 0,
         "max_length": settings.max_length,
@@ -374,9 +374,9 @@ def write_manifest(
 
 
 def launch(cfg: DictConfig, launcher: Launcher, steps: int | None = None) -> None:
-    """Train on the ranks that `launcher` starts; `steps`: how many, where that is known.
+    """Train on the ranks that `launcher` starts; `steps`: how many steps, if that is known.
 
-    Raises what `start_ranks` does if a rank fails.
+    If a rank fails, raises what `start_ranks` does.
     """
     run_dir, settings = Path(cfg.run_dir), fingerprint_of(comparable(cfg))
 
@@ -394,7 +394,7 @@ def launch(cfg: DictConfig, launcher: Launcher, steps: int | None = None) -> Non
 
 
 def result_lines(run_dir: Path) -> list[str]:
-    """What a finished run came to, for the person who started it.
+    """Summary of a finished run, for the person who started it.
 
     Loss and accuracy are means over the last tenth of the steps' training pairs.
     """
@@ -403,7 +403,7 @@ def result_lines(run_dir: Path) -> list[str]:
     loss, accuracy = (fmean(step[name] for step in last) for name in ("loss", "accuracy"))
     lines = [
         f"last {len(last)} of {len(steps)} steps: loss {loss:.3f}, "
-        f"{100 * accuracy:.1f}% of the training pairs ranked right"
+        f"{100 * accuracy:.1f}% of the training pairs ranked correctly"
     ]
     spikes = [step["step"] for step in steps if step.get("loss_spike")]
     if spikes:

@@ -12,9 +12,9 @@ from rm.model.backbones import BackboneSettings, prepare_backbone
 
 
 def backbone_folder(model: DictConfig, cache_dir: str | Path) -> Path:
-    """Return the local folder of a file of conf/model, fetched or built first where it is absent.
+    """Return the local folder of the model of a conf/model file; fetch or build it first if absent.
 
-    Raises InputError, with a remedy, where it cannot be had.
+    Raises InputError, with a remedy, if that is not possible.
     """
     settings = configuration.typed(BackboneSettings, model)
     return prepare_backbone(settings, Path(cache_dir) / "backbones", build_tiny)

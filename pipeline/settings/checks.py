@@ -1,4 +1,4 @@
-"""Settings of a training configuration that cannot work together, refused beforehand."""
+"""Reject settings of a training configuration that cannot work together, before it starts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check(cfg: DictConfig) -> TrainingSettings:
 
 
 def check_run(cfg: DictConfig) -> None:
-    """Raise InputError for a run's own settings that no run can have."""
+    """Raise InputError for values that no run can have."""
     configuration.check_types(cfg)
     settings = cfg.deepspeed.settings
     if settings is not None and not isinstance(settings, DictConfig):
@@ -50,10 +50,10 @@ def check_run(cfg: DictConfig) -> None:
 
 
 def check_copy(model: DictConfig) -> None:
-    """Raise InputError where model.path is not a copy of the model that has the file in conf/model.
+    """Raise InputError if model.path is not a copy of the model that conf/model describes.
 
-    Cards and tables would call it by the wrong name, and share it under another's licence. What is
-    compared is its public configuration, where there is one in conf/architecture.
+    Cards and tables would show the wrong name and licence. The model's configuration is compared
+    with the public one in conf/architecture, if there is one.
     """
     noted = configuration.CONF / "architecture" / f"{model.name}.yaml"
     if not model.path or not noted.is_file():
@@ -84,7 +84,7 @@ def zero_stage(cfg: DictConfig) -> int:
 
 
 def check_loss(cfg: DictConfig, settings: TrainingSettings) -> None:
-    """Raise InputError for a loss with impossible numbers, or one that the settings rule out."""
+    """Raise InputError for a loss with impossible numbers or one that does not fit the settings."""
     objective = objective_of(cfg.loss)
     if objective.every_token and settings.share_prefix:
         raise InputError(f"loss={cfg.loss.name} needs every token: training.share_prefix=false")

@@ -50,7 +50,7 @@ def _folder_name(path: str) -> str:
 
 
 IN_NAME = ("model", "data", "loss", "seed")
-"""Keys that are in the name of conf/train.yaml's run_dir already."""
+"""Keys that the name of conf/train.yaml's run_dir contains already."""
 
 
 def _swept() -> str:
@@ -60,7 +60,7 @@ def _swept() -> str:
     return "-" + re.sub(r"[^\w.+=,-]", "_", swept) if swept else ""
 
 
-# ${fast_dtype:} in conf/: what this machine multiplies fastest; a saved configuration has its name.
+# ${fast_dtype:} in conf/: the dtype that this machine multiplies fastest; saved by its name.
 OmegaConf.register_new_resolver("fast_dtype", _fast_dtype, replace=True)
 # ${folder_name:PATH}: what a model of the user's own is called.
 OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
@@ -107,7 +107,7 @@ NUMBERS = {
     **{"devices": (1, 2**20), "threads": (1, 2**20), "gradient_pairs": (1, 2**20)},
     "seed": (0, 2**32),
 }
-"""Whole numbers, from the first on and below the second."""
+"""Whole numbers: at least the first, below the second."""
 NULLABLE = ("output", "benchmark_data", "best_of_n", "threads")
 
 
@@ -164,9 +164,10 @@ def key_of(word: str) -> str:
 def without_keys(
     overrides: Sequence[str], keys: Sequence[str], exact: Sequence[str] = ()
 ) -> list[str]:
-    """Return the command line's words but those that set one of `keys` or something in it.
+    """Return the command line's words except those that set one of `keys` or something in it.
 
-    Of `exact`, words that set something in a key stay: loss=bt goes, loss.weight.beta=0.5 stays.
+    For keys in `exact`, words that set something in a key stay: without loss=bt, but with
+    loss.weight.beta=0.5.
     """
     return [
         word
@@ -186,8 +187,8 @@ def hydra_words(words: Sequence[str]) -> list[str]:
 def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Decorate an entry point: Hydra's command line, our exit codes (0, 1, 2).
 
-    2: wrong input or configuration; 1: a run that was stopped (no space, a killed rank, numbers
-    that are not finite); both with one line on standard error. 1 also for anything else, with
+    2: wrong input or configuration. 1: a run that was stopped (no space, a killed rank, numbers
+    that are not finite). Both print one line on standard error. Any other exception gives 1 and a
     traceback. The function itself imports what it calls, so that --help and errors of the command
     line come before torch is loaded.
     """
@@ -235,7 +236,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
 def quick_imports() -> Iterator[None]:
     """Import large libraries without garbage collection, which takes a quarter of that time.
 
-    What is there afterwards stays: later collections do not look at it again.
+    The imported objects are kept: later collections do not look at them again.
     """
     gc.disable()
     try:
@@ -270,7 +271,7 @@ def _note_sweep(name: str) -> None:
 
 
 def _check_sweeper(name: str) -> None:
-    """Raise InputError where Optuna is asked for and is absent or has nothing to maximise."""
+    """Raise InputError if Optuna is asked for and is not installed or has nothing to maximise."""
     asked = {PLUGIN, SEARCH} & set(sys.argv)
     if not asked:
         return
@@ -299,7 +300,7 @@ def _end(error: Exception, name: str) -> NoReturn:
 
 
 def end_progress() -> None:
-    """End the line of every progress bar that an error cut off: the next message is a line."""
+    """End the line of every progress bar that an error cut off: the message needs its own line."""
     for bar in list(tqdm._instances):  # type: ignore[attr-defined]
         bar.close()
 
@@ -327,7 +328,7 @@ def explain(error: Exception, name: str, overrides: Sequence[str] = ()) -> str:
         return f"there is no {options[1]}; valid: {', '.join(valid)}"
     first = _first_line(error)
     if "input '=' expecting" in first:
-        return f"{first}: a value that holds = is written in two quotes, 'key=\"a=b\"'"
+        return f"{first}: write a value that contains = in two pairs of quotes, 'key=\"a=b\"'"
     return first
 
 

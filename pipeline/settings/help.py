@@ -51,13 +51,13 @@ def _defaults(path: Path) -> list[Any]:
 
 
 def _groups(path: Path) -> dict[str, str]:
-    """Group → the option that the file names, but Hydra's own groups and a machine's settings."""
+    """Group → the option that the file names, without Hydra's and a machine's own groups."""
     named = [pair for item in _defaults(path) if isinstance(item, dict) for pair in item.items()]
     return {key: str(value) for key, value in named if (CONF / key).is_dir() and key != "hydra"}
 
 
 def _keys(path: Path) -> str:
-    """The file's lines with their comments, but for its defaults list and Hydra's own settings."""
+    """The file's lines with comments, without its defaults list and Hydra's own settings."""
     lines, inside = [], False
     for line in path.read_text().splitlines():
         if line and not line.startswith((" ", "-")):

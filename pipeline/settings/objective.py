@@ -17,7 +17,7 @@ from rm.objective.objective import Objective
 PARTS = ("pair_loss", "weight", "distance", "difference", "regularizer", "text", "deal")
 """Keys that name a function or a class."""
 SAID_BY_PARTS = ("whole_batch", "needs_margin")
-"""Keys that loss files had once."""
+"""Keys that loss files used to have."""
 
 
 def objective_of(loss: DictConfig) -> Objective:

@@ -22,7 +22,7 @@ def is_secret(name: str) -> bool:
 
 
 def protect() -> None:
-    """Have `${oc.env:…}` in any configuration refuse secret variables; the others it reads."""
+    """Make `${oc.env:…}` refuse secret variables in any configuration; it reads all others."""
     OmegaConf.register_new_resolver("oc.env", _variable, replace=True)
 
 
@@ -36,7 +36,7 @@ def _variable(name: str, *default: str | None) -> str | None:
 
 
 def secret_in(texts: Sequence[str], shortest: int) -> str | None:
-    """Name of a secret variable whose value (of `shortest` characters or more) a text holds."""
+    """Name of a secret variable whose value (`shortest` characters or more) a text contains."""
     for name, value in os.environ.items():
         if is_secret(name) and len(value) >= shortest and any(value in text for text in texts):
             return name
@@ -44,7 +44,7 @@ def secret_in(texts: Sequence[str], shortest: int) -> str | None:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Raise InputError, without the value, if the command line holds that of a secret variable."""
+    """Raise InputError if the command line contains a secret variable's value; don't show it."""
     name = secret_in(words, SHORTEST)
     if name is not None:
         raise InputError(

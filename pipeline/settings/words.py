@@ -1,4 +1,4 @@
-"""Words of a command line whose values are paths or names: taken as they are typed.
+"""Words of a command line whose values are paths or names: taken exactly as typed.
 
 Hydra's grammar gives brackets, commas, equals signs and letters of other alphabets a meaning or
 refuses them, so that `data.train="pairs (1).jsonl"` would have to be quoted twice in a shell.
@@ -22,7 +22,7 @@ SWEEP = ("-m", "--multirun")
 
 
 def literal(words: Sequence[str]) -> list[str]:
-    """Quote the paths that Hydra would refuse or read as something else than the path.
+    """Quote the paths that Hydra would refuse or misread.
 
     Kept as they are: null, lists, quoted values, interpolations (`${…}`) and, where the words ask
     for a sweep, the values that it goes through (of which each may be such a path).

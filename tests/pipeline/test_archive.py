@@ -147,7 +147,7 @@ def test_nothing_is_packed_where_no_run_is_finished(tmp_path: Path) -> None:
 
 def test_damaged_and_missing_archives_are_named(tmp_path: Path) -> None:
     archive = tmp_path / "a.tar.xz"
-    with pytest.raises(InputError, match="action=pack makes it"):
+    with pytest.raises(InputError, match="make it by action=pack"):
         unpack(archive, tmp_path / "other")
     pack(write(tmp_path / "runs", FILES), archive)
     whole = archive.read_bytes()

@@ -200,7 +200,7 @@ def test_damaged_evaluations_are_refused(tmp_path: Path) -> None:
     manifest = json.loads((b / "manifest.json").read_text())
     noted = {"outputs": {"scores.parquet": "0" * 64}}
     (b / "manifest.json").write_text(json.dumps({**manifest, **noted}))
-    with pytest.raises(InputError, match=r"scores\.parquet is not as it was written"):
+    with pytest.raises(InputError, match=r"scores\.parquet has changed since it was written"):
         run(tmp_path, a, b)
     (b / "manifest.json").write_text("[]")
     with pytest.raises(InputError, match="cannot be read"):

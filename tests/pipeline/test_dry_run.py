@@ -174,7 +174,7 @@ def test_paper_experiments_hold_enough_prompts_out(experiment: str) -> None:
     if cfg.data.validation_split is None:
         cfg.data.validation_share = 0.0125
         with pytest.raises(
-            InputError, match="number=1000 and data=skywork_80k holds 963 pairs out"
+            InputError, match="number=1000 and data=skywork_80k has 963 held-out pairs"
         ):
             dry_run.enough_prompts(cfg, bon)
 

@@ -152,8 +152,8 @@ def test_a_run_of_other_settings_stays_where_reproduce_made_it(tmp_path: Path, c
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sweep=cap", "sweep.values=[null,1.0]"], "None does not belong"),
-        (["sweep=cap", "sweep.values=[linear]"], r"linear does not belong, as in \[1,2,4\]"),
+        (["sweep=cap", "sweep.values=[null,1.0]"], "None has the wrong type"),
+        (["sweep=cap", "sweep.values=[linear]"], r"linear has the wrong type: give a list"),
         (["sweep=cap", "sweep.values=[]"], r"sweep.values=\[\]: give a list, such as"),
         (["sweep=cap", "sweep.values=0.5"], "sweep.values=0.5: give a list"),
         (["sweep=cap", "sweep.values=[1,1.0]"], "contains duplicates"),

@@ -172,7 +172,7 @@ def test_training_and_scoring_print_a_few_lines_and_log_the_rest(
         "prepare: 0 s",
         "train, 0 steps of 0 pairs …",
         "train, 0 steps of 0 pairs: 0 s",
-        "last 0 of 0 steps: loss 0, 0% of the training pairs ranked right",
+        "last 0 of 0 steps: loss 0, 0% of the training pairs ranked correctly",
         "checkpoint: /tmp/run/checkpoint",
     ]
     assert "; log: /tmp/scores/log.txt\n" in scored and len(scored.splitlines()) <= 14
