@@ -122,8 +122,9 @@ def follow(other: tqdm | None, bar: tqdm, name: str) -> None:
 def time_left(bar: tqdm) -> float | None:
     """Seconds that a bar needs at its rate since it began; None while that is not known."""
     done = bar.n - bar.initial
-    known = bar.total and done >= RATE_FROM * bar.total
-    return (bar.total - bar.n) * _age(bar) / done if known else None
+    if not bar.total or done < RATE_FROM * bar.total:
+        return None
+    return (bar.total - bar.n) * _age(bar) / done
 
 
 def _age(bar: tqdm) -> float:
