@@ -76,7 +76,7 @@ def test_figure_12_takes_the_manifests_kind_of_interval(results: Path) -> None:
         expected = figure12.draw(frame, note="n", crossed=bool(asked))
         item = gallery.draw_one("figure12", results, "n")
         assert (item.title, item.caption) == (expected.get_suptitle(), expected.get_label())
-        assert ("new seeds and pairs" in item.caption) == bool(asked)
+        assert ("new seeds and test pairs" in item.caption) == bool(asked)
 
 
 def test_the_page_of_figures_has_their_captions(results: Path) -> None:

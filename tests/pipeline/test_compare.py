@@ -170,7 +170,7 @@ def test_unlike_evaluations_are_refused(tmp_path: Path) -> None:
     others = {
         "ids": (scored(draw(0.5, 0), start=2), "2 pairs are in .*/a and not in .*/ids: 0, 1"),
         "texts": (scored(draw(0.5, 0), content="other"), "120 pairs have other texts in .*/texts"),
-        "old": (base.drop(columns="content"), "without the fingerprints of its texts"),
+        "old": (base.drop(columns="content"), "lacks the fingerprints of its texts"),
     }
     for name, (scores, message) in others.items():
         with pytest.raises(InputError, match=message):

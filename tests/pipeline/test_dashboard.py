@@ -42,15 +42,15 @@ def names(
     train_smoke: Callable[..., Path], cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, set[str]]:
     """Names that a smoke run with NormBT and its evaluation on the generated pairs log."""
-    folder = train_smoke("data.train_pairs=16", "loss=normbt")
-    first = (folder / "metrics.jsonl").read_text().splitlines()[0]
+    folder = train_smoke("data.train_pairs=32", "loss=normbt")
+    steps = (folder / "metrics.jsonl").read_text().splitlines()
     data = tmp_path_factory.mktemp("data")
     test = benchmark_data(compose_config("reproduce", ["profile=smoke"]), data)
     words = [f"checkpoint='{folder}/checkpoint'", "benchmark=generated", f"output='{data}/scores'"]
     words += [f"benchmark_data='{test}'", f"cache_dir='{cache}'"]
     summary = evaluate(compose_config("evaluate", words))
     return {
-        "training": {f"train/{key}" for key in json.loads(first)},
+        "training": {f"train/{key}" for step in steps for key in json.loads(step)},
         "evaluation": set(tracking.evaluation_metrics(summary)),
     }
 

@@ -29,7 +29,7 @@ from rm.training.trainer import PairTrainer
 SECTIONS = ("Chat", "Chat Hard", "Safety", "Reasoning")
 PAGE = (CONF.parent / "docs/tracking.md").read_text()
 MARK = "a-secret-of-the-environment"
-NAMES = ["smoke", "tiny-llama", "generated", "normbt"]
+NAMES = ["smoke", "tiny-llama", "generated_v2_tiny", "normbt"]
 
 
 @dataclass

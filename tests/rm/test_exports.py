@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +16,8 @@ from torch.nn.functional import logsigmoid
 import rm
 
 ROOT = Path(__file__).resolve().parents[2]
-(LOOP,) = re.findall(
-    r"```python\n(from rm import .*?)```", (ROOT / "README.md").read_text(), re.DOTALL
-)
+README = (ROOT / "README.md").read_text()
+LOOP = next(iter(re.findall(r"```python\n(from rm import .*?)```", README, re.DOTALL)))
 
 
 def test_readmes_loop_is_normbt() -> None:
@@ -30,7 +30,8 @@ def test_readmes_loop_is_normbt() -> None:
         return difference, torch.stack([apart, zero], 1), zero, torch.zeros(2, 2)
 
     batches = [torch.tensor([3.0, 1.0]), torch.tensor([4.0, 2.0])]
-    exec(LOOP, {"model": model, "batches": batches}, made)  # type: ignore[arg-type]
+    optimizer = SimpleNamespace(step=lambda: None, zero_grad=lambda: None)
+    exec(LOOP, {"model": model, "batches": batches, "optimizer": optimizer}, made)  # type: ignore[arg-type]
     assert made["mu"] == pytest.approx(0.9 * 2 + 0.1 * 3)  # after the second step: 0.9 μ + 0.1 mean
     losses = -logsigmoid(difference.detach())
     # μ is 2 in both steps: its start is the first batch's mean, and so is its first update.
