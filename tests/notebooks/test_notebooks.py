@@ -68,7 +68,7 @@ def test_reproduce_figures(smoke_results: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 def test_explore_pairs(smoke_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = rerun("explore_pairs", monkeypatch, smoke_results)
-    assert outputs[0].startswith("80 pairs, bt against normbt")
+    assert outputs[0].startswith("84 pairs, bt against normbt")
     assert sum("CHOSEN\n" in output and "REJECTED\n" in output for output in outputs) >= 2
 
 
