@@ -13,8 +13,9 @@ def main() -> None:
     from rm.files import atomic_write_text
 
     readme = ROOT / "README.md"
-    write_figure(overview(ROOT / "results"), (ROOT / FIGURE).with_suffix(""))
-    atomic_write_text(readme, updated(readme.read_text(), answers(ROOT)))
+    figure = overview(ROOT / "results")
+    write_figure(figure, (ROOT / FIGURE).with_suffix(""))
+    atomic_write_text(readme, updated(readme.read_text(), answers(ROOT, figure)))
 
 
 if __name__ == "__main__":

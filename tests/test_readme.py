@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from pipeline.experiments import readme
 from rm.errors import InputError
@@ -16,6 +17,10 @@ from tests.analysis.test_table1 import collected, scores
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
+
+
+def answers(root: Path) -> str:
+    return readme.answers(root, readme.overview(root / "results"))
 
 
 def test_it_is_short_and_its_parts_stand_in_order() -> None:
@@ -38,7 +43,7 @@ def test_every_make_target_exists_and_is_listed() -> None:
 
 
 def test_the_answers_are_those_of_the_committed_files() -> None:
-    assert readme.updated(TEXT, readme.answers(ROOT)) == TEXT, "run make readme"
+    assert readme.updated(TEXT, answers(ROOT)) == TEXT, "run make readme"
     assert (ROOT / readme.FIGURE).is_file()
 
 
@@ -52,7 +57,7 @@ def test_the_answers_are_a_table_of_cells(tmp_path: Path, monkeypatch: pytest.Mo
     }
     row = cells | {"generated": "−1.2 [−3.0, 0.6], refuted"}
     monkeypatch.setattr(readme, "build", lambda results: pd.DataFrame([row]))
-    assert readme.answers(tmp_path) == "The confirmatory results are being computed."
+    assert readme.answers(tmp_path, Figure()) == "The confirmatory results are being computed."
     manifest = tmp_path / readme.RESULTS / "manifest.json"
     manifest.parent.mkdir(parents=True)
     manifest.write_text('{"runs": []}')
@@ -65,7 +70,7 @@ def test_the_answers_are_a_table_of_cells(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(readme.figure12, "collect", lambda data: frame.assign(backbone=str(data)))
     for name in ("cpu", "real"):
         (tmp_path / "results" / name / "data").mkdir(parents=True)
-    *start, figure, caption = readme.answers(tmp_path).split("\n\n")
+    *start, figure, caption = answers(tmp_path).split("\n\n")
     assert start == ["\n".join(table), readme.CAPTION.format(primary=1)]
     assert figure.startswith("![NormBT − BT on Reasoning: ") and figure.endswith(
         f"({readme.FIGURE})"
@@ -74,10 +79,10 @@ def test_the_answers_are_a_table_of_cells(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(readme.overview(tmp_path / "results").axes) == 2
     lacking = {"runs": [], "freeze": {}, "command": "matrix=replication"}
     (tmp_path / "results/real/manifest.json").write_text(json.dumps(lacking))
-    assert readme.answers(tmp_path).startswith("Real pairs: Interim: 0 of the 16 planned runs")
+    assert answers(tmp_path).startswith("Real pairs: Interim: 0 of the 16 planned runs")
     monkeypatch.setattr(readme, "build", lambda results: pd.DataFrame([row] * 10))
     with pytest.raises(InputError, match=r"10 claims .* question, and README's table takes 9"):
-        readme.answers(tmp_path)
+        answers(tmp_path)
 
 
 def test_only_what_stands_between_the_marks_is_rewritten() -> None:

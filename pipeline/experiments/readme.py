@@ -35,8 +35,8 @@ LONGEST = 9
 BEGIN, END = "<!-- answers, written by make readme -->", "<!-- end of answers -->"
 
 
-def answers(root: Path) -> str:
-    """Return README's answers as Markdown: the table, and `overview` with its caption.
+def answers(root: Path, figure: Figure) -> str:
+    """Return README's answers as Markdown: the table, and `figure` (`overview`) with its caption.
 
     Before the confirmatory results are there: one line that says so. Raises InputError for more
     than `LONGEST` rows.
@@ -52,7 +52,6 @@ def answers(root: Path) -> str:
     rows = [[*COLUMNS.values()], ["---"] * len(COLUMNS), *table[[*COLUMNS]].to_numpy().tolist()]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     caption = CAPTION.format(primary=int((table["kind"] == "primary").sum()))
-    figure = overview(root / "results")
     shown = [f"![{figure.get_suptitle()}]({FIGURE})", str(figure.get_label())]
     return "\n\n".join([*unfinished(root / "results"), lines, caption, *shown])
 

@@ -6,16 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain, pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rm.data.templates import common_prefix
 from rm.data.tokens import Row
-
-if TYPE_CHECKING:
-    pass
 
 Run = tuple[int, int]
 """First place and the place behind the last one."""

@@ -207,7 +207,9 @@ class PairCollator:
         return pad([*chosen, *rejected], IGNORED, self.side)[0]
 
     def _rows(self, rows: Sequence[tuple[int, ...]]) -> dict[str, Any]:
-        if self.share and len(share(rows)) < len(rows) * max(map(len, rows)):
+        starts, lengths = {row[0] for row in rows}, {len(row) for row in rows}
+        plain = len(starts) == len(rows) and len(lengths) == 1  # nothing is shared, none is padded
+        if self.share and not plain:
             return {"shared": shared_batch(rows, self.trunk.states if self.trunk else None)}
         if self.trunk is not None:
             states, mask = self.trunk.batch(rows)
