@@ -1,9 +1,9 @@
-"""From a conversation to token ids, by the tokenizer's own chat template.
+"""From a conversation to token ids, with the tokenizer's chat template.
 
-A special token's name that somebody typed in a text ("<|im_end|>") is that text, not the token: a
-response can't end its own turn and open another. A template that prints the date prints a fixed
-one. The last response stands in the tokens as it was written, whatever its template does with
-reasoning ("<think>…</think>").
+The name of a special token in a text ("<|im_end|>") is tokenised as plain text, so a response
+cannot end its own turn and start another. A template that prints today's date prints a fixed date.
+The last response is tokenised as written, even if the template would change its reasoning
+("<think>…</think>").
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from rm.data.schemas import Answer, Message, answer_turns
 from rm.errors import InputError
 
 DATE = date(2024, 7, 26)
-"""The date in templates that print today's: the one that Llama 3's own template falls back to."""
+"""Replaces today's date in templates. It is the default date of Llama 3's template."""
 
 _NOW = "strftime_now"
-"""The function that templates print today's date with."""
+"""The function that templates call for today's date."""
 _DIRECTIVE = re.compile(r"%-?[aAbBcdDeFGHIjmMpSTuUVwWxXyY]")
 _REASONING = re.compile(r"[<\[]\|?/?\w*(?:think|reason)\w*\|?[>\]]", re.IGNORECASE)
 _TAG = re.compile(r"\s*[<\[](\w+)[>\]]")
 _PRIVATE = range(0xE000, 0xF900)
-"""Unicode's private-use characters: marks that no text holds."""
+"""Unicode's private-use characters, from which marks are chosen."""
 _FAILURES = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError)
-"""What a template raises, by itself or by what it does with a conversation."""
+"""What a template may raise when it renders a conversation."""
 
 
 class RefusedConversation(InputError):
-    """A chat template cannot render a conversation; `reason` is the kind that is counted."""
+    """A chat template cannot render a conversation; reports count refusals by `reason`."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -45,18 +45,17 @@ class RefusedConversation(InputError):
 class ChatTemplate:
     """A tokenizer's chat template, applied and tokenised in one pass (so one BOS, not two).
 
-    `parse_special_text`: whether a special token's name in a message becomes that token, as
-    transformers would have it. Without it (the default) the name is tokenised as the text it is.
+    `parse_special_text`: if True, the name of a special token in a message becomes that token, as
+    in transformers. By default the name is tokenised as plain text.
 
-    `date`: what stands in place of today's date, as "2024-07-26", or None in a template without a
-    date. It is fixed in the tokenizer's own template, so that a model that is saved with it gives
-    everybody the same tokens on any day.
+    `date`: the fixed date ("2024-07-26") that replaces today's, or None if the template prints no
+    date. The tokenizer's template is changed, so a saved model gives the same tokens on any day.
     """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, *, parse_special_text: bool = False
     ) -> None:
-        """Raise InputError if the tokenizer has no chat template, or one that does not work."""
+        """Raise InputError if the tokenizer has no chat template."""
         self.tokenizer = tokenizer
         self.parse_special_text = parse_special_text
         self.date = fix_date(tokenizer)
@@ -75,12 +74,12 @@ class ChatTemplate:
 
     @cached_property
     def takes_empty(self) -> bool:
-        """Whether the template renders an assistant's message without text; some refuse it."""
+        """Whether the template accepts an empty assistant message; some raise an error."""
         return self._takes(_turn("user", "u"), _turn("assistant", ""))
 
     @cached_property
     def frame(self) -> tuple[list[int], list[int]]:
-        """Token ids before the text of a user's only message, and from there to the response."""
+        """Token ids before the text of a single user message, and after it up to the response."""
         one, other = (
             self.render([_turn("user", text)], add_generation_prompt=True) for text in ("a", "1")
         )
@@ -88,10 +87,12 @@ class ChatTemplate:
         return one[:before], one[len(one) - after :]
 
     def encode(self, prompt: Sequence[Message], answer: Answer) -> list[int]:
-        """Token ids of the conversation `prompt` + `answer`, ending the assistant's turn.
+        """Token ids of the conversation `prompt` + `answer`, with the assistant's turn ended.
 
-        The ids end as the template ends them; if the template leaves the assistant's turn open,
-        the end-of-sequence token is appended. Raises RefusedConversation.
+        If the template leaves the assistant's turn open, the end-of-sequence token is appended.
+
+        Raises RefusedConversation if the template cannot render the conversation, and InputError if
+        the turn stays open and the tokenizer has no end-of-sequence token.
         """
         turns, names = self._hide([*prompt, *answer_turns(answer)])
         ids = self._tokens(self._as_written(turns), names)
@@ -99,8 +100,8 @@ class ChatTemplate:
             eos = self.tokenizer.eos_token_id
             if eos is None:
                 raise InputError(
-                    f"the chat template of {self.tokenizer.name_or_path} does not end a turn and "
-                    "the tokenizer has no eos token: set one of them"
+                    f"the chat template of {self.tokenizer.name_or_path} does not end the "
+                    "assistant's turn: end it in the template, or give the tokenizer an eos token"
                 )
             ids.append(eos)
         return ids
@@ -110,16 +111,16 @@ class ChatTemplate:
         return len(self.encode(prompt, ""))
 
     def names_special(self, turns: Sequence[Message], answers: Sequence[Answer] = ()) -> bool:
-        """Whether a turn's text holds the name of a special token."""
+        """Whether a text contains the name of a special token."""
         conversations = (turns, *map(answer_turns, answers))
         texts = (turn["content"] for conversation in conversations for turn in conversation)
         return any(map(self.special.search, texts))
 
     def render(self, turns: Sequence[Message], **options: Any) -> list[int]:
-        """Token ids of the conversation as the template leaves it.
+        """Token ids of the conversation exactly as the template renders it.
 
-        `options` are the template's own, such as add_generation_prompt=True. Raises
-        RefusedConversation if the template refuses the roles.
+        `options` go to the template, such as add_generation_prompt=True. Raises
+        RefusedConversation if the template cannot render the conversation.
         """
         hidden, names = self._hide(turns)
         return self._tokens(self._text(hidden, **options), names)
@@ -145,10 +146,11 @@ class ChatTemplate:
         return True
 
     def _as_written(self, turns: Sequence[Message]) -> str:
-        """Return the text of a conversation whose last response stands in it as it was written.
+        """Return the rendered conversation with the last response as written.
 
-        White space around the response may differ, because many templates strip it. A response that
-        the template rewrites, or refuses because it is empty, is put where any other would stand.
+        White space around the response may differ, because many templates strip it. If the template
+        rewrites the response or refuses it because it is empty, the written response is inserted
+        where the template puts any other response.
         """
         said = turns[-1]["content"]
         if said.strip() or self.takes_empty:
@@ -163,13 +165,13 @@ class ChatTemplate:
 
     @cached_property
     def _ending(self) -> str:
-        """What the template writes after the last response."""
+        """The template's text after the last response."""
         return self._around([_turn("user", "a"), _turn("assistant", "b")])[1]
 
     def _around(self, turns: list[Message]) -> tuple[str, str, bool]:
-        """Text before and after any last response, and whether white space around it is stripped.
+        """Text before and after the last response, and whether the template strips white space.
 
-        Raises RefusedConversation where the template leaves the response out.
+        Raises RefusedConversation if the template leaves the response out.
         """
         mark = _unused_character(turn["content"] for turn in turns)
         text = self._text([*turns[:-1], _turn("assistant", f" {mark} ")])
@@ -186,7 +188,7 @@ class ChatTemplate:
     # --- From text to tokens ---------------------------------------------------------------------
 
     def _hide(self, turns: Sequence[Message]) -> tuple[list[Message], _Hidden | None]:
-        """Put a mark in place of every typed name of a special token; None where there is none."""
+        """Replace every special token's name in a text by a mark; None if no text has one."""
         if self.parse_special_text or not self.names_special(turns):
             return list(turns), None
         hidden = _Hidden(_unused_character(turn["content"] for turn in turns))
@@ -196,7 +198,7 @@ class ChatTemplate:
         return marked, hidden
 
     def _tokens(self, text: str, hidden: _Hidden | None) -> list[int]:
-        """Tokenise a rendered conversation, and the names that were hidden in it as text."""
+        """Tokenise a rendered conversation, with its hidden names as plain text."""
         if hidden is None:
             return self._ids(text)
         first, *rest = re.split(f"{hidden.mark}([0-9]+){hidden.mark}", text)
@@ -206,14 +208,14 @@ class ChatTemplate:
         return ids
 
     def _name_ids(self, name: str) -> list[int]:
-        """Tokenise a token's name as the text it is."""
+        """Tokenise a special token's name as plain text."""
         ids = self._next_ids(name, split_special_tokens=True)
         if self._added.isdisjoint(ids):
             return ids
-        return self._next_ids(name[:1]) + self._next_ids(name[1:])  # added, but not as special
+        return self._next_ids(name[:1]) + self._next_ids(name[1:])  # split: an added token that is not special stays whole
 
     def _next_ids(self, piece: str, **options: Any) -> list[int]:
-        """Tokenise what follows other text: without the space that SentencePiece puts in front."""
+        """Tokenise text that follows other text, without the space that SentencePiece prepends."""
         opening, ids = self._ids("\n"), self._ids(f"\n{piece}", **options)
         prefixed = len(opening) > 1 and ids[: len(opening)] == opening
         return ids[len(opening) :] if prefixed else self._ids(piece, **options)
@@ -223,9 +225,9 @@ class ChatTemplate:
 
     def _ends_turn(self, ids: Sequence[int]) -> bool:
         """Whether the last token that is not white space is a special token."""
-        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
+        special = self.tokenizer.all_special_ids
         for token in reversed(ids):
-            if token in special:
+            if token in self._added or token in special:
                 return True
             if str(self.tokenizer.decode([token])).strip():
                 return False
@@ -233,7 +235,7 @@ class ChatTemplate:
 
 
 class _Hidden:
-    """Names that are hidden in a text, each as its number between two marks."""
+    """Hidden names of special tokens; the text has each name's number between two marks."""
 
     def __init__(self, mark: str) -> None:
         self.mark, self.names = mark, list[str]()
@@ -248,10 +250,10 @@ def _turn(role: str, content: str) -> Message:
 
 
 def _special_names(tokenizer: PreTrainedTokenizerBase, template: str) -> re.Pattern[str]:
-    """Match the names of special tokens, and of added ones that the chat template writes.
+    """Match the names of special tokens and of added tokens that occur in the chat template.
 
-    White space alone (Gemma adds tokens for line breaks) is text wherever it stands, and the tags
-    around reasoning are tokens wherever they stand: a model writes them, and they end no turn.
+    White space is never matched: Gemma adds tokens for line breaks. Reasoning tags are not matched
+    either: a model writes them itself, and they do not end a turn.
     """
     names = {
         token.content
@@ -265,15 +267,15 @@ def _special_names(tokenizer: PreTrainedTokenizerBase, template: str) -> re.Patt
 
 
 def _unused_character(texts: Iterable[str]) -> str:
-    """A private-use character that no text holds."""
+    """A private-use character that occurs in no text."""
     used = set("".join(texts))
     return next(character for character in map(chr, _PRIVATE) if character not in used)
 
 
 def _without_wrap(before: str, said: str) -> str:
-    """Return the text before a response without the reasoning that a template opens or adds there.
+    """Remove the reasoning tags that a template adds before a response.
 
-    Only where the response opens with a tag of the same name: it brings its own reasoning.
+    They are removed only if the response starts with the same tag, so brings its own reasoning.
     """
     tag = _TAG.match(said)
     if tag is None:
@@ -283,9 +285,9 @@ def _without_wrap(before: str, said: str) -> str:
 
 
 def fix_date(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Have the tokenizer's chat template print `DATE` where it would print today's date.
+    """Change the tokenizer's chat template so that it prints `DATE` instead of today's date.
 
-    Return the date as "2024-07-26", None where the template prints none.
+    Return the date ("2024-07-26"), or None if the template prints no date.
     """
     own: Any = tokenizer.chat_template
     if _NOW not in str(own):
@@ -298,7 +300,7 @@ def fix_date(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def _dated(template: str) -> str:
-    """Return the template with a function of its own in place of the one that knows today."""
+    """Return the template with its own `strftime_now` macro, which prints `DATE`."""
     macro = f"{{% macro {_NOW}(format) %}}"
     if _NOW not in template or macro in template:
         return template
@@ -308,7 +310,7 @@ def _dated(template: str) -> str:
 
 
 def merge_system(turns: Sequence[Message]) -> list[Message]:
-    """Put a leading system message in front of the first user turn (Gemma has no system role)."""
+    """Prepend a leading system message to the first user turn (Gemma has no system role)."""
     if not turns or turns[0]["role"] != "system":
         return list(turns)
     system, first, *rest = turns
@@ -320,7 +322,7 @@ def merge_system(turns: Sequence[Message]) -> list[Message]:
 
 
 def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """Number of leading tokens that two rows share."""
+    """Number of leading tokens that two sequences share."""
     for count, (left, right) in enumerate(zip(one, other, strict=False)):
         if left != right:
             return count

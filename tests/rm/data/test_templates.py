@@ -50,6 +50,17 @@ def test_template_that_leaves_the_turn_open_gets_an_eos(template: ChatTemplate) 
     assert ids[-1] == template.tokenizer.eos_token_id
 
 
+def test_encoding_never_lists_the_added_tokens(
+    template: ChatTemplate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list takes 10 ms for Gemma's 6,400 added tokens: 30 times as long as tokenising a pair."""
+    asked: list[int] = []
+    listed = property(lambda _: asked.append(1))
+    monkeypatch.setattr(type(template.tokenizer), "added_tokens_decoder", listed)
+    template.encode([user("How many?")], "Three.")
+    assert not asked
+
+
 def test_no_chat_template_is_an_error(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = None
     with pytest.raises(InputError, match="no chat template"):
