@@ -22,10 +22,10 @@ PARTS = (
 )
 """What is kept of a run, as patterns below its folder."""
 SCORED = "evaluation/manifest.json"
+"""A run without it is not finished."""
 SETTINGS = "evaluation/config.yaml"
 RECORDS = ("config.yaml", "manifest.json", SETTINGS)
 """Files that name the folders of the machine where a run was made."""
-"""A run without it is not finished."""
 
 
 def pack(runs_dir: Path, archive: Path) -> int:

@@ -35,15 +35,17 @@ def do_all(
     """
     workers = min(workers_of(cfg), len(jobs))
     steps = [most_steps(one) for one in configs]
+    begun = next((one for one in configs if not is_trained(Path(one.run_dir))), None)
+    if workers > 1 and begun is not None:
+        # With all cores, before the runs read it; as its own stage it does not spoil their rate.
+        with screen.stage("prepare backbone, tokens and frozen layers"):
+            prepare(begun)
     with screen.stage(name, lambda: progress(runs, steps)):
-        if workers == 1:
-            for job in jobs:
-                job.work(*job.arguments)
+        if workers > 1:
+            run_all(jobs, workers, log_file(cfg))
             return
-        begun = next((one for one in configs if not is_trained(Path(one.run_dir))), None)
-        if begun is not None:
-            prepare(begun)  # backbone and frozen layers once, with all cores, before they are read
-        run_all(jobs, workers, log_file(cfg))
+        for job in jobs:
+            job.work(*job.arguments)
 
 
 def workers_of(cfg: DictConfig) -> int:

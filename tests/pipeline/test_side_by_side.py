@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -13,8 +14,11 @@ import psutil
 import pytest
 import torch
 
+from pipeline.experiments import runs
+from pipeline.experiments.measure import Run
 from pipeline.launch.side_by_side import Job, run_all
-from pipeline.settings.configuration import CONF
+from pipeline.launch.terminal import Screen
+from pipeline.settings.configuration import CONF, compose_config
 from rm.errors import InputError, InterruptedRunError
 
 
@@ -44,6 +48,29 @@ def test_every_job_is_done_with_its_share_of_the_cores(tmp_path: Path) -> None:
     run_all([Job(p.name, write_threads, (p,)) for p in paths], 2, tmp_path / "log")
     share = str(max(1, (os.cpu_count() or 1) // 2))
     assert [path.read_text() for path in paths] == [share] * 3
+
+
+def test_what_runs_share_is_prepared_in_a_stage_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the time left is computed from the rate of the frozen layers, which run once."""
+    prepared: list[str] = []
+    monkeypatch.setattr(runs, "prepare", lambda one: prepared.append(Path(one.run_dir).name))
+    words = ["profile=smoke", f"runs_dir={tmp_path}"]
+    folders = [tmp_path / name for name in ("trained", "new", "newer")]
+    folders[0].mkdir()
+    (folders[0] / "manifest.json").write_text("{}")
+    configs = [
+        compose_config("train", ["profile=smoke", f"run_dir={folder}"]) for folder in folders
+    ]
+    jobs = [Job(one.name, write_threads, (tmp_path / f"{one.name}.txt",)) for one in folders]
+    made = [Run("bt", number, folder) for number, folder in enumerate(folders)]
+    stream = io.StringIO()
+    cfg = compose_config("reproduce", [*words, "workers=2"])
+    runs.do_all(cfg, Screen(stream, live=False), "train", jobs, made, configs)
+    assert prepared == ["new"]
+    begins = [line.removesuffix(" …") for line in stream.getvalue().splitlines() if "…" in line]
+    assert begins == ["prepare backbone, tokens and frozen layers", "train"]
 
 
 def test_an_error_ends_the_other_jobs_and_is_raised_as_it_is(tmp_path: Path) -> None:
