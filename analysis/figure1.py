@@ -17,10 +17,9 @@ from matplotlib.figure import Figure
 from analysis import gradients, style
 from analysis.gradients import KEYS, UPDATES
 from analysis.style import method_label, model_label, ordered, plural, short
-from analysis.tables import AbsentError, require, with_texts
+from analysis.tables import TEXTS, AbsentError, require, with_texts
 
 MEASURES: Final = ["distance", "error", *UPDATES.values()]
-TEXTS: Final = ["prompt", "chosen", "rejected"]
 COLUMNS: Final = [*KEYS, "section", *TEXTS, *MEASURES]
 TAIL: Final = 0.25
 """The close pair comes from the closest quarter of the sample, the far one from the farthest."""
@@ -37,8 +36,8 @@ def collect(data: Path) -> pd.DataFrame:
     Columns: method, seed, pair_id, section, prompt, chosen, rejected, distance, error (|σ(d) − 1|),
     update_bt (‖∇_θ L_BT‖, nats / parameter unit) and update_normbt (the same times the weight w̃).
 
-    Raises InputError: gradients.csv or pairs.parquet is missing, empty or lacks a column, or a pair
-    has no text.
+    Raises AbsentError: the texts were left out; InputError: gradients.csv or pairs.parquet is
+    missing, empty or lacks a column, or a pair has no text.
     """
     frame = gradients.read(data, [*KEYS, "section", *MEASURES])
     return with_texts(frame, data, TEXTS)[COLUMNS]
@@ -102,8 +101,8 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
         write_texts(grid[0, column], name, pair, number)
         bars(grid[1, column], pair, tops, labelled=column == 0)
     caption = (
-        f"Two of {plural(len(rows), 'pair')}, {model_label(str(rows['method'].iloc[0]))}: of the "
-        "closest and the farthest quarter, those of most equal error. Update: ‖∇L‖ (nats / "
+        f"Two of {plural(len(rows), 'pair')}, {model_label(str(rows['method'].iloc[0]))}: one of "
+        "the closest quarter, one of the farthest, at nearly equal error. Update: ‖∇L‖ (nats / "
         "parameter unit), for NormBT × w̃; one scale. Distance: ‖h_w − h_l‖. ⏎: line break."
     )
     style.add_text(figure, verdict(close, far), caption, note)

@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.style import section_label
-from analysis.tables import of_method, read_scores, with_texts
+from analysis.tables import TEXTS, of_method, read_scores, with_texts
 from rm.errors import InputError
 
-TEXTS: Final = ["prompt", "chosen", "rejected"]
 FACTS: Final = ["pair_id", "section", "subset"]
 
 

@@ -20,7 +20,7 @@ from analysis import answers, claims, figure1
 from analysis.answers import span
 from analysis.gallery import TABLES, Item, read_index, read_manifest
 from analysis.style import method_label, model_label, plural, section_label, short
-from analysis.tables import AbsentError, read_markdown
+from analysis.tables import TEXTS, AbsentError, read_markdown
 from eval import verdicts
 from rm.errors import InputError
 from rm.files import atomic_write_text, read_json
@@ -293,7 +293,7 @@ def pair_texts(data: Path) -> list[dict[str, str]]:
             "facts": f"{section_label(pair['section'])} · {pair['pair_id']} · distance "
             f"{short(pair['distance'])} · error {short(pair['error'])} · "
             f"{model_label(pair['method'])}",
-            **{column: cut(pair[column]) for column in figure1.TEXTS},
+            **{column: cut(pair[column]) for column in TEXTS},
         }
         for name, pair in zip(("Close", "Far"), chosen, strict=True)
     ]

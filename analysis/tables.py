@@ -21,6 +21,8 @@ from rm.files import atomic_write_text
 Taken = TypeVar("Taken")
 
 GROUP: Final = ["backbone", "data", "benchmark"]
+TEXTS: Final = ["prompt", "chosen", "rejected"]
+"""Columns of pairs.parquet that hold texts."""
 SCORES: Final = [
     *("method", *GROUP, "seed", "pair_id", "subset", "section"),
     *("reward_chosen", "reward_rejected", "distance"),
@@ -132,10 +134,13 @@ def of_method(frame: pd.DataFrame, method: str, path: Path) -> pd.DataFrame:
 def with_texts(frame: pd.DataFrame, data: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Return `frame` with `columns` of `data`/pairs.parquet beside each pair_id.
 
-    Raises InputError: the file is unusable or lacks a pair.
+    Raises AbsentError: the texts were left out; InputError: the file is unusable or lacks a pair.
     """
     path, wanted = data / "pairs.parquet", ["pair_id", *columns]
-    texts = read_tidy(path, wanted)[wanted]
+    texts = read_tidy(path, ["pair_id"])
+    if not set(TEXTS) & set(texts) and set(TEXTS) & set(columns):
+        raise AbsentError("the texts of the pairs were left out (texts=false)")
+    texts = require(texts, wanted, str(path))[wanted]
     missing = set(frame["pair_id"]) - set(texts["pair_id"])
     if missing:
         raise InputError(

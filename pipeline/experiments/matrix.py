@@ -51,6 +51,7 @@ OWN_KEYS = (
     "bon",
     "gold",
     "gradient_pairs",
+    "texts",
     "workers",
     "eval",
     "scored",

@@ -18,6 +18,7 @@ from analysis import report
 from analysis.gallery import draw_all, redraw
 from analysis.style import MODELS, plural
 from analysis.table1 import BASELINES_FILE
+from analysis.tables import TEXTS
 from eval.baselines import baselines
 from eval.benchmarks import BENCHMARKS
 from eval.rows import sample_rows
@@ -208,7 +209,8 @@ def measure_all(cfg: DictConfig, runs: Sequence[Run], test: str, folder: Path) -
     """Measure what the figures need beside scores, and write it to the results' data `folder`.
 
     Gradients: the untrained backbone, and BT and NormBT of the first seed, on a sample of pairs.
-    Distances by layer: the untrained backbone. Texts: all pairs of the benchmark.
+    Distances by layer: the untrained backbone. Pairs: texts (unless `texts` is false) and their
+    similarity, for all pairs of the benchmark.
     """
     rows = BENCHMARKS[cfg.benchmark].load(test, cfg.eval.ignore)
     sample = sample_rows(rows, cfg.gradient_pairs)
@@ -222,7 +224,8 @@ def measure_all(cfg: DictConfig, runs: Sequence[Run], test: str, folder: Path) -
     atomic_write_text(folder / "gradients.csv", csv_text(gradients))
     write_parquet(directions, folder / "directions.parquet")
     write_parquet(measure.layers(cfg, runs[0], sample), folder / "layers.parquet")
-    write_parquet(measure.texts(Path(cfg.runs_dir) / "data", rows), folder / "pairs.parquet")
+    pairs = measure.texts(Path(cfg.runs_dir) / "data", rows)
+    write_parquet(pairs if cfg.texts else pairs.drop(columns=TEXTS), folder / "pairs.parquet")
 
 
 def write_baselines(cfg: DictConfig, test: str, folder: Path) -> None:

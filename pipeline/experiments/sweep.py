@@ -28,8 +28,9 @@ from pipeline.experiments.matrix import (
     train_config,
 )
 from pipeline.experiments.measure import Run
-from pipeline.experiments.runs import log_file, most_steps, progress
+from pipeline.experiments.runs import do_all, log_file
 from pipeline.launch.lock import only_one
+from pipeline.launch.side_by_side import Job
 from pipeline.launch.terminal import Screen, screen
 from pipeline.run.run_folder import comparable, differences, stale_because
 from rm.errors import InputError
@@ -65,16 +66,21 @@ def _sweep(cfg: DictConfig, overrides: Sequence[str], shown: Screen) -> Path:
     ]
     check_alike(cfg, plan[0][-1], parts, noted.parent)
     runs = [Run(method, seed, Path(one.run_dir)) for _, method, seed, one in plan]
-    steps = [most_steps(one) for *_, one in plan]
+    jobs = [
+        Job(f"{cfg.sweep.key}={value}, {method}, seed {seed}", train_one, (cfg, one, run, test))
+        for (value, method, seed, one), run in zip(plan, runs, strict=True)
+    ]
     shown.line(f"{cfg.sweep.key} = {cfg.sweep['values']}, {label(cfg)}; log: {log_file(cfg)}")
     name = f"train and score {plural(len(runs), 'model')}"
-    with shown.stage(name, lambda: progress(runs, steps)):
-        for (value, *_, one), run in zip(plan, runs, strict=True):
-            print(f"{cfg.sweep.key}={value}, {run.method}, seed {run.seed}", flush=True)
-            train_and_score(cfg, one, run, test)
-            if run.folder.is_relative_to(Path(cfg.runs_dir) / "sweep"):
-                shutil.rmtree(run.checkpoint, ignore_errors=True)
+    do_all(cfg, shown, name, jobs, runs, [one for *_, one in plan])
     return write(cfg, [value for value, *_ in plan], runs)
+
+
+def train_one(cfg: DictConfig, one: DictConfig, run: Run, test: str) -> None:
+    """Train and score a run; delete the checkpoint of one that only the sweep reads."""
+    train_and_score(cfg, one, run, test)
+    if run.folder.is_relative_to(Path(cfg.runs_dir) / "sweep"):
+        shutil.rmtree(run.checkpoint, ignore_errors=True)
 
 
 def write(cfg: DictConfig, values: Sequence[float], runs: Sequence[Run]) -> Path:

@@ -102,7 +102,7 @@ TEXTS = (
     *("run_dir", "cache_dir", "runs_dir", "results_dir", "output", "archive", "folder"),
     *("checkpoint", "data", "benchmark_data", "benchmark", "repo", "project", "title", "action"),
 )
-SWITCHES = ("debug", "dry_run", "private", "rerun", "keep_checkpoints", "best_of_n")
+SWITCHES = ("debug", "dry_run", "private", "rerun", "keep_checkpoints", "best_of_n", "texts")
 NUMBERS = {
     **{"devices": (1, 2**20), "threads": (1, 2**20), "gradient_pairs": (1, 2**20)},
     "seed": (0, 2**32),

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis import figure1, style
+from analysis.tables import TEXTS, AbsentError
 from rm.errors import InputError
 
 
@@ -27,7 +28,7 @@ def gradients(distances: list[float], errors: list[float]) -> pd.DataFrame:
 
 
 def texts(count: int, text: str = "words") -> pd.DataFrame:
-    names = {name: text for name in figure1.TEXTS}
+    names = {name: text for name in TEXTS}
     return pd.DataFrame([{"pair_id": f"p{i}", **names} for i in range(count)])
 
 
@@ -81,6 +82,12 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
         figure1.draw(figure1.collect(tmp_path))
     write(tmp_path, gradients(EIGHT, ERRORS), texts(7))
     with pytest.raises(InputError, match="no texts for 1 of the pairs, first p7"):
+        figure1.collect(tmp_path)
+    write(tmp_path, gradients(EIGHT, ERRORS), texts(8).drop(columns=TEXTS))
+    with pytest.raises(AbsentError, match="texts of the pairs were left out"):
+        figure1.collect(tmp_path)
+    write(tmp_path, gradients(EIGHT, ERRORS), texts(8).drop(columns="chosen"))
+    with pytest.raises(InputError, match="lacks the columns chosen"):
         figure1.collect(tmp_path)
     with pytest.raises(InputError, match="no rows"):
         figure1.draw(pd.DataFrame(columns=figure1.COLUMNS))

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from analysis import style
 from analysis.gallery import read_index, read_manifest
+from analysis.tables import TEXTS
 from pipeline.experiments import matrix
 from pipeline.experiments import reproduce as pipeline
 from pipeline.experiments.archive import pack, unpack
@@ -394,6 +395,7 @@ def test_real_benchmark_rows(shared_data: Path, tmp_path: Path, cache: Path) -> 
         "gradient_pairs=2",
         "benchmark=rewardbench",
         f"benchmark_data={sample}",
+        "texts=false",
     ]
     result = reproduce(tmp_path, cache, *words)
     assert result.returncode == 0, result.stderr
@@ -407,6 +409,12 @@ def test_real_benchmark_rows(shared_data: Path, tmp_path: Path, cache: Path) -> 
     assert str(tmp_path) not in json.dumps(manifest)
     table = (tmp_path / "results/tables/table1.md").read_text()
     assert "its rows from a file, sample.jsonl (" in table and "RewardBench is partial" in table
+    missing = {one.name: one.missing for one in read_index(tmp_path / "results")}
+    assert missing["figure1"] == "the texts of the pairs were left out (texts=false)"
+    published = [path for path in (tmp_path / "results").rglob("*") if path.suffix != ".parquet"]
+    pages = "".join(path.read_text() for path in published if path.suffix in (".html", ".md"))
+    assert not [row for row in map(json.loads, lines[::60]) if row["chosen"][:60] in pages]
+    assert not {*TEXTS} & {*pd.read_parquet(tmp_path / "results/data/pairs.parquet")}
     reason = manifest["best_of_n"]
     assert reason.startswith("left out: bon.policy.engine=synthetic draws from the generator")
     result = reproduce(tmp_path, cache, *words, "best_of_n=true")

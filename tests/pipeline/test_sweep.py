@@ -70,7 +70,7 @@ def test_a_sweep_may_be_worked_off_value_by_value_and_seed_by_seed(
     for values, seeds in (("[4]", "[0]"), ("[1]", "[0,1]"), ("[4]", "[1]")):
         path = run(tmp_path, cache, "sweep=cap", f"sweep.values={values}", f"seeds={seeds}")
     words = ["sweep=cap", "sweep.values=[1,4]", "seeds=[0,1]", f"results_dir={tmp_path}/at_once"]
-    at_once = run(tmp_path, cache, *words)
+    at_once = run(tmp_path, cache, *words, "workers=2")
     assert path.read_bytes() == at_once.read_bytes()
     pd.testing.assert_frame_equal(*(pd.read_parquet(tables_of(one)[1]) for one in (path, at_once)))
     noted, whole = (json.loads(one.with_name("sweep.json").read_text()) for one in (path, at_once))
