@@ -39,13 +39,13 @@ def one_by_one(model: RewardModel, rows: Sequence[Row]) -> Tensor:
 
 
 def batched(model: RewardModel, rows: Sequence[Row]) -> Tensor:
-    """All rows in one padded batch, the prompt computed again in each."""
+    """All rows in one padded batch; each row computes the prompt again."""
     return forward(model, rows)
 
 
 @torch.inference_mode()
 def shared(model: RewardModel, rows: Sequence[Row]) -> Tensor:
-    """The shared prompt once, with all responses branching off it (`rm.model.attention`)."""
+    """The prompt computed once, with all responses branching off it (`rm.model.attention`)."""
     batches = batches_by_shared_tokens(rows, BATCH_TOKENS)
     found: dict[Row, Tensor] = {}
     for batch in batches:
@@ -76,7 +76,7 @@ def make_rows(prompt: int, n: int, seed: int = 0) -> list[Row]:
 
 
 def measure(model: RewardModel, prompt: int, n: int, rounds: int) -> pd.DataFrame:
-    """Time all ways on the same rows; one record per way."""
+    """Time all ways on the same rows; one row per way."""
     rows = make_rows(prompt, n)
     rewards: dict[str, Tensor] = {}
 

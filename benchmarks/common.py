@@ -1,7 +1,7 @@
 """What all benchmarks share: interleaved timing, the machine's own matrix-product rate, the table.
 
 Every round runs every way once, in turn, so that a busy machine slows all ways equally. Ratios are
-taken from medians of one run. CPU time, which other jobs disturb least, is given beside wall time.
+taken from medians of one run. CPU time is given beside wall time: other jobs disturb it less.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def backbone() -> Path:
 def interleave(ways: Mapping[str, Way], rounds: int, label: str, warm_up: int = 1) -> pd.DataFrame:
     """Call every way once per round; one row per way with medians, extremes and rounds.
 
-    Columns: way, wall_s, wall_low, wall_high, cpu_s, rounds. `warm_up` rounds come before.
+    Columns: way, wall_s, wall_low, wall_high, cpu_s, rounds. `warm_up` untimed rounds come first.
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for number in tqdm(range(rounds + warm_up), desc=label, leave=False):
@@ -52,7 +52,7 @@ def interleave(ways: Mapping[str, Way], rounds: int, label: str, warm_up: int = 
 
 
 def timed(work: Way) -> tuple[float, float]:
-    """Wall and processor seconds of one call."""
+    """Wall and CPU seconds of one call."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - cpu
@@ -81,7 +81,7 @@ def with_ratios(frame: pd.DataFrame, reference: str, by: str = "way") -> pd.Data
 def product_rate(tokens: int = 2048, seconds: float = 2.0) -> float:
     """Median FLOP/s of this machine's matrix products in `DTYPE`, in SmolLM2's layer shapes.
 
-    (tokens, 576) @ (576, 1536) and back, as the feed-forward part has them.
+    (tokens, 576) @ (576, 1536) and back, as in the feed-forward layers.
     """
     up = torch.randn(576, 1536, dtype=DTYPE)
     states, down = torch.randn(tokens, 576, dtype=DTYPE), up.T.contiguous()
@@ -95,7 +95,7 @@ def product_rate(tokens: int = 2048, seconds: float = 2.0) -> float:
 
 
 def profiled(work: Way) -> pd.DataFrame:
-    """Where a call's processor time goes: its 15 largest operations by their own time.
+    """Return the 15 operations of a call that take the most CPU time of their own.
 
     Columns: operation, self_s, calls, share. The first call is not measured.
     """
@@ -122,7 +122,7 @@ def matrix_numbers(modules: Sequence[nn.Module]) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """The machine's description, for every line of a table."""
+    """The machine's description, for every row of a table."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -138,7 +138,7 @@ def machine() -> dict[str, Any]:
 
 
 def write(found: pd.DataFrame, path: Path, key: Sequence[str]) -> None:
-    """Print and write a table; keep an earlier run's rows where this one measured nothing."""
+    """Print and write a table; keep an earlier run's rows whose `key` was not measured again."""
     print(found.round(4).to_string(index=False), flush=True)
     names = list(key)
     if path.is_file():

@@ -1,13 +1,13 @@
-"""What only a CUDA GPU can show: exactness there, and time and memory of a full training step.
+"""On a CUDA GPU: exactness of the forwards, and time and memory of a full training step.
 
     python -m benchmarks.gpu [--backbone FOLDER] [--rounds 10]
 
-Full fine-tuning on 8 pairs of random tokens, half of each shared, bfloat16 matrix products over
-float32 master weights, fused AdamW: two-row forward, and shared with attention row by row or by
-FlexAttention in one kernel, each with and without gradient checkpointing. First the shared
-forwards' rewards are compared with the two-row forward's, in float32. Writes
-results/benchmarks/gpu.csv with the GPU's name; says so and stops where there is no GPU.
-(`--device cpu` goes through the same steps to test the script.)
+A step is full fine-tuning on 8 pairs of random tokens, half of each shared: bfloat16 matrix
+products, float32 master weights, fused AdamW. Three forwards are timed, each with and without
+gradient checkpointing: two-row; shared, with attention row by row; shared, with FlexAttention in
+one kernel. Before that, rewards of the shared forwards are compared with those of the two-row
+forward, in float32. Writes results/benchmarks/gpu.csv with the GPU's name. Without a GPU nothing is
+measured. (`--device cpu` runs the same steps to test the script.)
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ WAYS = (TWO_ROW, Way("shared", share=True, flex=False), Way("shared, flex", shar
 def ways_on(backbone: Path, device: str) -> tuple[Way, ...]:
     """The ways that `device` supports; prints why if FlexAttention is not among them."""
     model, _ = new_reward_model(backbone, torch.float32, seed=0)
-    reason = can_flex(model) if device.startswith("cuda") else "it trains on CUDA alone"
+    reason = can_flex(model) if device.startswith("cuda") else "it trains on CUDA only"
     if reason is not None:
         print(f"without FlexAttention: {reason}", flush=True)
     return tuple(way for way in WAYS if reason is None or not way.flex)
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "gpu.csv")
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
-        print("no CUDA GPU here: nothing was measured")
+        print("no CUDA GPU found, so nothing was measured; --device cpu tests the script")
         return
     name = torch.cuda.get_device_name() if given.device.startswith("cuda") else "cpu"
     folder = given.backbone or backbone()

@@ -2,11 +2,12 @@
 
     python -m benchmarks.growth [--pairs 1000 2000 4000 8000 16000] [--lengths 128 256 512 1024]
 
-pairs   scoring generated pairs with a tiny random Llama, so that what grows is our own work; in
-        every round each size in a process of its own, whose peak memory is read at its end.
-        `time_a_token` is the time per token over that of the largest size (1: linear), `memory_mb`
-        the peak beyond what the process held before it scored; medians.
-length  one full training step of SmolLM2-135M on 4 pairs of random tokens, half of each shared.
+pairs   Scoring generated pairs with a tiny random Llama, so that our own code dominates. In every
+        round each size runs in its own process. `time_a_token`: time per token divided by that of
+        the largest size (1: linear). `memory_mb`: peak memory minus the peak before scoring. Values
+        are medians over rounds.
+length  One full training step of SmolLM2-135M on 4 pairs of random tokens, half of each shared.
+        `time_a_token`: time per token divided by that of the shortest length.
 
 Writes results/benchmarks/growth.csv.
 """
@@ -41,7 +42,7 @@ from rm.objective.weights import NormBT
 
 
 def score(pairs: int) -> dict[str, float]:
-    """Score generated pairs in this process: seconds, and peak memory beyond the start's, MB."""
+    """Score generated pairs in this process; return seconds, growth of peak memory (MB), tokens."""
     config = compose_config("train", ["model=tiny-llama"])
     folder = backbone_folder(config.model, config.cache_dir)
     model, tokenizer = new_reward_model(folder, torch.float32, seed=0)
@@ -61,7 +62,7 @@ def _peak() -> float:
 
 
 def in_a_process(pairs: int, threads: int) -> dict[str, float]:
-    """`score` in a process of its own."""
+    """Run `score` in its own process."""
     command = [sys.executable, "-m", "benchmarks.growth", "--score", str(pairs)]
     done = subprocess.run(
         [*command, "--threads", str(threads)], check=True, stdout=subprocess.PIPE, text=True

@@ -1,12 +1,12 @@
-"""How far low precision moves the representation distance, which NormBT divides by.
+"""How much low precision changes the representation distance, by which NormBT divides.
 
     python -m benchmarks.precision [--pairs 40] [--threads 2]
 
-Untrained SmolLM2-135M, generated test pairs, against float32 throughout. Ways: all weights in
-bfloat16 ("bfloat16 stream"), and matrices in bfloat16 with a float32 residual stream, as
-`rm.model.parts.lower_precision` has it; two-row and shared forward. Errors are relative: of the
-hidden state, and of ‖h_w − h_l‖, with quantiles over pairs. Writes
-results/benchmarks/precision.csv. No time is measured.
+Untrained SmolLM2-135M on generated test pairs; the reference computes in float32 throughout.
+"bfloat16 stream": all weights in bfloat16. "float32 stream": matrices in bfloat16, residual stream
+in float32 (`rm.model.parts.lower_precision`). Each runs the two-row and the shared forward. The
+table has quantiles over pairs of the relative errors of the hidden state and of ‖h_w − h_l‖. Writes
+results/benchmarks/precision.csv. Time is not measured.
 """
 
 from __future__ import annotations

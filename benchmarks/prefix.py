@@ -5,9 +5,14 @@
 Measures a training step (one global batch: forward and backward of every micro-batch, clipping,
 AdamW), the forward pass alone, and the frozen trunk's pass; writes results/benchmarks/prefix.csv.
 
-Layouts: "two-row", the reference; "shared", `rm.model.attention`; "mask", the other way to share:
-one tensor row per pair, padded, under one 4-D mask; "packed", the same with several pairs in rows
-of 512 places. `tokens`: tokens that a layout computes, without padding; `padded`: with padding.
+Layouts:
+
+two-row  the reference
+shared   prefixes shared by `rm.model.attention`
+mask     prefixes shared in one padded tensor row per pair, under one 4-D mask
+packed   as mask, with several pairs in tensor rows of 512 tokens
+
+`tokens`: tokens that a layout computes, without padding; `padded`: with padding.
 """
 
 from __future__ import annotations
@@ -48,7 +53,7 @@ Group = tuple[Row, ...]
 
 @dataclass
 class Bench:
-    """A model, its frozen trunk if it has one, and what trains the rest."""
+    """A model, its frozen trunk if it has one, and the optimiser of the rest."""
 
     model: RewardModel
     lower: nn.Module | None
@@ -127,7 +132,7 @@ class TwoRow:
 
 
 class Shared:
-    """The same micro-batch as `rm.model.attention` shares it."""
+    """The same micro-batch with prefixes shared by `rm.model.attention`."""
 
     def __init__(self, groups: Sequence[Group], bench: Bench) -> None:
         self.bench, self.batch = bench, shared_batch(sides(groups))
@@ -198,7 +203,7 @@ class Masked:
 
 
 def tree_mask(tree: TokenTree) -> Tensor:
-    """Bool (length, length): which tokens of the tree each token descends from."""
+    """Bool (length, length): which tokens of the tree (columns) each token (rows) attends to."""
     seen = torch.ones(len(tree), len(tree), dtype=torch.bool).tril()
     for runs in tree.runs:
         own = slice(*runs[-1])
@@ -209,7 +214,7 @@ def tree_mask(tree: TokenTree) -> Tensor:
 
 
 def packed(trees: Sequence[TokenTree], capacity: int) -> list[list[TokenTree]]:
-    """First-fit decreasing into tensor rows of `capacity` tokens."""
+    """Pack trees into tensor rows of `capacity` tokens, first-fit decreasing."""
     rows: list[list[TokenTree]] = []
     for tree in sorted(trees, key=len, reverse=True):
         fitting = (row for row in rows if sum(map(len, row)) + len(tree) <= capacity)

@@ -1,14 +1,14 @@
-"""Training on many pairs: tokenising, the first step, memory, and where a resumed run begins.
+"""Training on many pairs: tokenisation, time to the first step, memory, and resuming a run.
 
     python -m benchmarks.scale [--pairs 50000] [--tokens 300] [--processes 2] [--tokenised 50000]
 
-Writes random pairs of words to a file, and measures, each in processes of its own. Where fewer
-pairs are tokenised than are asked for, their table is repeated to that size.
+Writes pairs of random words to a file and makes three measurements, each in its own processes. If
+--tokenised is below --pairs, the token table is repeated up to --pairs.
 
-tokenise  reading, checking and tokenising the file into the cache, with as many processes
-start     `scripts.train` with two ranks and a tiny model, from the command to the first step; its
-          `peak_mb` is that of the larger rank, and `own_mb` what that rank shares with no file
-resume    a data loader that begins nine tenths into the run; `reads` counts micro-batches read
+tokenise  reading, checking and tokenising the file into the cache, with --processes processes
+start     `scripts.train` with two ranks and a tiny model, from the command to the first step;
+          `peak_mb` is the memory of the larger rank, `own_mb` its memory that no file backs
+resume    a data loader that starts nine tenths into the run; `reads` counts micro-batches read
 
 Writes results/benchmarks/scale.csv.
 """
@@ -56,7 +56,7 @@ DEVICES, STEPS = 2, 8
 
 
 def words_of(folder: Path, pairs: int) -> list[str]:
-    """The settings of a run on the pairs in `folder`, which ends after a few steps."""
+    """Settings of a run of a few steps on the pairs in `folder`."""
     return [
         *("profile=smoke", "data=files", f"data.train={folder}/pairs.jsonl"),
         *("data.validation_share=0.0", f"cache_dir={folder}/cache", f"devices={DEVICES}"),
@@ -82,7 +82,7 @@ def write_pairs(path: Path, pairs: int, tokens: int, tokenizer: Any) -> None:
 
 
 def tokens_of(cfg: DictConfig) -> TrainingTokens:
-    """The run's tokens, made where they are not there."""
+    """The run's tokens, made if they are not in the cache."""
     folder = backbone_folder(cfg.model, cfg.cache_dir)
     cache = TokenCache(cfg, folder, check(cfg), objective_of(cfg.loss))
     return cache.open(ChatTemplate(AutoTokenizer.from_pretrained(folder)))
@@ -92,7 +92,7 @@ def tokens_of(cfg: DictConfig) -> TrainingTokens:
 
 
 def tokenise(cfg: DictConfig) -> dict[str, float]:
-    """Make the tokens in this process and those that it starts."""
+    """Make the tokens in this process and its workers; `peak_mb` is of this process."""
     started = time.perf_counter()
     made = tokens_of(cfg)
     seconds, tokens = time.perf_counter() - started, int(made.report["tokens"])
@@ -102,7 +102,7 @@ def tokenise(cfg: DictConfig) -> dict[str, float]:
 
 
 def resume(cfg: DictConfig) -> dict[str, float]:
-    """Read the first micro-batch of a run over all pairs that begins nine tenths into it."""
+    """Resume a run over all pairs at nine tenths and read its first micro-batch."""
     settings, pairs = check(cfg), tokens_of(cfg).pairs
     batch, reads = settings.global_batch, list[int]()
 
@@ -133,7 +133,7 @@ def repeat_table(folder: Path, times: int) -> None:
 
 
 def start(words: list[str], folder: Path) -> dict[str, float]:
-    """Train by the command line, and look at its ranks until it ends."""
+    """Train by the command line and sample the memory of its ranks until it ends."""
     shutil.rmtree(folder / "run", ignore_errors=True)
     started, metrics, found = time.perf_counter(), folder / "run" / "metrics.jsonl", {}
     command = subprocess.Popen([sys.executable, "-m", "scripts.train", *words])
@@ -151,7 +151,7 @@ def start(words: list[str], folder: Path) -> dict[str, float]:
 
 
 def memory_of_ranks(command: int) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Every rank below a command with its peak resident memory and its peak own memory, MB."""
+    """Ranks of a command, each with its peak resident and current anonymous memory in MB."""
     try:
         for process in psutil.Process(command).children(recursive=True):
             rank = process.environ().get("RANK")
@@ -160,11 +160,11 @@ def memory_of_ranks(command: int) -> Iterator[tuple[str, tuple[float, float]]]:
                 sizes = {line.split(":")[0]: line.split()[1] for line in lines if " kB" in line}
                 yield rank, (int(sizes["VmHWM"]) / 1024, int(sizes["RssAnon"]) / 1024)
     except (psutil.Error, OSError, KeyError):
-        return  # it has just ended
+        return  # the process has just ended
 
 
 def in_a_process(stage: str, given: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """One measurement in a process of its own."""
+    """Run one measurement in its own process."""
     options = ["--pairs", str(given.pairs), "--processes", str(given.processes)]
     command = [sys.executable, "-m", "benchmarks.scale", "--stage", stage, "--folder", str(folder)]
     done = subprocess.run([*command, *options], check=True, stdout=subprocess.PIPE, text=True)

@@ -2,10 +2,11 @@
 
     python -m benchmarks.scoring [--data rewardbench generated_v2] [--pairs 48] [--rounds 3]
 
-The same checkpoint in `common.DTYPE`, the same rows, 8 pairs per batch for the two peers (the
-official default), in the order of the file; our scorer with its own batches, without and with
-prefix sharing. Rewards of all ways are compared. Writes results/benchmarks/scoring.csv, and
-scoring_profile.csv: our shared scoring by operation (torch.profiler).
+All ways score the same rows with the same checkpoint in `common.DTYPE`. The two peers take 8 pairs
+per batch (the official default), in the order of the file. Our scorer makes its own batches,
+without and with prefix sharing. The rewards of all ways are compared. Writes
+results/benchmarks/scoring.csv, and scoring_profile.csv: our shared scoring by operation
+(torch.profiler).
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def _pipeline_class() -> Any:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not torch.cuda.is_available():  # it moves its inputs to "cuda", wherever it runs
+    if not torch.cuda.is_available():  # it moves its inputs to "cuda" on any machine
         BatchEncoding.to = lambda self, *_, **__: self  # type: ignore[method-assign]
     return module.RewardBenchPipeline
 
@@ -176,7 +177,7 @@ def measure(job: Job, data: str, rounds: int) -> pd.DataFrame:
 
 
 def rows_of(data: str, pairs: int, shared: Path) -> list[EvaluationRow]:
-    """Evenly spaced rows of RewardBench's format, or generated test pairs."""
+    """Evenly spaced rows in RewardBench's format, or generated test pairs."""
     if data == "rewardbench":
         every = rewardbench.load(str(shared / "rewardbench_mini.jsonl.gz"))
         return list(every[:: max(1, len(every) // pairs)])[:pairs]

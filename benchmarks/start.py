@@ -1,9 +1,11 @@
-"""How long a command takes to start: python -m benchmarks.start.
+"""How long a command takes to start.
 
-Processes: an empty one, one that composes a configuration, `scripts.train --help`, a misspelt key,
-the imports of a training run and of their largest parts, and a smoke training run to the end of its
-first step, with an empty cache. Interleaved; medians of wall seconds
-in results/benchmarks/start.csv.
+    python -m benchmarks.start
+
+Processes: an empty one, one that composes a configuration, `scripts.train --help`, `scripts.train`
+with a misspelt key, imports of a training run and of its largest parts, and a smoke training run to
+the end of its first step, with an empty cache. They are interleaved. Writes medians of wall seconds
+to results/benchmarks/start.csv.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def first_step() -> None:
         )
         while not steps_done(Path(folder) / "run"):
             if process.poll():
-                raise RuntimeError(f"the run ended with status {process.returncode}")
+                raise RuntimeError(f"the run failed with status {process.returncode}")
             time.sleep(0.01)
         process.terminate()
         process.wait()

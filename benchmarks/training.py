@@ -2,18 +2,19 @@
 
     python -m benchmarks.training [--what trl weight trunk profile] [--data generated_v2 …]
 
-trl     Full fine-tuning of SmolLM2-135M, 8 pairs per step, matrix products in `common.DTYPE`,
-float32 master weights, fused AdamW, the same pairs: TRL's RewardTrainer as it comes, our trainer
-without and with prefix sharing; `skywork` are real pairs of all lengths, and in `skywork, nothing
-shared` every row begins differently. A step is collation, forward, backward, clipping and the
-optimiser. weight  The cpu profile's step (top layers over a cached trunk) with BT's and with
-NormBT's weight. trunk   The cpu profile's step with the trunk cached and shared prefixes, against
-one that computes all layers of both rows; and what it costs to fill the cache. `experiment_ratio`
-composes from these measured times what 4 losses × 3 seeds of 75 steps take. profile Our full step
-with nothing to share, by operation (torch.profiler).
+trl      Full fine-tuning of SmolLM2-135M: TRL's RewardTrainer, and our trainer without and with
+         prefix sharing. All take the same 8 pairs per step, matrix products in `common.DTYPE`,
+         float32 master weights and fused AdamW. A step is collation, forward, backward, clipping
+         and the optimiser. `skywork` has real pairs of all lengths; in `skywork, nothing shared`
+         every row begins differently.
+weight   The cpu profile's step (top layers over a cached trunk) with BT's and with NormBT's weight.
+trunk    The cpu profile's step with a cached trunk and shared prefixes, against a step that
+         computes all layers of both rows; and the time to fill the cache. `experiment_ratio`:
+         speed-up of 4 losses × 3 seeds × 75 steps, computed from these times.
+profile  Our full step with nothing to share, by operation (torch.profiler).
 
-`of_product_rate`: FLOP per second of the matrix products that the loss needs (6 per weight and
-computed token, 2 if frozen), divided by the rate of plain products on this machine in this run.
+`of_product_rate`: FLOP per second of the matrix products that the loss needs (6 FLOP per weight and
+computed token), divided by the rate of plain products on this machine in this run.
 Writes results/benchmarks/training_*.csv.
 """
 
@@ -108,7 +109,7 @@ def task_of(data: str, pairs: int, shared: Path, folder: Path) -> Task:
 
 
 def nothing_shared(pairs: Sequence[TokenPair]) -> list[TokenPair]:
-    """The same pairs with another first token in every row, so that no two rows begin alike."""
+    """The same pairs with another first token in every row, so that rows share no prefix."""
     return [
         replace(
             pair,
@@ -182,7 +183,7 @@ def our_step(
     cache: Path | None = None,
     micro_batch: int = BATCH,
 ) -> Way:
-    """Our trainer: everything trained, or the top layers, over a trunk cached in `cache`."""
+    """Our trainer, of all layers or of the top layers; with `cache`, over a cached trunk."""
     model, tokenizer = new_reward_model(backbone(), DTYPE, seed=0)
     frozen = DTYPE if part == "top_layers" else None
     train_part(model, part, top_layers=TOP_LAYERS, frozen_dtype=frozen)  # type: ignore[arg-type]
@@ -213,7 +214,7 @@ def our_step(
 def stepper(
     trainer: Trainer, batches: Callable[[], Sequence[Any]], finish: Callable[[], None]
 ) -> Way:
-    """One optimiser step of a transformers Trainer, as its own loop takes it."""
+    """One optimiser step of a transformers Trainer, as in its own loop."""
     trainer.create_optimizer()
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
 
@@ -267,7 +268,7 @@ def weights(task: Task, cache: Path, rounds: int) -> pd.DataFrame:
 
 
 def trunk_reuse(task: Task, cache: Path, rounds: int) -> pd.DataFrame:
-    """The cpu profile's step without and with its cache, and the experiment composed from it."""
+    """The cpu profile's step without and with its cache; an experiment's time computed from it."""
     ours = functools.partial(our_step, task, weight=NormBT(0.9, 1e-6), part="top_layers")
     ways = {
         "all layers, two-row": ours(share_prefix=False, micro_batch=MICRO_BATCH),
@@ -291,7 +292,7 @@ def trunk_reuse(task: Task, cache: Path, rounds: int) -> pd.DataFrame:
 
 
 def profile(task: Task) -> pd.DataFrame:
-    """Where a shared full step's processor time goes, as `profiled` says."""
+    """A full step with prefix sharing, by operation (see `profiled`)."""
     step = our_step(task, share_prefix=True, weight=NormBT(0.9, 1e-6))
     return profiled(step).assign(data=task.name)
 

@@ -1,7 +1,7 @@
-"""Preference pairs of one's own: weights are the row counts.
+"""Benchmarks of your own preference pairs; subsets are weighted by their row counts.
 
-Two benchmarks share this code: "pairs" is any file of pairs with a `category` column, "generated"
-is the project's own test set in RewardBench's schema plus a `section` column.
+Two benchmarks share this code. "pairs" is any file of pairs with a `category` column.
+"generated" is the project's own test set, in RewardBench's schema plus a `section` column.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def load(
 ) -> list[EvaluationRow]:
     """Read preference pairs from a local file, or the split "test" of a Hub data set.
 
-    The texts are in any schema of training data (`rm.data.schemas`). "pairs" needs a column
-    category besides (section and subset alike), "generated" needs section and subset. `pair_id` is
-    the column pair_id or id, or the row number; rows with one `cluster` are resampled together.
-    `ignore`: parts that are left out (`rm.data.columns.NOT_TEXT`). InputError names a malformed
-    row.
+    The texts may have any schema of training data (`rm.data.schemas`). "pairs" also needs the
+    column category, used as section and subset; "generated" needs section and subset. `pair_id` is
+    the column pair_id or id, else the row number. Rows with the same `cluster` are resampled
+    together. `ignore`: kinds of parts to leave out (`rm.data.columns.NOT_TEXT`). Raises InputError
+    that names a malformed row.
     """
     if source == "hub":
         raise InputError(f"benchmark={benchmark} has no data set on the Hub; give data=PATH")

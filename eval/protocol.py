@@ -21,9 +21,9 @@ Summary = dict[str, Any]
 class Protocol:
     """The aggregation of a pair benchmark.
 
-    `sections` maps section → subset → weight: a section's score is the weighted mean of its
-    subsets' accuracies, the average is the plain mean of the sections. `rows` is how many rows the
-    official set has in each subset; empty where there is no official count.
+    `sections` maps section → subset → weight. A section's score is the weighted mean of its
+    subsets' accuracies; the average is the plain mean of the sections. `rows` maps subset → number
+    of rows in the official set; it is empty if there is no official count.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Protocol:
     def from_counts(cls, name: str, frame: pd.DataFrame) -> Protocol:
         """Build a protocol whose weights are the row counts of `frame` (columns section, subset).
 
-        InputError when a column is missing or one subset name occurs in two sections.
+        Raises InputError if a column is missing or a subset occurs in two sections.
         """
         check_columns(frame, ("section", "subset"), "the scores")
         counts = Counter(zip(frame["section"], frame["subset"], strict=True))
@@ -49,7 +49,7 @@ class Protocol:
         return cls(name, sections)
 
     def section_of(self, subset: str) -> str:
-        """Return the section that holds `subset`; InputError names the valid subsets."""
+        """Return the section of `subset`. Raises InputError that lists the valid subsets."""
         for section, weights in self.sections.items():
             if subset in weights:
                 return section
@@ -59,11 +59,11 @@ class Protocol:
         return ", ".join(subset for weights in self.sections.values() for subset in weights)
 
     def roll_up(self, accuracies: Mapping[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
-        """Aggregate subset accuracies, arrays of one shape, to subsets, sections and the average.
+        """Aggregate subset accuracies (arrays of the same shape) to sections and the average.
 
-        Keys of the result are (level, name), level one of "subset", "section", "average", in the
-        protocol's order. A subset that is absent or NaN is left out of its section's weighted mean
-        (as in RewardBench), and a section without any subset is left out of the average.
+        Keys of the result are (level, name), in the protocol's order; level is "subset", "section"
+        or "average". A subset that is absent or NaN is left out of its section's weighted mean (as
+        in RewardBench). A section without any subset is left out of the average.
         """
         subsets: dict[tuple[str, str], np.ndarray] = {}
         sections: dict[tuple[str, str], np.ndarray] = {}
@@ -80,7 +80,7 @@ class Protocol:
 
 
 def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Average over the first axis, skipping NaN; NaN where all are."""
+    """Average over the first axis, skipping NaN; NaN if all values are NaN."""
     shares = weights.reshape(-1, *[1] * (values.ndim - 1)) * ~np.isnan(values)
     total = shares.sum(axis=0)
     with np.errstate(invalid="ignore"):
@@ -88,33 +88,33 @@ def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def check_columns(frame: pd.DataFrame, columns: tuple[str, ...], what: str) -> None:
-    """Raise InputError naming the columns that `frame` lacks, or that it has no rows."""
+    """Raise InputError if `frame` has no rows or lacks some of `columns`; they are named."""
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise InputError(f"{what} lack the columns {', '.join(missing)}")
     if frame.empty:
-        raise InputError(f"{what} hold no rows")
+        raise InputError(f"{what} contain no rows")
 
 
 def check_finite(frame: pd.DataFrame, columns: tuple[str, ...], key: str) -> None:
-    """Raise InputError with the count and the first `key` of rows whose reward is NaN or inf.
+    """Raise InputError if a reward is NaN or infinite, or a column is not numeric.
 
-    Likewise for a column that holds no numbers.
+    The message counts the values of `key` with such a reward and quotes the first.
     """
     for name in columns:
         if not pd.api.types.is_numeric_dtype(frame[name]):
-            raise InputError(f"column {name!r} must hold numbers, holds {frame[name].dtype}")
+            raise InputError(f"column {name!r} must be numeric, not {frame[name].dtype}")
     values = frame[list(columns)].to_numpy(dtype=float)
     bad = frame[~np.isfinite(values).all(axis=1)]
     if len(bad):
         raise InputError(
-            f"{bad[key].nunique()} of {frame[key].nunique()} have a reward that is NaN or "
-            f"infinite, first {bad[key].iloc[0]!r}: the model or its precision is at fault"
+            f"{bad[key].nunique()} of {frame[key].nunique()} have a NaN or infinite reward, "
+            f"first {bad[key].iloc[0]!r}: check the model and its precision"
         )
 
 
 def check_scores(scores: pd.DataFrame) -> None:
-    """Check a table of scored pairs: columns, unique pair ids, finite rewards; else InputError."""
+    """Raise InputError unless scored pairs have all columns, unique ids and finite rewards."""
     check_columns(scores, ("pair_id", "subset", "reward_chosen", "reward_rejected"), "the scores")
     twice = scores.loc[scores["pair_id"].duplicated(), "pair_id"]
     if len(twice):
@@ -125,7 +125,7 @@ def check_scores(scores: pd.DataFrame) -> None:
 def outcomes(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Turn scored pairs into outcomes: seed, pair_id, subset, correct (0.0 or 1.0) [, cluster].
 
-    Correct means r_w > r_l strictly: a tie is a loss. InputError as in `check_scores`.
+    Correct means r_w > r_l: a tie counts as a loss. Raises InputError as `check_scores`.
     """
     check_scores(scores)
     frame = scores[["pair_id", "subset"]].copy()
@@ -139,9 +139,9 @@ def outcomes(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 def summarize(scores: pd.DataFrame, protocol: Protocol) -> Summary:
     """Summarise scored pairs (pair_id, subset, reward_chosen, reward_rejected) under a protocol.
 
-    The result is ready for JSON. Accuracies are fractions in [0, 1]; a section without rows is
-    None and left out of the average; `partial` says, section by section, what differs from the
-    official set. InputError for a NaN or infinite reward, a repeated pair_id or an unknown subset.
+    The result is ready for JSON. Accuracies are fractions in [0, 1]. A section without rows is None
+    and left out of the average. `partial` lists for each section what differs from the official
+    set. Raises InputError for a NaN or infinite reward, a repeated pair_id or an unknown subset.
     """
     check_scores(scores)
     for subset in scores["subset"].unique():
@@ -181,7 +181,7 @@ def _number(value: np.ndarray | None) -> float | None:
 
 
 def partial(subsets: Mapping[str, Mapping[str, Any]], protocol: Protocol) -> dict[str, list[str]]:
-    """List, for each section, how its rows differ from the official set ({} when they do not)."""
+    """List for each section how its rows differ from the official set; {} if none differ."""
     notes: dict[str, list[str]] = {}
     for section, weights in protocol.sections.items():
         if not any(name in subsets for name in weights):

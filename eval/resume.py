@@ -1,9 +1,8 @@
-"""Finished batches of a scoring run on disk: a killed run resumes from them, ranks meet in them.
+"""Finished batches of a scoring run on disk: a killed run resumes from them, ranks share them.
 
-Each rank appends to a file of its own and every process reads all of them. A file is one line
-(magic and key) and then records: header (rows, columns, bytes per number, CRC-32), row
-fingerprints, values. A record that is cut short or damaged ends the file: a batch is there as a
-whole or not at all.
+Each rank appends to its own file; every process reads all files. A file starts with one line (magic
+and key). Then come records: header (rows, columns, bytes per number, CRC-32), row fingerprints,
+values. Reading stops at the first incomplete or damaged record, so no batch is read in part.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ def row_fingerprint(row: Sequence[int]) -> bytes:
 class PartialScores:
     """The partial files of one run in `folder`.
 
-    `key` names everything that values depend on besides the row: files of another key are not
-    read. `rank` is whose file this process appends to.
+    `key` identifies everything besides the row that the values depend on. Files with another key
+    are ignored. `rank` selects the file that this process appends to.
     """
 
     folder: Path
@@ -62,9 +61,9 @@ class PartialScores:
         return found
 
     def open(self) -> BinaryIO:
-        """Open this rank's file for `append`, cut after its last whole record.
+        """Open this rank's file for `append`, truncated after its last complete record.
 
-        InputError if another process is writing to it.
+        Raises InputError if another process is writing to it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.path.open("ab")
@@ -83,7 +82,7 @@ class PartialScores:
         return file
 
     def append(self, file: BinaryIO, rows: Sequence[bytes], values: np.ndarray) -> None:
-        """Write one finished batch: row fingerprints and values (rows, columns), a float type.
+        """Write one finished batch: row fingerprints and values (rows, columns), floating point.
 
         Raises InterruptedRunError if the disk is full.
         """

@@ -1,6 +1,6 @@
 """RewardBench, version 1 (allenai/reward-bench, split "filtered"): 23 subsets in four sections.
 
-The paper's average is the mean of the four sections; RewardBench's fifth, prior sets, is left out.
+The paper's average is the mean of the four sections; its fifth section, prior sets, is left out.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ NO_PROBLEMS = "hep-* have unequal row counts: resampled row by row, not by probl
 
 
 def load(source: str = "hub", ignore: Iterable[str] = ()) -> list[EvaluationRow]:
-    """Read all rows of RewardBench from the Hub ("hub"), or of a local file in its schema.
+    """Read all rows of RewardBench from the Hub ("hub") or from a local file in its schema.
 
-    Columns: id, prompt, chosen, rejected, subset. `pair_id` is "subset/id" (the row number where
-    there is no id); `cluster` of a hep-* row is its problem (`with_problems`). InputError names a
-    malformed row.
+    Columns: id, prompt, chosen, rejected, subset. `pair_id` is "subset/id", with the row number if
+    there is no id. The `cluster` of a hep-* row is its problem (`with_problems`). Raises InputError
+    that names a malformed row.
     """
     name = HUB if source == "hub" else source
     rows = parse_rows(read_records(name, split=SPLIT), _parse, name, ignore)
@@ -100,11 +100,11 @@ def _parse(record: Row, number: int, ignore: frozenset[str]) -> EvaluationRow:
 
 
 def with_problems(rows: Sequence[EvaluationRow]) -> list[EvaluationRow]:
-    """Return the rows, each hep-* row with its problem as `cluster`: its place in its language.
+    """Return the rows, with the problem of each hep-* row as its `cluster`.
 
-    Each language lists the same 164 problems in the same order; the rows name none. Where the
-    languages have unequal counts, a place is not a problem, and every row is left to stand alone.
-    Languages of equal counts are taken to be in the official order.
+    The rows do not name their problem. Each language lists the same 164 problems in the same order,
+    so a row's position in its language identifies the problem. If languages have unequal row
+    counts, no clusters are set. Equal counts are assumed to be in the official order.
     """
     if not places_are_problems(row.subset for row in rows):
         return list(rows)
@@ -127,14 +127,14 @@ def _section(subset: str, record: Row) -> str:
     try:
         return PROTOCOL.section_of(subset)
     except InputError as error:
-        hint = "; for rows with sections of their own use benchmark=generated"
+        hint = "; for rows with a section column use benchmark=generated"
         raise InputError(f"{error}{hint if 'section' in record else ''}") from error
 
 
 def summarize(scores: pd.DataFrame) -> Summary:
-    """Summarise scored rows by RewardBench's weights; see `eval.protocol.summarize`.
+    """Summarise scored rows with RewardBench's weights; see `eval.protocol.summarize`.
 
-    `partial` also says where hep-* rows are not clustered by problem (`with_problems`).
+    `partial` also says if hep-* rows are not clustered by problem (`with_problems`).
     """
     summary = summarize_pairs(scores, PROTOCOL)
     if not places_are_problems(scores["subset"]):

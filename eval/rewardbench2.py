@@ -1,10 +1,10 @@
 """RewardBench 2 (allenai/reward-bench-2, arXiv 2506.01937): best of four, and ties.
 
-Five subsets ask for the one correct response among four; several responses that share the highest
-reward share the credit. "Ties" asks that all of many correct answers beat all wrong ones, by more
-than the correct ones differ. Rules as in the package rewardbench 0.1.4 (tests compare).
+In five subsets one of four responses is correct; responses that share the highest reward share the
+credit. In "Ties" all correct answers must beat all wrong ones, by more than the correct ones
+differ. The rules are those of the package rewardbench 0.1.4 (tests compare).
 
-The newest repository (05a9005) differs in Ties where all correct answers of a prompt score equally.
+The newest repository (05a9005) differs in Ties if all correct answers of a prompt score equally.
 Its last term counts such a prompt as ±1; the released package leaves it out. Over 200 sets of
 whole-number rewards the two differ by up to 0.5 points.
 """
@@ -52,11 +52,11 @@ PROTOCOL = Protocol(
 
 
 def load(source: str = "hub", ignore: Iterable[str] = ()) -> list[EvaluationItem]:
-    """Read RewardBench 2 from the Hub ("hub"), or of a local file in its schema.
+    """Read RewardBench 2 from the Hub ("hub") or from a local file in its schema.
 
-    Columns: id, prompt, chosen (texts), rejected (texts), subset, and num_correct where given.
-    `item_id` is "subset/id"; an id of Ties is "ref:N" or "tied:N". InputError names the row that is
-    malformed.
+    Columns: id, prompt, chosen (texts), rejected (texts), subset, and optionally num_correct.
+    `item_id` is "subset/id"; an id of Ties is "ref:N" or "tied:N". Raises InputError that names a
+    malformed row.
     """
     name = HUB if source == "hub" else source
     items = parse_rows(read_records(name, split=SPLIT), parse_item, name, ignore)
@@ -65,7 +65,7 @@ def load(source: str = "hub", ignore: Iterable[str] = ()) -> list[EvaluationItem
 
 
 def parse_item(record: Row, number: int, ignore: frozenset[str]) -> EvaluationItem:
-    """Turn one RewardBench 2 record into an item. Raises InputError or DropRow: what is wrong."""
+    """Turn one RewardBench 2 record into an item. Raises InputError or DropRow if malformed."""
     subset = _subset(text_field(record, "subset"))
     chosen, rejected = text_list(record, "chosen"), text_list(record, "rejected")
     if record.get("num_correct") not in (None, len(chosen)):
@@ -100,17 +100,17 @@ def ties_key(item_id: str) -> tuple[str, str]:
 
 
 def best_of(rewards: np.ndarray, correct: np.ndarray) -> float:
-    """Return the credit for one item, in [0, 1]: the correct share of the best-scored responses.
+    """Return one item's credit in [0, 1]: how much of the responses with top reward is correct.
 
-    `rewards` and `correct` are (k,). With one correct response it is 1/n where n responses share
-    the highest reward and the correct one is among them, else 0.
+    `rewards` and `correct` are (k,). With one correct response the credit is 1/n if it is among the
+    n responses that share the highest reward, else 0.
     """
     return float(correct[rewards == rewards.max()].mean())
 
 
 @dataclass(frozen=True)
 class _Margins:
-    """One Ties prompt: does the worst correct answer beat the best wrong one, and by how much."""
+    """The margin of one Ties prompt and the spread of its correct answers."""
 
     margin: float
     """lowest correct reward − highest wrong reward"""
@@ -129,12 +129,16 @@ def _margins(rewards: np.ndarray, correct: np.ndarray) -> _Margins:
 
 
 def ties_score(items: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> float:
-    """Score the Ties subset: item id → (rewards, correct), both (k,).
+    """Score the Ties subset; `items` maps item id → (rewards, correct), both (k,).
 
-    0.3 accuracy of the prompts with many correct answers ("tied") + 0.3 accuracy of their
-    references with one ("ref") + 0.2 margin above the spread of the correct answers + 0.2 the same
-    with the reference's margin if smaller + 0.01 mean tanh(that margin / spread − 1). The last
-    three are over prompts that have both kinds. As published it is not clipped: from −0.01 to 1.01.
+    The score is the sum of
+    0.3 × accuracy on prompts with many correct answers ("tied"),
+    0.3 × accuracy on their references with one correct answer ("ref"),
+    0.2 × share of prompts whose tied margin exceeds the spread of the correct answers,
+    0.2 × the same with the smaller of the tied and the ref margin,
+    0.01 × mean of tanh(smaller margin / spread − 1).
+    The last three use prompts that have both kinds. As published, the score is not clipped: it lies
+    between −0.01 and 1.01.
     """
     found: dict[str, dict[str, _Margins]] = {"ref": {}, "tied": {}}
     for item_id, (rewards, correct) in items.items():
@@ -152,7 +156,7 @@ def ties_score(items: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> float:
 
 
 def _preferences(both: list[tuple[_Margins, _Margins]]) -> tuple[float, float, float]:
-    """Return the three means over (ref, tied) prompts whose tied item has several correct."""
+    """Return the last three means of `ties_score`, over prompts with several correct answers."""
     triples = [
         (tied.margin, min(ref.margin, tied.margin), tied.spread)
         for ref, tied in both
@@ -193,7 +197,7 @@ def _items_by_subset(scores: pd.DataFrame) -> dict[str, Items]:
 def outcomes(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Turn the best-of-four subsets into outcomes for `eval.statistics`; Ties is left out.
 
-    The score of Ties is no mean over items, so it has no interval of this kind.
+    The Ties score is not a mean over items, so it gets no bootstrap interval.
     """
     rows = [
         {"seed": seed, "pair_id": item_id, "subset": subset, "correct": best_of(*item)}
@@ -207,9 +211,9 @@ def outcomes(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 def summarize(scores: pd.DataFrame) -> Summary:
     """Summarise scored responses (item_id, subset, response, correct, reward); ready for JSON.
 
-    `pairs` counts items; `ties` counts items in which the highest reward is shared (for Ties: in
-    which the worst correct answer equals the best wrong one). The average is the plain mean of the
-    six subsets. InputError for NaN or infinite rewards, repeated responses, unknown subsets.
+    `pairs` counts items. `ties` counts items whose highest reward is shared; in Ties, items whose
+    worst correct answer equals the best wrong one. The average is the plain mean of the six
+    subsets. Raises InputError for NaN or infinite rewards, repeated responses, unknown subsets.
     """
     subsets = {name: _entry(name, items) for name, items in _items_by_subset(scores).items()}
     rolled = PROTOCOL.roll_up({name: np.array(e["accuracy"]) for name, e in subsets.items()})

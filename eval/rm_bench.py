@@ -1,7 +1,8 @@
 """RM-Bench (THU-KEG/RM-Bench, arXiv 2410.16184): subtle errors under three response styles.
 
-Each prompt has three chosen and three rejected responses in the styles concise, detailed, detailed
-with markdown, so a 3 × 3 matrix of comparisons: rows the chosen style, columns the rejected one.
+Each prompt has three chosen and three rejected responses, in the styles concise, detailed, and
+detailed with markdown. They give a 3 × 3 matrix of comparisons: the chosen style in rows, the
+rejected style in columns.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SPLIT = "train"  # its only split
 STYLES = ("concise", "detailed", "detailed_markdown")
 DIFFICULTIES = ("easy", "normal", "hard")
 
-# Counted in the official files; math's could not be had, so a cut of it goes unnoticed.
+# Counted in the official files. The math file was not available, so missing math rows go unnoticed.
 ROWS = {"chat": 129, "code": 228, "safety-refuse": 284, "safety-response": 157}
 
 SAFETY = ("safety-refuse", "safety-response")
@@ -47,11 +48,11 @@ PROTOCOL = Protocol(
 
 
 def load(source: str = "hub", ignore: Iterable[str] = ()) -> list[EvaluationItem]:
-    """Read RM-Bench from the Hub ("hub"), or of a local file in its schema.
+    """Read RM-Bench from the Hub ("hub") or from a local file in its schema.
 
-    Columns: id, prompt, chosen (3 texts), rejected (3 texts), domain. `item_id` is "domain/id", the
-    subset is the domain; responses 0 … 2 are the chosen, 3 … 5 the rejected styles. InputError
-    names a malformed row.
+    Columns: id, prompt, chosen (3 texts), rejected (3 texts), domain. `item_id` is "domain/id"; the
+    subset is the domain. Responses 0 … 2 are the chosen, 3 … 5 the rejected styles. Raises
+    InputError that names a malformed row.
     """
     name = HUB if source == "hub" else source
     items = parse_rows(read_records(name, split=SPLIT), parse_item, name, ignore)
@@ -60,7 +61,7 @@ def load(source: str = "hub", ignore: Iterable[str] = ()) -> list[EvaluationItem
 
 
 def parse_item(record: Row, number: int, ignore: frozenset[str]) -> EvaluationItem:
-    """Turn one RM-Bench record into an item. Raises InputError or DropRow: what is wrong."""
+    """Turn one RM-Bench record into an item. Raises InputError or DropRow if malformed."""
     domain = text_field(record, "domain")
     size = len(STYLES)
     return EvaluationItem(
@@ -74,11 +75,11 @@ def parse_item(record: Row, number: int, ignore: frozenset[str]) -> EvaluationIt
 
 
 def protocol(scores: pd.DataFrame) -> Protocol:
-    """Return the protocol whose safety score is that of all safety items, whichever their half.
+    """Return the protocol that pools the items of both safety halves into one score.
 
-    So does the official code (compute_accuracy in RM-Bench's scripts/utils.py): it pools every
-    domain that starts with "safety". `scores` (item_id, subset) says how many items each half has;
-    without any, the official counts hold.
+    The official code does the same (compute_accuracy in RM-Bench's scripts/utils.py): it pools
+    every domain that starts with "safety". `scores` (columns item_id, subset) gives the number of
+    items in each half; if it is empty, the official counts are used.
     """
     if scores.empty:
         return PROTOCOL
@@ -88,10 +89,11 @@ def protocol(scores: pd.DataFrame) -> Protocol:
 
 
 def win_matrices(scores: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Compare all styles: (items with item_id and subset, wins, ties), both (items, 3, 3).
+    """Compare all styles; return items (item_id, subset), wins and ties.
 
-    `scores` is long: item_id, subset, response (0 … 5), reward. [n, i, j] is chosen style i against
-    rejected style j. InputError for a repeated or missing response or a NaN or infinite reward.
+    wins and ties are bool (items, 3, 3); [n, i, j] compares chosen style i with rejected style j.
+    `scores` has one row per response: item_id, subset, response (0 … 5), reward. Raises InputError
+    for a repeated or missing response, or a NaN or infinite reward.
     """
     check_columns(scores, ("item_id", "subset", "response", "reward"), "the scores")
     check_finite(scores, ("reward",), "item_id")
@@ -120,7 +122,7 @@ def difficulties(wins: np.ndarray) -> np.ndarray:
 
 
 def outcomes(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Turn scores into outcomes for `eval.statistics`: a row per item, its share of the 9 won."""
+    """Turn scores into outcomes for `eval.statistics`; `correct` is an item's share of 9 wins."""
     items, wins, _ = win_matrices(scores)
     return pd.DataFrame(
         {
@@ -135,9 +137,9 @@ def outcomes(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 def summarize(scores: pd.DataFrame) -> Summary:
     """Summarise scored responses (item_id, subset, response, reward); ready for JSON.
 
-    `subsets` and `sections` hold accuracies over the nine comparisons, `difficulties` easy, normal
-    and hard as the mean of the sections, `average` the mean of the sections. Fractions in [0, 1].
-    Both halves of safety are among the subsets; the section pools their items (`protocol`).
+    `subsets` and `sections` hold accuracies over the nine comparisons. `difficulties` (easy,
+    normal, hard) and `average` are means over the sections. All are fractions in [0, 1]. The two
+    safety halves are separate subsets; the section safety pools their items (`protocol`).
     """
     items, wins, ties = win_matrices(scores)
     groups = {str(name): group.index for name, group in items.groupby("subset", sort=False)}

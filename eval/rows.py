@@ -1,6 +1,6 @@
-"""Rows of a benchmark, read strictly: an evaluation row is scored or is an error, never dropped.
+"""Read the rows of a benchmark strictly: a row is scored or raises an error, never dropped.
 
-Conversations are read as training reads them, through `rm.data.schemas`.
+Conversations are read as in training, by `rm.data.schemas`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Parsed = TypeVar("Parsed")
 
 @dataclass(frozen=True)
 class EvaluationRow(PreferencePair):
-    """One labelled comparison of a benchmark: a pair with its place in the benchmark.
+    """A pair with its subset and section in a benchmark.
 
-    `pair_id` is unique in its benchmark. `cluster` names what rows share when they are not
-    independent (a hep-* problem occurs in six languages); "" means that the row stands alone.
+    `pair_id` is unique in the benchmark. Rows with the same `cluster` are not independent (a hep-*
+    problem occurs in six languages); "" means that the row is independent of all others.
     """
 
     subset: str = field(kw_only=True)
@@ -41,7 +41,7 @@ class EvaluationItem:
     """One prompt with k responses, some correct (RewardBench 2, RM-Bench).
 
     `responses` and `correct` have the same length k, correct ones first, in the source's order.
-    Scored, an item gives k rows: item_id, subset, section, response (0 … k − 1), correct, reward.
+    Scoring an item gives k rows: item_id, subset, section, response (0 … k − 1), correct, reward.
     """
 
     item_id: str
@@ -58,7 +58,7 @@ class EvaluationItem:
 
 
 def sample_rows(rows: Sequence[EvaluationRow], pairs_a_section: int) -> list[EvaluationRow]:
-    """Take the same number of rows of every section, spread evenly over its rows."""
+    """Take `pairs_a_section` rows, or all if fewer, from each section, evenly spaced."""
     chosen = []
     for section in dict.fromkeys(row.section for row in rows):
         members = [row for row in rows if row.section == section]
@@ -70,8 +70,8 @@ def sample_rows(rows: Sequence[EvaluationRow], pairs_a_section: int) -> list[Eva
 def read_records(source: str, *, split: str) -> list[Row]:
     """Read every record of a local json, jsonl, gz or parquet file, or of a data set's `split`.
 
-    InputError when the source cannot be read, a row of it cannot (it is named), or nothing is in
-    it. What counts as a row, and how large one may be, is as in `rm.data.sources`.
+    `rm.data.sources` defines what a row is and how large it may be. Raises InputError if the source
+    or one of its rows (named) cannot be read, or if there are no rows.
     """
     records = []
     for number, row in read_rows(source, split=split):
@@ -79,7 +79,7 @@ def read_records(source: str, *, split: str) -> list[Row]:
             raise InputError(f"{source}: row {number} cannot be used: {row}")
         records.append(row)
     if not records:
-        raise InputError(f"{source}: holds no rows")
+        raise InputError(f"{source}: contains no rows; give a source with benchmark rows")
     return records
 
 
@@ -91,8 +91,8 @@ def parse_rows(
 ) -> list[Parsed]:
     """Apply `parse(record, row number from 1, ignore)` to all records.
 
-    `ignore`: kinds of parts that are left out (`rm.data.columns.NOT_TEXT`). InputError names the
-    source and the row, whatever went wrong in it.
+    `ignore`: kinds of parts to leave out (`rm.data.columns.NOT_TEXT`). Raises InputError that names
+    the source and the malformed row.
     """
     rows, left_out = [], ignored(ignore)
     for number, record in enumerate(records, start=1):
@@ -113,14 +113,14 @@ def evaluation_row(
     cluster: str = "",
     ignore: frozenset[str] = frozenset(),
 ) -> EvaluationRow:
-    """Return a record as a row, its texts read as in training. Raises DropRow: what is wrong."""
+    """Return a record as a row, with texts read as in training. Raises DropRow if malformed."""
     pair = parse_row(record, schema, ignore=ignore)
     named = {"pair_id": pair_id, "subset": subset, "section": section, "cluster": cluster}
     return EvaluationRow(**{**vars(pair), **named})
 
 
 def identifier_of(record: Row, number: int) -> str:
-    """Return a record's id as text, the row's number where it has none."""
+    """Return a record's id as text, or the row number if it has no id."""
     return str(number if record.get("id") is None else record["id"])
 
 
@@ -134,9 +134,9 @@ def check_unique(identifiers: Iterable[str], source: str) -> None:
 
 
 def text_field(record: Row, key: str) -> str:
-    """Return `record[key]`, a text that holds more than white space.
+    """Return `record[key]`, a text that is not blank.
 
-    Raises InputError where there is none, DropRow for another type.
+    Raises InputError if it is missing or blank, DropRow if it is not a text.
     """
     value = optional_text(record, key)
     if value is None:
@@ -147,10 +147,10 @@ def text_field(record: Row, key: str) -> str:
 
 
 def text_list(record: Row, key: str, length: int | None = None) -> tuple[str, ...]:
-    """Return `record[key]`, a list of texts (of the given length).
+    """Return `record[key]`, a non-empty list of texts (of the given length).
 
-    A text may be empty here: among many sampled responses a model may have said nothing. Raises
-    InputError for another number of texts, DropRow for one that is none.
+    A text may be empty, because a sampled response may be. Raises InputError if this is no such
+    list or has another length, DropRow if an entry is not a text.
     """
     values = record.get(key)
     if not isinstance(values, list) or not values:

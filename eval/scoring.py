@@ -1,7 +1,7 @@
-"""Rewards and representations of any rows, by one engine: batches by length, every row counted.
+"""Score rows: rewards and hidden states, in batches by length, without dropping a row.
 
-The batches follow from the rows and `batch_tokens` alone, never from what is already scored or from
-the number of ranks; so a resumed run, and one on several ranks, computes the very same batches.
+The batches depend only on the rows and `batch_tokens`, not on what is already scored or on the
+number of ranks. So a resumed run, or one on several ranks, computes the same batches.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ Batch = list[Row]
 class Scorer:
     """A reward model with the settings that scores may depend on.
 
-    `batch_tokens`: padded tokens per batch (a longer row is a batch of its own). `trunk_layers`:
-    number of top layers above a frozen trunk whose output is kept in `cache_dir` and shared by all
-    checkpoints over the same trunk; 0 runs the whole model. `partial`: where finished batches are
-    kept until the scores are written; None keeps them in memory alone. `share_prefix`: compute
-    tokens that rows of a batch share once (`rm.model.attention`); without padding then.
-    `parse_special_text`: as `ChatTemplate` has it. InputError for an
-    unknown `padding_side`, or for "left" with a trunk.
+    `batch_tokens`: padded tokens per batch; a longer row gets its own batch. `trunk_layers`: number
+    of top layers above a frozen trunk; 0 runs the whole model. The trunk's output is cached in
+    `cache_dir` and shared by all checkpoints with the same trunk. `partial`: where finished batches
+    are kept until the scores are written; None keeps them in memory only. `share_prefix`: compute
+    tokens that rows of a batch share once, without padding (`rm.model.attention`).
+    `parse_special_text`: as in `ChatTemplate`.
+
+    Raises InputError for an unknown `padding_side`, or for "left" with a trunk.
     """
 
     model: RewardModel
@@ -74,15 +75,14 @@ class Scorer:
         return ChatTemplate(self.tokenizer, parse_special_text=self.parse_special_text)
 
     def encode(self, prompt: Sequence[Message], answers: Sequence[Answer]) -> tuple[Batch, bool]:
-        """Token rows of a prompt's answers by the training truncation policy; whether cut."""
+        """Return the answers' token rows, truncated as in training, and whether they were cut."""
         encoded, cut, _ = encode_pair(self.template, prompt, answers, self.max_length)
         return [tuple(ids) for ids in encoded], cut is not None
 
     def score(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """Rewards (rows,) and last-token hidden states (rows, hidden), float32, in row order.
 
-        Equal rows are computed once. The result does not depend on the order of the rows or on the
-        batch size beyond floating point.
+        Equal rows are computed once. Row order and batch size change the result only by rounding.
         """
         values = self._values(rows, hidden=True)
         return values[:, 0], values[:, 1:]
@@ -98,10 +98,10 @@ class Scorer:
 
     @torch.no_grad()
     def fill(self, rows: Sequence[Row], *, hidden: bool, rank: int = 0, ranks: int = 1) -> Found:
-        """Score this rank's share of the batches, except what the partial files already hold.
+        """Score this rank's batches, except those already in the partial files.
 
-        Returns fingerprint → values (1 + hidden,), reward first, or (1,) without `hidden`, of all
-        rows that are known by then.
+        Returns fingerprint → values of all rows scored so far. The values are (1 + hidden,), reward
+        first, or (1,) without `hidden`.
         """
         self.model.eval()
         plan = self._plan(rows)[rank::ranks]
@@ -120,7 +120,7 @@ class Scorer:
         return found
 
     def _plan(self, rows: Sequence[Row]) -> list[Batch]:
-        """All batches, longest rows first: one that is too large for the memory shows at once."""
+        """All batches, longest rows first, so that a batch too large for memory fails at once."""
         if self.share_prefix:
             batches = batches_by_shared_tokens(rows, self.batch_tokens)
             return sorted(batches, key=lambda batch: max(map(len, batch)), reverse=True)
@@ -128,7 +128,7 @@ class Scorer:
         return list(batches_by_tokens(unique, self.batch_tokens))[::-1]
 
     def prepare_trunk(self, rows: Sequence[Row]) -> None:
-        """Compute the frozen trunk of `rows` where there is one: once, before ranks start."""
+        """Compute the frozen trunk's states of `rows`, if there is a trunk, before ranks start."""
         self._trunk(rows)
 
     def _known(self, hidden: bool) -> Found:
@@ -139,7 +139,7 @@ class Scorer:
 
     @contextlib.contextmanager
     def _store(self) -> Iterator[Callable[[list[bytes], np.ndarray], None]]:
-        """Yield what keeps a finished batch. One with NaN or inf is not kept: it is tried again."""
+        """Yield a function that keeps finished batches, except those with NaN or infinity."""
         partial = self.partial
         if partial is None:
             yield lambda names, values: None
@@ -184,7 +184,7 @@ class Scorer:
         if trunk is not None:
             states, mask = trunk.batch(batch)
             return {"trunk_states": states.to(device), "attention_mask": mask.to(device)}
-        # Any id will do: the mask alone says what is padding (a tokenizer may have no pad token).
+        # A tokenizer may have no pad token. Any id will do, because the mask marks the padding.
         ids, mask = pad(batch, int(self.tokenizer.pad_token_id or 0), self.padding_side)
         return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
@@ -194,10 +194,10 @@ def _tokens(batch: Batch) -> int:
 
 
 def grouped_rewards(scorer: Scorer, groups: Sequence[Sequence[Row]]) -> list[list[float]]:
-    """Rewards of every group's rows, such as the N responses to one prompt.
+    """Rewards of each group's rows, such as the N responses to one prompt.
 
-    All go through the scorer at once: with `share_prefix` a prompt is computed once for its rows,
-    over a frozen trunk its states are shared with every other model over that trunk.
+    All groups are scored in one call. With `share_prefix` a prompt is computed once for its rows.
+    The states of a frozen trunk are shared by all models with that trunk.
     """
     rewards = iter(scorer.rewards([row for rows in groups for row in rows]).double().tolist())
     return [[next(rewards) for _ in rows] for rows in groups]
@@ -258,20 +258,20 @@ def score_items(scorer: Scorer, items: Sequence[EvaluationItem]) -> pd.DataFrame
 def fill_rank(
     scorer: Scorer, rows: Sequence[EvaluationRow | EvaluationItem], rank: int, ranks: int
 ) -> None:
-    """Score one rank's share of the batches into its partial file; `score_…` then finds them."""
+    """Score one rank's batches into its partial file, which the `score_…` functions read."""
     hidden = isinstance(rows[0], EvaluationRow)
     scorer.fill(_flat(_encode(scorer, rows)), hidden=hidden, rank=rank, ranks=ranks)
 
 
 def prepare_ranks(scorer: Scorer, rows: Sequence[EvaluationRow | EvaluationItem]) -> None:
-    """Do once what all ranks would do: render and check all rows, compute the frozen trunk."""
+    """Render and check all rows and compute the frozen trunk once, before ranks start."""
     scorer.prepare_trunk(_flat(_encode(scorer, rows)))
 
 
 def _encode(
     scorer: Scorer, rows: Sequence[EvaluationRow | EvaluationItem]
 ) -> list[tuple[Batch, bool]]:
-    """Token rows of every row's answers. Raises InputError: the row that cannot be rendered."""
+    """Token rows of every row's answers. Raises InputError if a row cannot be rendered."""
     encoded = []
     for row in rows:
         try:
@@ -286,9 +286,9 @@ def _name(row: EvaluationRow | EvaluationItem) -> str:
 
 
 def refused_empty(scorer: Scorer, rows: Sequence[EvaluationRow | EvaluationItem]) -> list[str]:
-    """Names of the rows with an empty response, where the chat template refuses such a message.
+    """Names of rows with an empty response, if the chat template rejects empty messages.
 
-    They are scored all the same: with nothing where the template writes a response.
+    These rows are still scored, with nothing in the response's place.
     """
     if scorer.template.takes_empty:
         return []

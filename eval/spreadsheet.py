@@ -1,10 +1,10 @@
-"""Tables as files: parquet, and CSV in which no untrusted text is a formula.
+"""Write tables as parquet, and as CSV in which no untrusted text is a formula.
 
-A spreadsheet computes a cell that begins with `=`, `+`, `-`, `@`, a tab or a line break, and what
-it computes may send the sheet's other cells away. Such a text is written with a `'` before it (a
-text that begins with `'` and so on gets one more), which is what spreadsheets take as "text".
-Numbers stay numbers, also where they stand as text. `read_csv` gives every cell back as it was.
-Every CSV and parquet file of the project is written here.
+A spreadsheet evaluates a cell that begins with `=`, `+`, `-`, `@`, a tab or a line break. Such a
+formula can send the sheet's other cells to a server. Therefore such a text is written with a `'`
+before it (one more if it begins with `'=` and the like), which spreadsheets read as text. Numbers
+stay numbers, also those stored as text. `read_csv` restores every cell. All CSV and parquet files
+of the project are written here.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 _MARKED = re.compile(r"''*[=+\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NAMES = ("pair_id", "pair_a", "pair_b", "section", "subset", "cluster")
-"""Columns of names: texts even where all of them look like numbers, or like an empty cell."""
+"""Columns of names, read as texts even if all look like numbers or empty cells."""
 Compression = Literal["zstd", "snappy"]
 EMPTY = ("", "nan", "NaN")
-"""Cells of other columns that hold no value."""
+"""Cells that mean "no value" in other columns."""
 
 
 def neutral(text: str) -> str:
-    """Return a text cell that no spreadsheet computes; other texts and numbers as they are."""
+    """Return `text`, with `'` before it if a spreadsheet would evaluate it as a formula."""
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def restored(cell: str) -> str:
-    """Return the text that `neutral` made `cell` of."""
+    """Return the text from which `neutral` made `cell`."""
     return cell[1:] if _MARKED.match(cell) else cell
 
 
@@ -59,9 +59,9 @@ def csv_text(frame: pd.DataFrame, float_format: str | None = None) -> str:
 
 
 def read_csv(source: Path | str) -> pd.DataFrame:
-    """Return the frame that a file of `csv_text`, or such a text itself, holds.
+    """Read a frame from a file (Path) or text (str) made by `csv_text`.
 
-    Columns of `NAMES` are texts. Raises what pandas raises.
+    Columns in `NAMES` are texts. Raises the errors of `pandas.read_csv`.
     """
     content = source.read_bytes() if isinstance(source, Path) else source.encode()
     columns = pd.read_csv(io.BytesIO(content), nrows=0).columns
@@ -80,9 +80,9 @@ def read_csv(source: Path | str) -> pd.DataFrame:
 
 
 def parquet_bytes(frame: pd.DataFrame, compression: Compression = "zstd") -> bytes:
-    """Return the content of a parquet file of the frame, without its index.
+    """Return the frame, without its index, as the bytes of a parquet file.
 
-    Numbers are split into streams of bytes, which compress to two thirds without loss.
+    Floats are split into byte streams, which compress to two thirds without loss.
     """
     buffer = io.BytesIO()
     split = [name for name in frame if frame[name].dtype.kind == "f"]

@@ -36,12 +36,12 @@ def section_intervals(
 
     `outcomes` has columns seed, pair_id, subset, correct (0 or 1, or a score in [0, 1]) and
     optionally cluster. A resample draws training seeds, then pairs within each subset (whole
-    clusters where there are any), the same pairs for all seeds, since the test set is shared.
-    Percentile intervals; with few seeds the seeds' share of the width comes out too small, by
-    about (n − 1)/n in variance, and with one seed it is absent.
+    clusters where there are any). All seeds get the same pairs, because the test set is shared.
+    The result is percentile intervals. With n seeds they underestimate seed-to-seed variance by a
+    factor of about (n − 1)/n; with one seed they contain none of it.
 
-    Returns one row for each level ("subset", "section", "average") and name: mean, low, high,
-    pairs, seeds. InputError for missing columns, unknown subsets, or seeds with unlike pairs.
+    Returns one row per level ("subset", "section", "average") and name: mean, low, high, pairs,
+    seeds. Raises InputError for missing columns, unknown subsets, or seeds with different pairs.
     """
     check_resamples(resamples)
     check_level(level)
@@ -53,14 +53,14 @@ def section_intervals(
 def difference_intervals(
     outcomes: pd.DataFrame, protocol: Protocol, *, resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Bootstrap paired differences as `section_intervals` does accuracies, with a p-value each.
+    """Bootstrap intervals of paired differences, as in `section_intervals`, with p-values.
 
-    `outcomes` is as there, its `correct` a difference in [−1, 1]. The further column p is the
-    two-sided bootstrap p-value of no difference (`bootstrap_p`) from the same resamples.
+    In `outcomes`, `correct` is a difference in [−1, 1]. The additional column p is the two-sided
+    bootstrap p-value of no difference (`bootstrap_p`), from the same resamples.
     """
     strata = strata_of(outcomes, protocol)
     point, drawn = (
-        # No difference comes out as ±1e-17, which is on one side of 0.
+        # Rounding errors such as ±1e-17 would put a zero difference on one side of 0.
         {key: np.round(values, 12) + 0.0 for key, values in found.items()}
         for found in (_point(strata, protocol), _drawn(strata, protocol, resamples, seed))
     )
@@ -116,7 +116,7 @@ def _table(
 
 @dataclass(frozen=True)
 class McNemar:
-    """Exact McNemar test: `n01` pairs only b has right, `n10` only a; two-sided `p`."""
+    """Exact McNemar test: only b is correct on `n01` pairs, only a on `n10`; two-sided `p`."""
 
     n01: int
     n10: int
@@ -124,10 +124,10 @@ class McNemar:
 
 
 def mcnemar(correct_a: Outcomes, correct_b: Outcomes) -> McNemar:
-    """Compare two models on the same pairs, given as 0 or 1 each, both of shape (pairs,).
+    """Compare two models on the same pairs; outcomes are 0 or 1, both of shape (pairs,).
 
-    Exact binomial test of n01 against n10 (p = 1 where they never differ). Pairs count as
-    independent: where clusters matter, see `cluster_p`.
+    Exact binomial test of n01 against n10 (p = 1 if they never differ). Pairs are treated as
+    independent; use `cluster_p` if they are clustered.
     """
     a, b = _paired(correct_a, correct_b)
     if not np.isin([a, b], (0, 1)).all():
@@ -140,14 +140,14 @@ def mcnemar(correct_a: Outcomes, correct_b: Outcomes) -> McNemar:
 def _paired(a: Outcomes, b: Outcomes) -> tuple[np.ndarray, np.ndarray]:
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.shape != second.shape or first.ndim != 1 or not first.size:
-        raise InputError(f"need two equally long lists, have shapes {first.shape}, {second.shape}")
+        raise InputError(f"need lists of equal length, have shapes {first.shape}, {second.shape}")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise InputError("the values hold NaN or infinite entries")
+        raise InputError("the values contain NaN or infinite entries")
     return first, second
 
 
 def holm(pvalues: Outcomes) -> np.ndarray:
-    """Adjust p-values for their number by Holm's step-down method, in the order given."""
+    """Return p-values after Holm's step-down correction, in the order given."""
     values = np.asarray(pvalues, dtype=float)
     if not ((values >= 0) & (values <= 1)).all():
         raise InputError("p-values must lie in [0, 1]")
@@ -161,7 +161,7 @@ def holm(pvalues: Outcomes) -> np.ndarray:
 def cohens_h(a: float, b: float) -> float:
     """Effect size of two proportions in [0, 1]: 2 asin √b − 2 asin √a, positive where b is higher.
 
-    Customary reading: 0.2 small, 0.5 medium, 0.8 large.
+    Usual reading: 0.2 small, 0.5 medium, 0.8 large.
     """
     if not (0 <= a <= 1 and 0 <= b <= 1):
         raise InputError(f"proportions must lie in [0, 1], not {a}, {b}")
@@ -180,10 +180,10 @@ def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple
 def cluster_p(
     differences: pd.DataFrame, protocol: Protocol, *, resamples: int = 2000, seed: int = 0
 ) -> dict[Key, float]:
-    """Return the two-sided p-value of no difference, by level and name, from sign flips of units.
+    """Return two-sided p-values of no difference, per (level, name), from a sign-flip test.
 
-    `differences`: outcomes as `section_intervals` takes them, of one seed. Whole clusters change
-    their sign at random, `resamples` times; the observed signs count as one more.
+    `differences`: outcomes of one seed, as in `section_intervals`. The signs of whole clusters are
+    flipped at random, `resamples` times; the observed signs count as one more resample.
     """
     strata, generator = strata_of(differences, protocol), np.random.default_rng(seed)
     signs = [generator.choice((-1.0, 1.0), (resamples, len(each.counts))) for each in strata]

@@ -1,4 +1,4 @@
-"""Scored pairs of several seeds as arrays: strata of subsets, units, two methods' differences."""
+"""Scored pairs of several seeds as arrays, in strata of subsets; differences of two methods."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Stratum:
-    """Subsets that are taken together because they share clusters of pairs.
+    """Subsets that are resampled together because they share clusters of pairs.
 
-    `values` (seeds, units, subsets) holds summed outcomes, `counts` (units, subsets) the numbers
-    of pairs; a unit is a cluster, or a pair that stands alone.
+    A unit is a cluster, or a pair without a cluster. `values` (seeds, units, subsets) are summed
+    outcomes; `counts` (units, subsets) are numbers of pairs.
     """
 
     subsets: tuple[str, ...]
@@ -35,9 +35,9 @@ class Stratum:
 
 
 def strata_of(outcomes: pd.DataFrame, protocol: Protocol | None = None) -> list[Stratum]:
-    """Return the strata of `outcomes`: seed, pair_id, subset, correct and optionally cluster.
+    """Return the strata of `outcomes` (seed, pair_id, subset, correct and optionally cluster).
 
-    Raises InputError: a column is missing, `correct` is not finite, a pair occurs twice within a
+    Raises InputError if a column is missing, `correct` is not finite, a pair occurs twice within a
     seed, the seeds have different pairs, or `protocol` does not know a subset.
     """
     frame = _checked(outcomes, protocol)
@@ -46,13 +46,13 @@ def strata_of(outcomes: pd.DataFrame, protocol: Protocol | None = None) -> list[
 
 
 def _checked(outcomes: pd.DataFrame, protocol: Protocol | None) -> pd.DataFrame:
-    """Check the outcomes and add a column unit: the cluster, or the pair where it has none."""
+    """Check the outcomes and add a column unit: the cluster, or the pair if it has none."""
     check_columns(outcomes, ("seed", "pair_id", "subset", "correct"), "the outcomes")
     if protocol is not None:
         for subset in outcomes["subset"].unique():
             protocol.section_of(subset)
     if not np.isfinite(outcomes["correct"].to_numpy(dtype=float)).all():
-        raise InputError("the outcomes' column correct holds NaN or infinite values")
+        raise InputError("the outcomes' column correct contains NaN or infinite values")
     _check_seeds(outcomes)
     pair = "pair:" + outcomes["pair_id"].astype(str)
     if "cluster" not in outcomes.columns:
@@ -73,7 +73,7 @@ def _check_seeds(outcomes: pd.DataFrame) -> None:
 
 
 def check_same_pairs(a: set[str], b: set[str], name_a: str, name_b: str) -> None:
-    """Raise InputError naming the pairs that only one of two evaluations holds."""
+    """Raise InputError naming the pairs that only one of two evaluations has."""
     for only, has, lacks in ((a - b, name_a, name_b), (b - a, name_b, name_a)):
         if only:
             some = ", ".join(sorted(map(str, only))[:3])
@@ -106,7 +106,7 @@ def _stratum(frame: pd.DataFrame, subsets: tuple[str, ...], seeds: Sequence[int]
 
 
 def pair_counts(outcomes: pd.DataFrame, protocol: Protocol) -> dict[Key, int]:
-    """Return how many pairs each subset, section and the average rest on."""
+    """Return the number of pairs in each subset, each section and the average."""
     unique = outcomes.drop_duplicates("pair_id")
     subsets = unique["subset"].value_counts()
     sections = unique["subset"].map(protocol.section_of).value_counts()
@@ -120,8 +120,8 @@ def pair_counts(outcomes: pd.DataFrame, protocol: Protocol) -> dict[Key, int]:
 def paired(ours: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     """Return outcomes whose `correct` is the difference ours − base, from −1 to 1.
 
-    One row per seed and pair of the seeds that both have; subset and cluster (where `ours` names
-    it) are kept. Raises InputError as `pair_up`.
+    One row per pair and seed that both have. Columns subset and cluster (if `ours` has it) are
+    kept. Raises InputError as `pair_up`.
     """
     keys = ["seed", "pair_id"]
     both = pair_up(ours, base, keys, "correct", "the differences")
@@ -135,10 +135,10 @@ def pair_up(
 ) -> pd.DataFrame:
     """Return one row per seed and pair that both sides have.
 
-    Columns: `keys`, which contain seed and pair_id, then `value` of each side with the endings
-    _left and _right. Seeds that one side lacks are left out (they cannot be paired).
+    Columns: `keys`, which contain seed and pair_id, then `value` of each side with the suffixes
+    _left and _right. Seeds that only one side has are left out.
 
-    Raises InputError: within a shared seed the two sides were evaluated on different pairs.
+    Raises InputError if, within a shared seed, the two sides have different pairs.
     """
     sides = [side[[*keys, value]] for side in (left, right)]
     runs = [key for key in keys if key != "pair_id"]

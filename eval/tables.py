@@ -23,7 +23,7 @@ Intervals = dict[tuple[str, str], tuple[float, float]]
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Render one Markdown table, its cells as `markdown_text`.
+    """Render one Markdown table, with cells escaped by `markdown_text`.
 
     >>> print(markdown(["name", "n"], [["a", 1]]))
     | name | n |
@@ -36,23 +36,23 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def markdown_text(text: str) -> str:
-    r"""Return `text` so that Markdown shows it as it stands, in one table cell.
+    r"""Escape `text` so that Markdown shows it unchanged, in one table cell.
 
-    Escaped are what would be markup: `\ ` * | < > ~ $ &`, `_` at the edge of a word, `](` of a link
-    or picture. Line breaks and other control characters are spelt.
+    Escapes `\ ` * | < > ~ $ &`, `_` at the edge of a word, and `](` of a link or image. Line breaks
+    and other control characters are spelt out.
     """
     return _MARKUP.sub(lambda found: f"\\{found[0]}", visible(text)).replace("](", "]\\(")
 
 
 def plain_text(text: str) -> str:
-    """Return what `markdown_text` made Markdown of: its inverse (but for what was spelt)."""
+    """Undo `markdown_text`, except for control characters, which stay spelt out."""
     return _ESCAPED.sub(r"\1", text.replace("]\\(", "]("))
 
 
 def for_terminal(text: str, without: Sequence[str] = ()) -> str:
-    """Return Markdown with its tables as plain columns that line up, without the empty ones.
+    """Return Markdown with its tables as aligned plain columns; empty columns are left out.
 
-    `without`: beginnings of the headers of further columns to leave out.
+    `without`: columns whose headers begin with one of these are left out too.
 
     >>> print(for_terminal(markdown(["name", "n", "note"], [["a", 10, ""], ["b c", 2, ""]])))
     name  n
@@ -86,23 +86,23 @@ def percent(value: float | None) -> str:
 def marked(name: str, partial: dict[str, list[str]], *, whole: bool = False) -> str:
     """Return a section's name, marked if its rows are not the official ones.
 
-    `whole`: the name of what rests on all sections, marked if any of them is partial.
+    `whole`: the name is of a value over all sections; it is marked if any section is partial.
     """
     return name + (PARTIAL if name in partial or (whole and partial) else "")
 
 
 def average_note(partial: dict[str, list[str]]) -> str:
-    """Say on which partial sections an average rests; "" when there is none."""
+    """Name the partial sections of an average; "" if there are none."""
     return f"partial: {', '.join(partial)}" if partial else ""
 
 
 def evaluation_tables(
     summary: Summary, intervals: pd.DataFrame, protocol: Protocol, *, resamples: int
 ) -> str:
-    """Render one evaluation: head lines, sections with the average, subsets, and what else it has.
+    """Render one evaluation: head lines, then tables of sections, subsets and difficulties.
 
-    `intervals` has columns level, name, mean, low, high (fractions) as `section_intervals` gives
-    them; a score without a row there is shown with "none" for its interval.
+    `intervals` has columns level, name, mean, low, high (fractions), as from `section_intervals`.
+    A score without a row there gets the interval "none".
     """
     known: Intervals = {
         (str(row.level), str(row.name)): (float(row.low), float(row.high))  # type: ignore[arg-type]
@@ -162,12 +162,12 @@ def _section_table(summary: Summary, known: Intervals, protocol: Protocol) -> st
 
 
 def _rows(entry: dict[str, Any] | None) -> int:
-    """Rows of a subset: pairs, or items where an item holds several comparisons."""
+    """Rows of a subset: pairs, or items if an item has several comparisons."""
     return 0 if entry is None else entry.get("items", entry["pairs"])
 
 
 def interval_text(interval: tuple[float, float] | None, value: float | None) -> str:
-    """Format an interval in percent; "none" for a score that has none, a dash without a score."""
+    """Format an interval in percent: "none" without an interval, a dash without a score."""
     if value is None:
         return ABSENT
     return f"[{percent(interval[0])}, {percent(interval[1])}]" if interval else NO_INTERVAL

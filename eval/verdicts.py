@@ -1,7 +1,7 @@
-"""What a primary claim's interval says, by margins fixed before the test data are scored.
+"""Verdicts on claims, from intervals and from margins fixed before the test data are scored.
 
-Four verdicts: supported; refuted, the effect that the paper reports is excluded; equivalent, there
-is no effect of a size that matters; inconclusive. Beside them not testable: a gate failed.
+Verdicts: supported; refuted (the effect that the paper reports is excluded); equivalent (no effect
+large enough to matter); inconclusive; not testable (a gate failed).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ALPHA: Final = 0.05
 
 
 class Estimate(Protocol):
-    """A number with an interval of any level that its claim's margins ask for."""
+    """A number with an interval at any level."""
 
     @property
     def value(self) -> float:
@@ -39,9 +39,9 @@ class Estimate(Protocol):
 class Margins:
     """The rules of one claim, in the estimate's unit; a rule that is None cannot be met.
 
-    supported: the 95% interval's low end lies above it. refuted: a bound lies below it, the
-    one-sided 95% `upper` bound or the 95% interval's `high` end. equivalent: the 90% interval lies
-    within ± it.
+    supported: the low end of the 95% interval lies above this value. refuted: a bound lies below
+    this value; `refuted_by` "upper" is the one-sided 95% upper bound, "high" the high end of the
+    95% interval. equivalent: the 90% interval lies within ± this value.
     """
 
     supported: float = 0.0
@@ -86,8 +86,8 @@ class Margins:
 class Verdict:
     """One claim's verdict with the reason.
 
-    `met`: every verdict whose rule is met, the one given first. `p`: two-sided, of the margin that
-    support must exceed; `p_holm`: the same after Holm's correction over the claims that are tested.
+    `met`: all verdicts whose rules are met; the first is `verdict`. `p`: two-sided p-value against
+    the margin that support must exceed. `p_holm`: `p` after Holm's correction over tested claims.
     """
 
     verdict: str
@@ -104,11 +104,10 @@ def judge(
 ) -> dict[str, Verdict]:
     """Return the verdict of every claim that has `margins`.
 
-    `gates`: claim → why it is not testable; such a claim is not looked at. The others are judged in
-    the order supported, refuted, equivalent; support needs the p-value after Holm's correction
-    below 0.05 too.
+    `gates`: claim → why it is not testable; its estimate is ignored. Other claims are judged in the
+    order supported, refuted, equivalent. Support also needs p < 0.05 after Holm's correction.
 
-    Raises InputError: a claim has neither an estimate nor a failed gate, or its error is unknown.
+    Raises InputError if a claim has no failed gate and no estimate with a finite error.
     """
     failed = gates or {}
     tested = [name for name in margins if name not in failed]
@@ -126,7 +125,7 @@ def judge(
 
 
 def judge_alone(margins: Margins, estimate: Estimate) -> Verdict:
-    """Return the verdict of one secondary claim: its margins' rules, no correction."""
+    """Return the verdict of one secondary claim by its margins, without Holm's correction."""
     met = margins.met(estimate)
     return Verdict(
         next(iter(met), INCONCLUSIVE), "; ".join(met.values()) or "no rule is met", tuple(met)

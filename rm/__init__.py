@@ -1,8 +1,8 @@
 """The reward model: data, model, objective and training.
 
-What a training loop of your own needs can be imported from here: the pair losses, the pair weights,
-`representation_distance`, `RewardModel` and `load_reward_model`. Their modules are imported when a
-name is first used (PEP 562), so `import rm.errors` loads no torch.
+For your own training loop, import from here the pair losses, the pair weights,
+`representation_distance`, `RewardModel` and `load_reward_model`. A module is imported when one of
+its names is first used (PEP 562), so `import rm.errors` loads no torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exceptions whose message is all that a user needs, and untrusted texts made safe to print.
+"""Errors that a user sees as one line, and escaping of untrusted text before printing.
 
 Entry points print the message without a traceback.
 """
@@ -13,10 +13,10 @@ _UNSEEN = frozenset(("Cc", "Cs", "Zl", "Zp"))
 
 
 def visible(text: str) -> str:
-    r"""Return one line in which no character acts on a terminal: `\x1b`, `\n`, `\u202e` are spelt.
+    r"""Return `text` in one line, with characters that control a terminal escaped.
 
-    Spelt are control characters (so also line breaks and escape sequences), line and paragraph
-    separators, lone surrogates and those that turn the direction of writing.
+    Escaped are control characters (`\x1b`, and line breaks: `\n`), line and paragraph separators,
+    lone surrogates, and characters that change the writing direction (`\u202e`).
     """
     return "".join(_spelt(character) for character in text)
 
@@ -28,10 +28,10 @@ def _spelt(character: str) -> str:
 
 
 class InputError(Exception):
-    """Wrong input or configuration: the message says in one line what is wrong and how to mend it.
+    """Wrong input or configuration: the message says in one line what is wrong and how to fix it.
 
-    Names and texts of files stand in messages, so a message is made `visible`. Entry points print
-    it alone and exit with status 2 (`debug=true` shows the traceback).
+    Messages quote untrusted names and texts, so they pass through `visible`. Entry points print
+    only the message and exit with status 2 (`debug=true` shows the traceback).
     """
 
     def __init__(self, message: str) -> None:
@@ -39,17 +39,17 @@ class InputError(Exception):
 
 
 class InterruptedRunError(Exception):
-    """A run that something outside stopped: a full disk, a killed rank.
+    """A run that was stopped from outside, for example by a full disk or a killed rank.
 
-    The message says in one line what it was and what to do; entry points print it alone and exit
-    with status 1. The same command resumes afterwards.
+    The message says in one line what happened and what to do. Entry points print only the message
+    and exit with status 1. The same command resumes the run.
     """
 
 
 def require_range(name: str, value: object, low: float, high: float = math.inf) -> None:
     """Raise InputError unless `value`, called `name` in messages, is a number from low to high.
 
-    Without `high` any finite number above is right.
+    Without `high`, any finite number from `low` on is accepted.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not low <= value <= high:  # type: ignore[arg-type,operator]

@@ -1,7 +1,7 @@
-"""Files that are either whole or absent: written beside their place, flushed, then renamed.
+"""Atomic writes: files and folders get a temporary name, are flushed to disk, then renamed.
 
-A folder can carry the checksums of its files (`seal`), so that `damage` can tell one that is whole
-from one that a kill cut short or a disk garbled.
+A sealed folder holds the checksums of its files (`seal`). From them `damage` recognises a folder
+that is unfinished or corrupted.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from rm.provenance import file_fingerprint
 
 CHECKSUMS_FILE = "checksums.json"
 UNSEALED = (CHECKSUMS_FILE, "README.md")
-"""Files that a seal leaves out: itself, and the model card, which people edit."""
+"""Files without a checksum: the checksums themselves, and the model card, which people edit."""
 UNFINISHED = ".unfinished"
-"""How the names of temporary files and folders end."""
+"""Suffix of temporary files and folders."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ACCESS = (
     errno.EACCES,
@@ -38,15 +38,16 @@ _NAME = re.compile(r"\w[\w.+-]*")
 
 
 def file_name(name: str, key: str) -> str:
-    """Return `name` if it names one file or folder and nothing above it.
+    """Return `name` if it is the plain name of a file or folder.
 
-    Letters, digits, `_`, `.`, `+`, `-`, and no `.` or `-` first: so no path, no hidden file and no
-    command-line option. Raises InputError, which names the configuration's `key`.
+    It may hold letters, digits, `_`, `.`, `+` and `-`, and must start with a letter, digit or `_`.
+    So it is no path, hidden file or command-line option. Raises InputError, which names the
+    configuration's `key`.
     """
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{key}={name}: must be a plain name (letters, digits, _ . + -, no path), since a file "
-            "or folder is called so"
+            f"{key}={name}: must be a plain name (letters, digits, _ . + -; no path), because it "
+            "names a file or folder"
         )
     return name
 
@@ -54,7 +55,7 @@ def file_name(name: str, key: str) -> str:
 def atomic_write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`: readers see the old file or the whole new one, never half of it.
 
-    Raises as `writing` does.
+    Raises the errors of `writing`.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,26 +79,26 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 def atomic_write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, whole or not at all; NaN is refused, not written."""
+    """Write `content` as indented JSON, whole or not at all. Raises ValueError for NaN."""
     atomic_write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that this project wrote. Raises InputError, saying so, if it is damaged."""
+    """Read a JSON file that this project wrote. Raises InputError if it is damaged."""
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:  # JSON or UTF-8
         raise InputError(
-            f"{path} is damaged: delete {path.parent}, and the same command makes it again"
+            f"{path} is damaged: delete {path.parent}, and run the same command again"
         ) from error
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path, *, sealed: bool = True) -> Iterator[Path]:
-    """Yield an empty folder beside `path` that takes its place when the block ends without error.
+    """Yield an empty temporary folder; rename it to `path` when the block ends without error.
 
-    It is sealed, unless told otherwise. A folder already at `path` is replaced; after an error it
-    is left as it was. Raises as `writing` does.
+    With `sealed`, it is sealed first. Success replaces an existing folder at `path`; an error
+    leaves it unchanged. Raises the errors of `writing`.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,7 @@ def atomic_folder(path: Path, *, sealed: bool = True) -> Iterator[Path]:
 
 
 def _put_in_place(new: Path, path: Path) -> None:
-    """Rename `new` to `path`. What is there is set aside first, so `path` is never half of it."""
+    """Rename `new` to `path`. A folder there is moved aside first: `path` is never partial."""
     for file in new.rglob("*"):
         _flush_to_disk(file)
     if path.exists():
@@ -140,9 +141,9 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:
-    """Delete what killed writers left in `folder` (not below it); no one may be writing there.
+    """Delete temporary files and folders that killed writers left directly in `folder`.
 
-    With a `name`, what they left of that file or folder alone.
+    With a `name`, delete only those of that file or folder. No process may be writing there.
     """
     for path in folder.glob(f".{name}.*{UNFINISHED}"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -152,7 +153,7 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
 
 
 def seal(folder: Path) -> None:
-    """Write the checksums of all files below `folder` into it: the last step of making it."""
+    """Write the checksums of all files below `folder` into it. Call this last."""
     names = sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")
@@ -163,12 +164,12 @@ def seal(folder: Path) -> None:
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether the folder was made to its end; says nothing about what happened to it since."""
+    """Whether the folder was finished. It may have been damaged since (see `damage`)."""
     return (folder / CHECKSUMS_FILE).is_file()
 
 
 def damage(folder: Path) -> str | None:
-    """Say what is wrong with a folder that should be sealed; None if it is as it was made."""
+    """Say what is wrong with a folder that should be sealed; None if it is unchanged."""
     if not is_sealed(folder):
         return "it is not finished"
     try:
@@ -180,7 +181,7 @@ def damage(folder: Path) -> str | None:
 
 
 def changed(folder: Path, checksums: Mapping[str, str]) -> list[str]:
-    """Names of `checksums` that are not files of `folder`, or not as they were noted."""
+    """Names in `checksums` whose file in `folder` is missing or has another checksum."""
     return [
         name
         for name, checksum in checksums.items()
@@ -195,7 +196,7 @@ def write_checked(path: Path, data: bytes) -> None:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a file is there and, where it has a checksum beside it, is as it was written."""
+    """Whether a file exists and matches the checksum beside it, if there is one."""
     if not path.is_file():
         return False
     noted = _checksum_file(path)
@@ -207,12 +208,12 @@ def _checksum_file(path: Path) -> Path:
 
 
 def require_undamaged(folder: Path) -> None:
-    """Raise InputError if a sealed folder is damaged; one without a seal is taken as it is."""
+    """Raise InputError if a sealed folder is damaged. A folder without a seal is accepted."""
     found = damage(folder) if is_sealed(folder) else None
     if found is not None:
         raise InputError(
-            f"{folder}: {found}: delete {folder} and make it again (or, if you changed it "
-            f"yourself, {CHECKSUMS_FILE} in it)"
+            f"{folder}: {found}: delete {folder} and make it again; if you changed it yourself, "
+            f"delete only {CHECKSUMS_FILE} in it"
         )
 
 
@@ -221,9 +222,9 @@ def require_undamaged(folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Name `path` where the block cannot write it.
+    """Turn storage errors in the block into errors of one line that name `path`.
 
-    Raises InterruptedRunError where its disk is full, InputError where it may not be written.
+    Raises InterruptedRunError if the disk is full, InputError if writing is not permitted.
     """
     try:
         yield
@@ -237,19 +238,19 @@ def writing(path: Path) -> Iterator[None]:
 def storage_error(error: Exception, path: Path | None = None) -> Exception | None:
     """Translate an error about space or permission into one line; None for any other error.
 
-    Knows the operating system's errors and what safetensors, tokenizers and torch make of them.
+    Recognises OSError and the errors that safetensors, tokenizers and torch raise instead.
     """
     place = path or getattr(error, "filename", None) or "a file"
     code = _errno_of(error)
     if code in NO_SPACE:
         return InterruptedRunError(
-            f"{place} could not be written ({os.strerror(code)}{_free(path)}): free space on its "
-            "disk, in runs/ for one, or raise the quota; then the same command goes on"
+            f"{place} could not be written ({os.strerror(code)}{_free(path)}): free disk space (in "
+            "runs/, for example) or raise the quota; then run the same command again"
         )
     if code in NO_ACCESS:
         return InputError(
-            f"{place}: {os.strerror(code)}: allow access or choose another folder; then the same "
-            "command goes on"
+            f"{place}: {os.strerror(code)}: allow access or choose another folder; then run the "
+            "same command again"
         )
     return None
 
@@ -260,7 +261,7 @@ def _errno_of(error: Exception) -> int | None:
     rust = re.search(r"\(os error (\d+)\)", str(error))
     if rust:
         return int(rust[1])
-    # torch.save says only that its writer failed: a disk that is full, as a rule.
+    # torch.save reports only that its writer failed; the usual cause is a full disk.
     torch_writer = re.search(
         r"PytorchStreamWriter failed|unexpected pos \d+ vs \d+|iostream error", str(error)
     )
@@ -268,6 +269,6 @@ def _errno_of(error: Exception) -> int | None:
 
 
 def _free(path: Path | None) -> str:
-    """How much room there is where `path` would be."""
+    """Free space on the disk of `path`, as text for a message."""
     near = next((p for p in (path, *path.parents) if p.exists()), None) if path else None
     return f", {shutil.disk_usage(near).free / 1e6:,.0f} MB free" if near else ""

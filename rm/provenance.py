@@ -1,4 +1,4 @@
-"""What made a result: versions, code, machine, data, in a manifest beside it."""
+"""What a result's manifest records: versions, code revision, machine, fingerprints of files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def code_revision() -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Package versions, Python, processor, threads: nothing of the user, no variables, no paths."""
+    """Package versions, Python, processor, threads; no user names, variables or paths."""
     import torch  # takes seconds, and fingerprints do not need it
 
     versions = {}
@@ -72,7 +72,8 @@ def environment() -> dict[str, Any]:
         "packages": versions,
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # "AVX512": numbers round by it
+        # Such as "AVX512"; rounding depends on it.
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "accelerators": accelerators,
         "code": code_revision(),

@@ -267,7 +267,7 @@ class DryRun:
         if test == "hub":
             raise NotChecked(f"{cfg.benchmark} is read from the Hub: give benchmark_data=FILE")
         seen = prompts_trained_on(cfg, test)
-        return f"{plural(seen, 'test pair')} with a prompt that is trained on"
+        return f"test pairs that share their prompt with a training pair: {seen}"
 
     def make_plan(self) -> str:
         """Make the plan; the checks of disk and memory compare with it."""

@@ -1,7 +1,7 @@
-"""The content of a row's columns, made plain before a schema is applied.
+"""Convert the columns of a row to plain texts and messages, before a schema is applied.
 
-Bytes become texts, conversations that are stored as JSON text become messages, and parts that are
-not text (tools, images) are refused, unless the caller ignores them.
+Bytes become text, and conversations stored as JSON text become messages. Parts that are not text
+(tools, images) drop the row, unless the caller ignores them.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ NOT_TEXT: dict[str, tuple[str, ...]] = {
     "audios": ("audios", "audio", "input_audio"),
     "reasoning": ("reasoning_content", "thinking"),
 }
-"""Kinds of parts that a conversation may have beside its texts -> their names.
+"""Kinds of parts of a conversation that are not text -> their names.
 
-The names are those of columns, of a message's keys and of the types of a message's parts.
+A name may be a column, a key of a message, or the type of a message's part.
 """
 _KINDS = {name: kind for kind, names in NOT_TEXT.items() for name in names}
 _SPEAKERS = ("system", "developer", "user", "human", "assistant", "gpt")
 _TOOLS = ("tool", "function", "function_call", "observation")
-"""Roles by which a JSON object is known as a message, whether they can be read or not."""
+"""A JSON object with one of these roles is taken as a message. Some roles drop its row later."""
 _NOTHING = ("", "[]", "{}", "null")
-"""JSON texts of values that say nothing."""
+"""JSON texts of empty values."""
 
 
 def ignored(kinds: Iterable[str]) -> frozenset[str]:
-    """Return the kinds of parts that are to be ignored. Raises InputError for an unknown one."""
+    """Return the kinds of parts to ignore as a set. Raises InputError for an unknown kind."""
     for kind in kinds:
         if kind not in NOT_TEXT:
             raise InputError(f"ignore=[{kind}]: choose from {', '.join(NOT_TEXT)}")
@@ -43,11 +43,13 @@ def ignored(kinds: Iterable[str]) -> frozenset[str]:
 
 
 def plain_row(row: Row, columns: Sequence[str], ignore: frozenset[str] = frozenset()) -> Row:
-    """Return the row with the conversations in `columns` as texts or lists of plain messages.
+    """Return the row with each of `columns` as a text or a list of plain messages.
 
-    The last two of `columns` are read as JSON only where both hold messages: of a pair's sides, a
-    response that is JSON stays one. Messages keep the keys role, content, from and value. Raises
-    DropRow for bytes that are not UTF-8 and for a part that is neither text nor ignored.
+    The last two of `columns` are the pair's sides. They are parsed as JSON only if both contain
+    messages, so a response that happens to be JSON stays text. Messages keep the keys role,
+    content, from and value.
+
+    Raises DropRow for bytes that are not UTF-8, and for a part that is neither text nor ignored.
     """
     _refuse(row, "the row", ignore)
     found = {key: decoded(row.get(key), key) for key in columns}
@@ -62,17 +64,17 @@ def plain_row(row: Row, columns: Sequence[str], ignore: frozenset[str] = frozens
 
 
 def _refuse(item: Mapping[str, Any], where: str, ignore: frozenset[str]) -> None:
-    """DropRow for the first part that is neither text nor ignored."""
+    """Raise DropRow for the first part that is neither text nor ignored."""
     for name, kind in _KINDS.items():
         value = item.get(name)
         says = value.strip() not in _NOTHING if isinstance(value, str) else bool(value)
         if says and kind not in ignore:
-            detail = f"{where} has {name}; data.ignore=[{kind}] or eval.ignore leaves it out"
+            detail = f"{where} has {name}; data.ignore=[{kind}] or eval.ignore skips only this part"
             raise DropRow(Reason.NOT_TEXT, detail)
 
 
 def _stored_messages(value: object) -> list[Any] | None:
-    """Return the messages that a text holds as JSON; None where it is a text like any other."""
+    """Return the messages of a JSON text, or None if the text is not JSON messages."""
     found = from_json(value)
     items = found if isinstance(found, list) else [found]
     return items if items and all(map(_is_message, items)) else None
@@ -86,7 +88,7 @@ def _is_message(item: object) -> bool:
 
 
 def from_json(value: object) -> Any:
-    """Return what a text holds as JSON; None where it opens neither a list nor an object."""
+    """Return the parsed JSON list or object, or None if the value is neither."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return None
     try:
@@ -96,7 +98,7 @@ def from_json(value: object) -> Any:
 
 
 def _plain_messages(value: object, where: str, ignore: frozenset[str]) -> object:
-    """Return messages with their contents as texts; what holds no messages stays as it is."""
+    """Return messages with text contents. A value without messages is returned unchanged."""
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list | tuple):
@@ -114,7 +116,7 @@ def _plain_message(item: object, where: str, ignore: frozenset[str]) -> object:
 
 
 def _text_of(content: object, where: str, ignore: frozenset[str]) -> object:
-    """Return the text of a content that is a list of parts, such as {"type": "text", "text": …}."""
+    """Join the texts of a list of parts such as {"type": "text", "text": …}."""
     if not isinstance(content, list | tuple) or not content:
         return content
     texts = []
@@ -133,7 +135,7 @@ def _text_of(content: object, where: str, ignore: frozenset[str]) -> object:
 
 
 def decoded(value: object, where: str) -> Any:
-    """Return bytes as the text that they hold, anything else as it is. Raises DropRow."""
+    """Decode bytes as UTF-8; return other values unchanged. Raises DropRow for invalid UTF-8."""
     if not isinstance(value, bytes):
         return value
     try:
@@ -144,7 +146,7 @@ def decoded(value: object, where: str) -> Any:
 
 
 def required(row: Row, key: str) -> Any:
-    """Return a column's value. Raises DropRow where it has none."""
+    """Return a column's value. Raises DropRow if it is missing or null."""
     value = decoded(row.get(key), key)
     if value is None:
         raise DropRow(Reason.MISSING, f"{key} is missing")
@@ -152,9 +154,9 @@ def required(row: Row, key: str) -> Any:
 
 
 def plain_text(value: object, where: str) -> str:
-    r"""Return a text. Raises DropRow for another type, and for a lone surrogate (JSON's "\ud800").
+    r"""Return the value as text. Raises DropRow for another type.
 
-    No UTF-8 can hold one.
+    Also raises DropRow for a lone surrogate (JSON's "\ud800"), which UTF-8 cannot encode.
     """
     value = decoded(value, where)
     if not isinstance(value, str):
@@ -162,19 +164,19 @@ def plain_text(value: object, where: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        detail = f"{where} has no valid Unicode at character {error.start}"
+        detail = f"{where} has invalid Unicode at character {error.start}"
         raise DropRow(Reason.UNDECODABLE, detail) from error
     return value
 
 
 def optional_text(row: Row, key: str) -> str | None:
-    """Return a column's text, None where it has none. Raises DropRow as `plain_text`."""
+    """Return a column's text, or None if it is missing. Raises DropRow as `plain_text`."""
     value = row.get(key)
     return None if value is None else plain_text(value, key)
 
 
 def identifier(row: Row) -> str:
-    """Return pair_id, else id, as text; "" where neither is given. Whole numbers are accepted."""
+    """Return pair_id, else id, as text; "" if the row has neither. Integers are accepted."""
     for key in ("pair_id", "id"):
         value = row.get(key)
         if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 64:
@@ -186,7 +188,7 @@ def identifier(row: Row) -> str:
 
 
 def number(row: Row, key: str) -> float | None:
-    """Return a finite number or None where there is none; a bool or a text is no number."""
+    """Return a column's finite number, or None if it is missing. Raises DropRow for other types."""
     value = row.get(key)
     if value is None:
         return None
@@ -195,7 +197,7 @@ def number(row: Row, key: str) -> float | None:
     try:
         return finite(float(value), key)
     except OverflowError as error:
-        raise DropRow(Reason.BAD_MARGIN, f"{key} is too large a number") from error
+        raise DropRow(Reason.BAD_MARGIN, f"the number in {key} is too large") from error
 
 
 def finite(value: float, where: str) -> float:

@@ -1,7 +1,7 @@
 """Preference pairs from any source, in one schema.
 
-Rows come from `rm.data.sources`; a row becomes a `PreferencePair` by the schema of
-`rm.data.schemas` that its columns show. No row disappears silently: `LoadReport` counts every one.
+`rm.data.sources` reads the rows. The columns decide which schema of `rm.data.schemas` turns a row
+into a `PreferencePair`. `LoadReport` counts every row, so no row is lost silently.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from rm.errors import InputError, visible
 from rm.files import atomic_write_bytes
 
 SCHEMA_ROWS = 100
-"""Readable rows whose columns, taken together, decide the schema (JSON rows may lack some)."""
+"""The combined columns of the first readable rows decide the schema (JSON may omit keys)."""
 
 
 def section_key(section: str) -> str:
-    """Return a section's name as a key of metrics and columns: "Chat Hard" gives "chat_hard"."""
+    """Return a section's name as a metric or column key: "Chat Hard" gives "chat_hard"."""
     return section.strip().lower().replace(" ", "_").replace("-", "_")
 
 
@@ -36,10 +36,10 @@ def section_key(section: str) -> str:
 class PreferencePair:
     """One comparison (x, y_w, y_l): a prompt with its chosen and its rejected response.
 
-    `margin` is the rating difference of the pair (> 0, the source's own scale) or None where the
-    source has none; `category` is a RewardBench section name or None; `source` names the data set.
-    `chosen_history` and `rejected_history` are the turns between the prompt and the response of a
-    side whose conversation parts from the other's before its last response; mostly empty.
+    `margin` is the rating difference (> 0, on the source's scale), or None if the source has none.
+    `category` is a RewardBench section name or None. `source` names the data set.
+    `chosen_history` and `rejected_history` are the turns between the prompt and each response. They
+    are empty unless the two conversations differ before the last response.
     """
 
     pair_id: str
@@ -54,7 +54,7 @@ class PreferencePair:
 
     @property
     def sides(self) -> tuple[Turns, Turns]:
-        """What follows the prompt on the chosen and on the rejected side, the response last."""
+        """The turns after the prompt, ending with the response: (chosen, rejected)."""
         return (
             (*self.chosen_history, *answer_turns(self.chosen)),
             (*self.rejected_history, *answer_turns(self.rejected)),
@@ -62,7 +62,7 @@ class PreferencePair:
 
 
 def swapped(pair: PreferencePair) -> PreferencePair:
-    """Return the pair with chosen and rejected side exchanged."""
+    """Return the pair with the chosen and rejected sides exchanged."""
     return replace(
         pair,
         chosen=pair.rejected,
@@ -74,11 +74,11 @@ def swapped(pair: PreferencePair) -> PreferencePair:
 
 @dataclass
 class LoadReport:
-    """What became of every row: `rows == kept + sum(dropped.values()) + not_taken`.
+    """The counts of all rows: `rows == kept + sum(dropped.values()) + not_taken`.
 
-    `dropped` counts by `Reason` value and `first_problems` shows each reason's first row.
-    `not_taken` are usable pairs that `limit` left out; `duplicate_ids` counts the usable pairs
-    whose id was taken (they got a suffix); `without_margin` counts the kept pairs without a margin.
+    `dropped` counts rows per `Reason` value; `first_problems` describes the first row per reason.
+    `not_taken` counts usable pairs that `limit` left out. `duplicate_ids` counts usable pairs whose
+    id was already used; they got a suffix. `without_margin` counts kept pairs without a margin.
     """
 
     source: str
@@ -98,12 +98,12 @@ class LoadReport:
         self.first_problems.setdefault(reason, f"row {number}: {problem.detail}")
 
     def lines(self) -> list[str]:
-        """Return the report for people: a headline, then one line per count that is not zero."""
+        """Return the report as text: a headline, then one line per nonzero count."""
         head = f"{self.source}: {self.rows:,} rows ({self.schema}), {self.kept:,} pairs kept"
         notes = [
-            (self.not_taken, "not taken: the limit takes a seeded random sample"),
-            (self.duplicate_ids, "with an id already used: #2, #3, ... added to it"),
-            (self.without_margin, "of the kept without a margin"),
+            (self.not_taken, "left out by the limit, which takes a seeded random sample"),
+            (self.duplicate_ids, "renamed: duplicate ids get #2, #3, ..."),
+            (self.without_margin, "kept without a margin"),
         ]
         drops = [
             f"  {count:,} dropped: {reason} (first: {self.first_problems[reason]})"
@@ -133,14 +133,15 @@ def load_preferences(
     """Return the usable pairs of a source in its order, and the report on every row.
 
     `source` is a .json, .jsonl, .json.gz, .jsonl.gz or .parquet file, a folder in the Hub's layout,
-    or a Hub name with its config `name`; `split` applies to folders and the Hub. `limit` takes a
-    random sample of that many usable pairs, the same for the same rows and `seed` (the first n are
-    biased: sources are sorted). Ids that occur again get #2, #3, ... and are counted. A pair
-    without a source column is given the source's own name. Rows with tools, images and the like are
-    dropped unless `ignore` names them (`rm.data.columns.NOT_TEXT`). `progress` gets the number of
-    rows read, every 10,000 rows.
+    or a Hub name with its config `name`. `split` applies to folders and the Hub.
 
-    Raises InputError: a source that cannot be read, an unknown schema, or no usable row at all.
+    `limit` draws a random sample of that many usable pairs, determined by the rows and `seed`. The
+    first `limit` pairs would be biased, because sources are sorted. Duplicate ids get the suffix
+    #2, #3, ... and are counted. A pair without a source column gets the name of `source`. Rows with
+    tools, images and the like are dropped unless `ignore` names them (`rm.data.columns.NOT_TEXT`).
+    `progress` is called every 10,000 rows with the number of rows read.
+
+    Raises InputError: the source cannot be read, its schema is unknown, or no row is usable.
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; give a positive number of pairs, or none for all")
@@ -172,10 +173,9 @@ def load_preferences(
 
 
 def _with_schema(rows: Rows, source: str) -> tuple[str, Rows]:
-    """Return the schema that the first readable rows show, and all rows again.
+    """Return the schema of the first readable rows, and an iterator over all rows.
 
-    A source without one readable row has schema "unknown": there is nothing to parse. Raises
-    InputError as `schema_of`.
+    The schema is "unknown" if no row is readable. Raises InputError as `schema_of`.
     """
     head: list[tuple[int, Row | DropRow]] = []
     readable: list[Row] = []
@@ -189,7 +189,7 @@ def _with_schema(rows: Rows, source: str) -> tuple[str, Rows]:
 
 
 def schema_of(rows: Sequence[Row], source: str) -> str:
-    """Return the schema that the columns of the first rows show; InputError if there is none."""
+    """Return the schema that the first rows' columns fit. Raises InputError if none fits."""
     try:
         return detect_schema(chain.from_iterable(rows[:SCHEMA_ROWS]))
     except InputError as error:
@@ -197,7 +197,7 @@ def schema_of(rows: Sequence[Row], source: str) -> str:
 
 
 def _finish(sample: _Sample, report: LoadReport) -> list[PreferencePair]:
-    """Fill the report's totals and return the pairs; InputError where no row was usable."""
+    """Fill the report's totals and return the pairs. Raises InputError if no row is usable."""
     pairs = sample.pairs()
     report.kept = len(pairs)
     report.not_taken = sample.offered - len(pairs)
@@ -205,7 +205,7 @@ def _finish(sample: _Sample, report: LoadReport) -> list[PreferencePair]:
     if pairs:
         return pairs
     if not report.rows:
-        raise InputError(f"{report.source}: holds no rows; give a source with preference pairs")
+        raise InputError(f"{report.source}: contains no rows; give a source with preference pairs")
     counts = ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items())
     first = next(iter(report.first_problems.values()))
     raise InputError(
@@ -221,9 +221,9 @@ def _label(source: str | Path, split: str, name: str | None) -> str:
 
 
 class _Sample:
-    """All pairs offered or, under a limit, a uniform random sample of them (reservoir sampling).
+    """All pairs added or, with a limit, a uniform random sample of them (reservoir sampling).
 
-    Holds at most `limit` pairs at a time, however many are offered.
+    Holds at most `limit` pairs in memory.
     """
 
     def __init__(self, limit: int | None, seed: int) -> None:
@@ -248,7 +248,7 @@ class _Sample:
 def _with_unique_id(
     pair: PreferencePair, used: dict[str, int], report: LoadReport
 ) -> PreferencePair:
-    """Return the pair under an id that is not in `used`: its own, or with the next free #2, #3, ...
+    """Return the pair with a unique id: its own, or its own plus the next free #2, #3, ...
 
     `used` maps each id to the number of its last copy, so that no number is tried twice.
     """
@@ -271,10 +271,10 @@ def parse_row(
     default_id: str = "",
     default_source: str = "",
 ) -> PreferencePair:
-    """Return the row as a pair; `default_*` stand in where the row has no id or no source.
+    """Return the row as a pair; `default_*` replace a missing id or source.
 
-    `ignore` as in `rm.data.schemas.read_parts`. Raises DropRow (the row is unusable, and why),
-    InputError for a schema that does not exist.
+    `ignore` as in `rm.data.schemas.read_parts`. Raises DropRow with the reason if the row is
+    unusable, and InputError for an unknown schema.
     """
     parts = read_parts(row, schema, ignore)
     source = optional_text(row, "source")
@@ -292,7 +292,7 @@ def parse_row(
 
 
 def _check_different(pair: PreferencePair) -> None:
-    """DropRow where the sides differ in outer white space only: there is nothing to learn."""
+    """Raise DropRow if the sides are equal apart from leading or trailing white space."""
     if (pair.chosen.strip(), pair.chosen_history) == (
         pair.rejected.strip(),
         pair.rejected_history,
@@ -308,11 +308,13 @@ def split_pairs(
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
     """Return (train, validation), each in input order, with no prompt in both.
 
-    `validation` is a number of pairs (int) or a share of them (float below 1). Prompts are the same
-    if they differ in case and white space only. They are ranked by SHA-256 of seed and prompt and
-    taken in that order, one with more pairs than are still wanted being passed over; so the choice
-    depends on the set of pairs and the seed, not on the input order, and the size is hit unless
-    prompts with many pairs prevent it (never exceeded).
+    `validation` is a number of pairs (int) or a share of them (float below 1). Prompts that differ
+    only in case and white space count as the same.
+
+    Prompts are sorted by the SHA-256 of seed and prompt and taken in that order. A prompt with more
+    pairs than are still needed is skipped. So the split depends on the set of pairs and the seed,
+    not on the input order. Validation is never larger than `validation`; it is smaller only if the
+    remaining prompts have too many pairs.
 
     Raises InputError: a size that leaves train or validation empty (except validation = 0).
     """
@@ -331,27 +333,27 @@ def split_pairs(
 
 
 class Prompted(Protocol):
-    """A pair, or another row with a prompt, such as a benchmark's."""
+    """A pair, or another row with a prompt, such as a benchmark row."""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """The conversation that is answered."""
+        """The conversation before the response."""
 
 
 AnyPrompted = TypeVar("AnyPrompted", bound=Prompted)
 
 
 def unseen(pairs: Sequence[AnyPrompted], train: Sequence[Prompted]) -> list[AnyPrompted]:
-    """Return those of `pairs` whose prompt no pair of `train` has, in order.
+    """Return the pairs whose prompt does not occur in `train`, in order.
 
-    Prompts are the same if they differ in case and white space only.
+    Prompts that differ only in case and white space count as the same.
     """
     seen = {_prompt_key(pair, 0) for pair in train}
     return [pair for pair in pairs if _prompt_key(pair, 0) not in seen]
 
 
 def validation_size(total: int, validation: int | float) -> int:
-    """Return how many of `total` pairs `split_pairs` holds out at most. Errors: as there."""
+    """Return the largest number of pairs that `split_pairs` holds out. Raises as `split_pairs`."""
     number = isinstance(validation, int | float) and not isinstance(validation, bool)
     wanted = validation
     if isinstance(validation, float):
@@ -365,13 +367,13 @@ def validation_size(total: int, validation: int | float) -> int:
 
 
 def _prompt_key(pair: Prompted, seed: int) -> str:
-    """Return the hex SHA-256 of the seed and the prompt without its case and white space."""
+    """Return the hex SHA-256 of the seed and the prompt with case and white space normalised."""
     turns = [[turn["role"], " ".join(turn["content"].casefold().split())] for turn in pair.prompt]
     return hashlib.sha256(json.dumps([seed, turns]).encode()).hexdigest()
 
 
 def fingerprint(pairs: Iterable[PreferencePair]) -> str:
-    """Return the hex SHA-256 of all fields of the pairs in order, as canonical JSON lines."""
+    """Return the hex SHA-256 of the pairs in order, written as canonical JSON lines."""
     digest = hashlib.sha256()
     for pair in pairs:
         line = json.dumps(_fields(pair), sort_keys=True, separators=(",", ":"))
@@ -380,16 +382,16 @@ def fingerprint(pairs: Iterable[PreferencePair]) -> str:
 
 
 def write_pairs(pairs: Iterable[PreferencePair], path: str | Path) -> None:
-    """Write the pairs as JSON lines, which `load_preferences` and TRL's trainers read.
+    """Write the pairs as JSON lines that `load_preferences` and TRL's trainers read.
 
-    The rows are explicit_prompt with message lists, and pair_id, margin, category, source. The file
-    appears whole or not at all, with the same bytes for the same pairs; missing folders are made.
+    Rows have the schema explicit_prompt with message lists, plus pair_id, margin, category and
+    source. The write is atomic, and equal pairs give equal bytes. Missing folders are created.
 
     Raises InputError unless the path ends in .jsonl or .jsonl.gz.
     """
     path = Path(path)
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise InputError(f"{path}: pairs are written as .jsonl or .jsonl.gz; name the file so")
+        raise InputError(f"{path}: unknown extension for pairs; use .jsonl or .jsonl.gz")
     lines = (json.dumps(_as_json(pair), ensure_ascii=False).encode() + b"\n" for pair in pairs)
     data = b"".join(lines)
     # Without a time in gzip's header, equal pairs give equal bytes.
@@ -397,7 +399,7 @@ def write_pairs(pairs: Iterable[PreferencePair], path: str | Path) -> None:
 
 
 def _fields(pair: PreferencePair) -> dict[str, Any]:
-    """Return the fields by name, without histories that are empty (pairs once had none)."""
+    """Return the fields by name; empty histories are left out to keep older fingerprints valid."""
     histories = ("chosen_history", "rejected_history")
     return {key: value for key, value in asdict(pair).items() if value or key not in histories}
 

@@ -1,6 +1,6 @@
 """The schemas of preference data: from one row's columns to prompt, sides and margin.
 
-Training and evaluation read every row through `read_parts`, so that they accept the same forms.
+Training and evaluation both read rows with `read_parts`, so they accept the same formats.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ Message = dict[str, str]
 """One turn of a conversation: ``{"role": "system" | "user" | "assistant", "content": text}``."""
 Turns = tuple[Message, ...]
 Answer = str | Turns
-"""What follows a prompt: a response's text, or several turns, the response last."""
+"""What follows a prompt: the text of a response, or several turns that end with the response."""
 
 SCHEMAS: dict[str, tuple[str, ...]] = {
     "unified_feedback": ("conv_A", "conv_B", "conv_A_rating", "conv_B_rating"),
     "explicit_prompt": ("prompt", "chosen", "rejected"),
     "implicit_prompt": ("chosen", "rejected"),
 }
-"""Schema -> the columns it needs; the first schema whose columns are all there is taken.
+"""Schema -> the columns it needs. The first schema whose columns are all present applies.
 
-unified_feedback: llm-blender/Unified-Feedback. explicit_prompt: TRL's explicit form, each column a
-message list or a text; chosen and rejected may also be whole conversations that begin with the
-prompt (UltraFeedback). implicit_prompt: TRL's implicit form, so Skywork's too, and hh-rlhf's
-Human/Assistant transcripts; in ShareGPT's form the prompt may stand in a column conversations.
-The columns system and history may add to any of them.
+unified_feedback: llm-blender/Unified-Feedback. explicit_prompt: TRL's explicit format; each column
+is a message list or a text. Chosen and rejected may also be whole conversations that start with the
+prompt (UltraFeedback). implicit_prompt: TRL's implicit format (Skywork) and hh-rlhf's
+Human/Assistant transcripts. In ShareGPT's format a column conversations may contain the prompt.
+Every schema accepts the extra columns system and history.
 """
 _CONVERSATIONS = {
     "unified_feedback": ("history", "conv_A", "conv_B"),
     "explicit_prompt": ("history", "prompt", "chosen", "rejected"),
     "implicit_prompt": ("history", "conversations", "chosen", "rejected"),
 }
-"""Schema -> the columns that hold conversations, those of the two sides last."""
+"""Schema -> the columns with conversations; the last two are the sides."""
 
 _ROLES = {
     "system": "system",
@@ -56,7 +56,7 @@ _ROLES = {
     "gpt": "assistant",
 }
 _TRANSCRIPT = "\n\nHuman:"
-"""How a transcript of hh-rlhf's form begins."""
+"""The start of an hh-rlhf transcript."""
 _TRANSCRIPT_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 
 
@@ -66,10 +66,10 @@ def answer_turns(answer: Answer) -> Turns:
 
 
 class PairParts(NamedTuple):
-    """What a row says of its pair, whatever its schema.
+    """The pair of a row, the same for every schema.
 
-    `chosen` and `rejected` hold what follows the shared prompt, an assistant's response last:
-    that response alone, or several turns where the two conversations part earlier.
+    `chosen` and `rejected` are the turns after the shared prompt and end with an assistant's
+    response. They have several turns if the two conversations differ before the response.
     """
 
     prompt: Turns
@@ -79,9 +79,9 @@ class PairParts(NamedTuple):
 
 
 def detect_schema(columns: Iterable[str]) -> str:
-    """Return the name of the first schema of `SCHEMAS` that finds all its columns.
+    """Return the name of the first schema of `SCHEMAS` whose columns are all present.
 
-    Raises InputError, which names the columns seen and the schemas known.
+    Raises InputError, which lists the columns and the known schemas.
     """
     seen = set(columns)
     for schema, needed in SCHEMAS.items():
@@ -93,13 +93,13 @@ def detect_schema(columns: Iterable[str]) -> str:
 
 
 def read_parts(row: Row, schema: str, ignore: frozenset[str] = frozenset()) -> PairParts:
-    """Return prompt, sides and margin of a row, checked.
+    """Return the prompt, sides and margin of a row, checked.
 
-    The turns that both conversations share, up to a user's, are the prompt. Texts are kept to the
-    character. `ignore`: kinds of parts that are left out (`rm.data.columns.NOT_TEXT`); other keys
-    of a message than role and content, or ShareGPT's from and value, are left out, too.
+    The prompt is the shared start of both conversations, up to the last shared user turn. Texts are
+    not changed. `ignore` names kinds of parts to leave out (`rm.data.columns.NOT_TEXT`). Of a
+    message, only role and content are kept (from and value in ShareGPT's format).
 
-    Raises DropRow (the row is unusable, and why), InputError for a schema that does not exist.
+    Raises DropRow with the reason if the row is unusable, and InputError for an unknown schema.
     """
     if schema not in _PARSERS:
         raise InputError(f"unknown schema {schema!r}; choose from {', '.join(SCHEMAS)}")
@@ -117,20 +117,20 @@ def read_parts(row: Row, schema: str, ignore: frozenset[str] = frozenset()) -> P
 
 
 def read_prompt(row: Row, ignore: frozenset[str] = frozenset()) -> Turns:
-    """Return the prompt of a row with several responses to it. Raises DropRow as `read_parts`."""
+    """Return the prompt of a row with several responses. Raises DropRow as `read_parts`."""
     row = plain_row(row, ("history", "prompt"), ignore)
     return _whole_prompt(_prompt(row), row)
 
 
 def _whole_prompt(prompt: Turns, row: Row) -> Turns:
-    """Return the prompt after what the columns system and history say, checked."""
+    """Put the columns system and history before the prompt, and check the result."""
     if not prompt:
         raise DropRow(Reason.MALFORMED, "the two sides share no prompt message")
     system, asked = _split_system(prompt)
     text, history = optional_text(row, "system"), _history(row)
     given: Turns = ({"role": "system", "content": text},) if text and text.strip() else ()
     if system and given and not _alike(system, given):
-        raise DropRow(Reason.MALFORMED, "the column system is not the prompt's system message")
+        raise DropRow(Reason.MALFORMED, "the column system contradicts the prompt's system message")
     if not _alike(asked[: len(history)], history):
         asked = history + asked
     whole = (system or given) + asked
@@ -139,7 +139,7 @@ def _whole_prompt(prompt: Turns, row: Row) -> Turns:
 
 
 def _history(row: Row) -> Turns:
-    """Return the column history: earlier messages, or pairs of what was said and answered."""
+    """Return the column history as turns: it holds messages, or (user, assistant) text pairs."""
     value = from_json(row["history"]) or row["history"]
     if not value:
         return ()
@@ -155,7 +155,7 @@ def _history(row: Row) -> Turns:
 
 
 def _parse_unified(row: Row) -> tuple[Turns, Turns, float | None]:
-    """The higher-rated conversation is chosen; margin = |rating difference|; equal is a tie."""
+    """The higher-rated conversation is chosen; margin = |rating difference|; equal ratings tie."""
     ratings = number(row, "conv_A_rating"), number(row, "conv_B_rating")
     if ratings[0] is None or ratings[1] is None:
         raise DropRow(Reason.MISSING, "conv_A_rating or conv_B_rating is missing")
@@ -167,7 +167,7 @@ def _parse_unified(row: Row) -> tuple[Turns, Turns, float | None]:
 
 
 def _parse_explicit(row: Row) -> tuple[Turns, Turns, float | None]:
-    """Rows without a prompt column are read if they hold whole conversations."""
+    """A row without a prompt is read if chosen and rejected are whole conversations."""
     if row["prompt"] is None and isinstance(row["chosen"], list):
         return _parse_implicit(row)
     prompt = _prompt(row)
@@ -186,11 +186,11 @@ _PARSERS: dict[str, Callable[[Row], tuple[Turns, Turns, float | None]]] = {
     "explicit_prompt": _parse_explicit,
     "implicit_prompt": _parse_implicit,
 }
-"""Schema -> the chosen and the rejected conversation of a row, both whole, and the margin."""
+"""Schema -> a row's whole chosen conversation, whole rejected conversation, and margin."""
 
 
 def _conversation(row: Row, key: str) -> Turns:
-    """Return a column's message list, or the turns of its Human/Assistant transcript."""
+    """Return the turns of a column: a message list or a Human/Assistant transcript."""
     value = required(row, key)
     if not isinstance(value, str):
         return _messages(value, key)
@@ -201,7 +201,7 @@ def _conversation(row: Row, key: str) -> Turns:
 
 
 def _transcript(text: str) -> Turns:
-    r"""Return the turns of hh-rlhf's form, "\n\nHuman: ...\n\nAssistant: ...", stripped."""
+    r"""Return the stripped turns of an hh-rlhf transcript "\n\nHuman: ...\n\nAssistant: ..."."""
     _, *parts = _TRANSCRIPT_TURN.split(text)
     turns = zip(parts[::2], parts[1::2], strict=True)
     return tuple({"role": _ROLES[who.lower()], "content": said.strip()} for who, said in turns)
@@ -210,7 +210,7 @@ def _transcript(text: str) -> Turns:
 def _prompt(row: Row) -> Turns:
     r"""Return the column prompt as messages: a list, one user's text, or an hh-rlhf transcript.
 
-    A transcript starts with "\n\nHuman:" and may end with an open "\n\nAssistant:". Raises DropRow.
+    A transcript starts with "\n\nHuman:" and may end with an empty Assistant turn. Raises DropRow.
     """
     value = required(row, "prompt")
     if not isinstance(value, str):
@@ -223,7 +223,7 @@ def _prompt(row: Row) -> Turns:
 
 
 def _answered(row: Row, key: str, prompt: Turns) -> Turns:
-    """Return the prompt and the answer of a response column, which may repeat the prompt."""
+    """Return the prompt followed by a column's response; the column may repeat the prompt."""
     value = required(row, key)
     if not isinstance(value, str):
         turns = _messages(value, key)
@@ -239,36 +239,36 @@ def _answered(row: Row, key: str, prompt: Turns) -> Turns:
 
 
 def _repeated(prompt: Turns, turns: Turns, key: str) -> Turns:
-    """Return a whole conversation that begins with the prompt, outer white space aside.
+    """Return a whole conversation that repeats the prompt, in the prompt's own wording.
 
-    The prompt's own wording is kept; either of the two may lack the system message.
+    The two may differ in leading and trailing white space. Either may lack the system message.
     """
     system, asked = _split_system(prompt)
     own_system, said = _split_system(turns)
     opening, rest = said[: len(asked)], said[len(asked) :]
     if not _alike(asked, opening) or (system and own_system and not _alike(system, own_system)):
-        detail = f"{key} is a conversation that does not begin as the prompt"
+        detail = f"{key} is a conversation that does not start with the prompt"
         raise DropRow(Reason.MALFORMED, detail)
     if not rest:
-        raise DropRow(Reason.MALFORMED, f"{key} is the prompt without a response")
+        raise DropRow(Reason.MALFORMED, f"{key} repeats the prompt but has no response")
     return (system or own_system) + asked + rest
 
 
 def _split_system(turns: Turns) -> tuple[Turns, Turns]:
-    """Return the system message that a conversation opens with (or nothing), and the rest."""
+    """Return the leading system message of a conversation (or nothing), and the rest."""
     size = int(turns[0]["role"] == "system")
     return turns[:size], turns[size:]
 
 
 def _alike(first: Turns, second: Turns) -> bool:
-    """Return whether two conversations differ in outer white space at most."""
+    """Return whether two conversations are equal apart from leading and trailing white space."""
     return [(turn["role"], turn["content"].strip()) for turn in first] == [
         (turn["role"], turn["content"].strip()) for turn in second
     ]
 
 
 def _check_prompt(prompt: Turns) -> None:
-    """DropRow unless the prompt ends with a user's text and has a system message first only."""
+    """Raise DropRow if the last turn is not a user's text, or if a system message is not first."""
     if any(message["role"] == "system" for message in prompt[1:]):
         raise DropRow(Reason.MALFORMED, "a system message comes after the first message")
     if prompt[-1]["role"] != "user":
@@ -278,7 +278,7 @@ def _check_prompt(prompt: Turns) -> None:
 
 
 def _check_side(side: Turns, where: str) -> None:
-    """DropRow unless the side begins and ends with an assistant's message, the last not empty."""
+    """Raise DropRow unless the side starts with an assistant turn and ends with a nonempty one."""
     for place, role in (("begins", side[0]["role"]), ("ends", side[-1]["role"])):
         if role != "assistant":
             detail = f"after the shared prompt {where} {place} with a {role} message"
@@ -299,7 +299,7 @@ def _messages(value: object, where: str) -> Turns:
 
 
 def _message(item: object, where: str) -> Message:
-    """Return role and content alone; role names of ShareGPT (human, gpt) are translated."""
+    """Return role and content only; ShareGPT's roles (human, gpt) become user and assistant."""
     if not isinstance(item, Mapping):
         raise DropRow(Reason.MALFORMED, f"{where} holds a {type(item).__name__}, not a message")
     role = item.get("from") if item.get("role") is None else item["role"]
@@ -314,9 +314,9 @@ def _message(item: object, where: str) -> Message:
 
 
 def _margin(row: Row) -> float | None:
-    """Return the margin column, else score_chosen - score_rejected where both are given, else None.
+    """Return the margin column, else score_chosen - score_rejected, else None.
 
-    Scores must agree with the labels even where the margin column is used; a margin of 0 is a tie.
+    Scores must agree with the labels even if the row has a margin. A margin of 0 is a tie.
     """
     margin = number(row, "margin")
     chosen, rejected = number(row, "score_chosen"), number(row, "score_rejected")

@@ -1,13 +1,13 @@
 """Rows of preference data from files, folders and the Hub, before any schema is applied.
 
-Every reader yields `(row number, row)`: numbers count from 1 and are line numbers in JSON-lines
-files; a row that cannot be read at all arrives as a `DropRow` in its place, so that the caller
-counts it and continues. What spoils the whole source is an `InputError`.
+Every reader yields `(row number, row)`. Row numbers start at 1 and are line numbers in JSON-lines
+files. An unreadable row is yielded as a `DropRow`, so the caller counts it and continues. An
+unreadable source raises `InputError`.
 
-The source is untrusted: memory is bounded (`LONGEST_ROW`, `UNPACKED_BYTES`), nothing outside a
-folder is read, and no code of a data set is run. pyarrow reads parquet files, and `datasets` says
-which files of a folder belong to a split and reads the Hub. JSON is read here: both libraries stop
-at the first bad row, keep the last of two equal keys without a word, and set no bound.
+The source is untrusted: memory is bounded (`LONGEST_ROW`, `UNPACKED_BYTES`), files outside a folder
+are not read, and code of a data set is never run. pyarrow reads parquet files. `datasets` reads the
+Hub and says which files of a folder belong to a split. This module reads JSON itself, because both
+libraries stop at the first bad row, silently keep the last of two equal keys, and set no bound.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ import yaml
 from rm.errors import InputError
 
 BATCH_ROWS = 100
-"""Rows of a parquet file or Hub data set that are decoded at a time."""
+"""Largest number of rows of a parquet file or Hub data set that are decoded at once."""
 BATCH_BYTES = 2**32
-"""Bytes that the rows of a parquet file decoded at a time can take at most (4 GiB)."""
+"""Largest number of bytes of a parquet file that are decoded at once (4 GiB)."""
 LONGEST_ROW = 2**25
-"""Bytes of a JSON line, or characters of another row's texts: a longer row (32 MiB) is dropped."""
+"""Rows with more bytes (JSON lines) or characters (other rows) are dropped (32 Mi)."""
 LARGEST_LIST = 2**31
-"""Bytes of a JSON list, which is read whole (2 GiB); JSON lines may be longer."""
+"""Largest JSON list in bytes (2 GiB), because it is read whole; JSON-lines files may be larger."""
 UNPACKED_BYTES, UNPACKED_RATIO = 2**28, 200
-"""A gzip file may unpack to 256 MiB, or to 200 times its size if that is more (text: about 10)."""
+"""A gzip file may unpack to 256 MiB or 200 times its size, whichever is more (text: about 10x)."""
 ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "state.json")
-"""Files that `datasets` writes beside data."""
+"""Metadata files that `datasets` writes next to the data."""
 PIECE = 2**20
-"""Bytes that are read at a time where they are not kept."""
+"""Bytes per read."""
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _BOM = b"\xef\xbb\xbf"
@@ -75,7 +75,7 @@ class Reason(StrEnum):
 
 
 class DropRow(Exception):
-    """One row is unusable: `reason` is what is counted, `detail` what a person needs to find it."""
+    """One row is unusable: `reason` is counted, `detail` tells a person what is wrong and where."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason.value}: {detail}")
@@ -90,12 +90,12 @@ Rows = Iterator[tuple[int, Row | DropRow]]
 def read_rows(source: str | Path, *, split: str = "train", name: str | None = None) -> Rows:
     """Yield `(row number, row or DropRow)` of a local file, a local folder or a Hub data set.
 
-    An existing path is local; any other string of the Hub's form (`owner/name`) is asked of the
+    An existing path is read locally. Any other string of the form `owner/name` is looked up on the
     Hub. `split` and `name` (the Hub's config) apply to folders and the Hub; a file is one split.
 
-    Raises InputError: no such file, unknown extension, damaged file, a path that is a pipe or
-    device, a folder with links that lead outside (`folder_files`), or a data set that `datasets`
-    cannot give (offline, unknown name, config or split). Raised on call or while iterating.
+    Raises InputError, on call or while iterating: no such file, unknown extension, damaged file, a
+    pipe or device, a folder with links that lead outside (`folder_files`), or a data set that
+    `datasets` cannot load (offline, unknown name, config or split).
     """
     if not str(source).strip():
         raise InputError("the source is empty; give a file, a folder or a Hub name")
@@ -108,15 +108,15 @@ def read_rows(source: str | Path, *, split: str = "train", name: str | None = No
 
 
 def is_hub_name(text: str) -> bool:
-    """Return whether `text` has the form of a name on the Hub: `name` or `owner/name`, no path."""
+    """Return whether `text` looks like a Hub name (`name` or `owner/name`), not like a path."""
     return _HUB_NAME.fullmatch(text) is not None
 
 
 def local_path(source: str | Path) -> Path | None:
-    """Return the path of an existing file or folder, None where there is none.
+    """Return the path of an existing file or folder, or None if there is none.
 
-    Raises InputError for a pipe, socket or device (it may never end, and it could not be read
-    twice), for a loop of links and for what cannot be looked at.
+    Raises InputError for a pipe, socket or device, which may never end and cannot be read twice.
+    Also raises it for a loop of links and for a path that cannot be accessed.
     """
     try:
         path = Path(source).expanduser()
@@ -152,7 +152,7 @@ def _extension(path: Path) -> str:
 
 
 def _read_file(path: Path) -> Rows:
-    """Yield a file's rows by the reader of its extension; InputError names the known ones."""
+    """Yield a file's rows. Raises InputError for an unknown extension."""
     extension = _extension(path).lower()
     if not extension:
         raise InputError(f"{path}: unknown extension; use one of {', '.join(_READERS)}")
@@ -164,33 +164,33 @@ def _read_file(path: Path) -> Rows:
 
 @dataclass
 class _Bounded:
-    """A file of which at most `left` bytes are read: InputError where more would come."""
+    """A file that raises InputError once more than `left` bytes are read."""
 
     path: Path
     file: IO[bytes]
     left: int
 
     def read(self, size: int, *, line: bool = False) -> bytes:
-        """Read so many bytes, or less: to the end of the file or, with `line`, of the line."""
+        """Read at most `size` bytes; with `line`, stop at the end of the line."""
         piece = self.file.readline(size) if line else self.file.read(size)
         self.left -= len(piece)
         if self.left < 0:
             raise InputError(
-                f"{self.path}: unpacks to more than {_unpacked(self.path):,} bytes, "
-                f"{UNPACKED_RATIO} times its size; unpack it yourself if you trust it"
+                f"{self.path}: unpacks to more than {_unpacked(self.path):,} bytes; "
+                "unpack it yourself if you trust it"
             )
         return piece
 
 
 def _unpacked(path: Path) -> int:
-    """Return how many bytes a file may hold, gzip unpacked."""
+    """Return the limit on a file's bytes, after unpacking gzip."""
     packed = path.suffix.lower() == ".gz"
     return max(UNPACKED_BYTES, UNPACKED_RATIO * path.stat().st_size) if packed else sys.maxsize
 
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[_Bounded]:
-    """Open for reading, gzip unpacked. Raises InputError where the file is damaged or too large."""
+    """Open for reading and unpack gzip. Raises InputError if the file is damaged or too large."""
     opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
     try:
         with opened(path, "rb") as file:
@@ -200,7 +200,7 @@ def _open(path: Path) -> Iterator[_Bounded]:
 
 
 def _read_jsonl(path: Path) -> Rows:
-    """Yield one row per line; blank lines are no rows. InputError where the file is damaged."""
+    """Yield one row per line, without blank lines. Raises InputError if the file is damaged."""
     parser = _Parser()
     with _open(path) as file:
         for number, line in enumerate(_lines(file), start=1):
@@ -213,7 +213,7 @@ def _read_jsonl(path: Path) -> Rows:
 
 
 def _lines(file: _Bounded) -> Iterator[bytes | None]:
-    """Yield the file's lines; None in place of one longer than LONGEST_ROW, which is not kept."""
+    """Yield the file's lines, and None for a line longer than LONGEST_ROW."""
     while line := file.read(LONGEST_ROW + 1, line=True):
         cut = too_long = len(line) > LONGEST_ROW and not line.endswith(b"\n")
         while cut and (piece := file.read(PIECE, line=True)):
@@ -222,9 +222,9 @@ def _lines(file: _Bounded) -> Iterator[bytes | None]:
 
 
 def _read_json(path: Path) -> Rows:
-    """Yield the objects of a JSON list; a file that does not open with `[` is read as JSON lines.
+    """Yield the objects of a JSON list; a file that does not start with `[` is JSON lines.
 
-    Bytes that are not UTF-8 become lone surrogates here, for which the row alone is dropped later.
+    Invalid UTF-8 bytes become lone surrogates here, so that later only their row is dropped.
     """
     with _open(path) as file:
         content = bytearray(file.read(PIECE).removeprefix(_BOM).lstrip())
@@ -234,7 +234,7 @@ def _read_json(path: Path) -> Rows:
         while len(content) <= LARGEST_LIST and (piece := file.read(PIECE)):
             content += piece
     if len(content) > LARGEST_LIST:
-        raise InputError(f"{path}: a list of more than {LARGEST_LIST:,} bytes; give JSON lines")
+        raise InputError(f"{path}: the JSON list has over {LARGEST_LIST:,} bytes; use JSON lines")
     try:
         items = _Parser().items(content.decode("utf-8", errors="surrogateescape"))
         yield from enumerate(items, start=1)
@@ -243,10 +243,10 @@ def _read_json(path: Path) -> Rows:
 
 
 class _Parser:
-    """JSON to Python for rows that must be kept exactly or not at all.
+    """A JSON parser that never changes a row silently.
 
-    Python's own reader keeps the last of two equal keys of an object, and fails at a whole number
-    of more than 4,300 digits; here the first drops the row, and the second is infinite.
+    Python's parser keeps the last of two equal keys; here a duplicate key drops the row. Python's
+    parser fails at an integer of more than 4,300 digits; here such a number is infinite.
     """
 
     def __init__(self) -> None:
@@ -274,7 +274,7 @@ class _Parser:
             return DropRow(Reason.INVALID_JSON, one_line(error))
 
     def items(self, text: str) -> Iterator[Row | DropRow]:
-        """Yield the items of a JSON list; ValueError or RecursionError if `text` is none."""
+        """Yield the items of a JSON list. Raises ValueError or RecursionError for invalid JSON."""
         place, separator = _after_space(text, 1), ","
         if text[place : place + 1] == "]":
             separator, place = "]", place + 1
@@ -290,13 +290,13 @@ class _Parser:
             raise json.JSONDecodeError("Extra data", text, place)
 
     def _next(self, text: str, start: int) -> tuple[Row | DropRow, int]:
-        """Return the row that begins at `start` and where it ends; ValueError, RecursionError."""
+        """Return the row that starts at `start`, and its end. Raises as `items`."""
         self._repeated.clear()
         value, end = self._decoder.raw_decode(text, start)
         if end - start > LONGEST_ROW:
             return DropRow(Reason.TOO_LONG, f"more than {LONGEST_ROW:,} characters"), end
         if self._repeated:
-            return DropRow(Reason.REPEATED_KEY, f"{self._repeated[0][:40]!r} is there twice"), end
+            return DropRow(Reason.REPEATED_KEY, f"duplicate key {self._repeated[0][:40]!r}"), end
         if not isinstance(value, Mapping):
             detail = f"the row is a {type(value).__name__}, not an object"
             return DropRow(Reason.WRONG_TYPE, detail), end
@@ -321,21 +321,21 @@ def _read_parquet(path: Path) -> Rows:
     try:
         with pq.ParquetFile(path) as file:
             groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
-            # A short file may repeat one huge text: no text is larger than its whole row group.
+            # A small file may repeat one huge text; the row group's size bounds every text in it.
             largest = max((group.total_byte_size for group in groups), default=1)
             at_once = min(max(BATCH_BYTES // max(largest, 1), 1), BATCH_ROWS)
             yield from _arrow_rows(file.iter_batches(at_once))
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # column names, too
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # or in column names
         raise InputError(f"{path}: not a readable parquet file ({one_line(error)})") from error
 
 
 def _arrow_rows(batches: Iterator[Any]) -> Rows:
-    """Yield the rows of arrow tables or record batches, numbered through."""
+    """Yield the numbered rows of arrow tables or record batches."""
     return enumerate(chain.from_iterable(map(_batch_rows, batches)), start=1)
 
 
 def _batch_rows(batch: Any) -> Iterator[Row | DropRow]:
-    """Yield a batch's rows; one by one where it is large or a row in it is bad."""
+    """Yield a batch's rows, converted one by one if the batch is large or has a bad row."""
     if batch.nbytes <= LONGEST_ROW:
         with contextlib.suppress(ValueError, OverflowError):
             yield from batch.to_pylist()
@@ -368,11 +368,11 @@ def _characters(value: object) -> int:
 
 
 def folder_files(folder: Path) -> list[Path]:
-    """Return the files of a data folder and the folders in it, sorted; hidden files are no data.
+    """Return the files of a data folder and its subfolders, sorted, without hidden files.
 
-    A link in the folder may lead to another file of it; in the Hub's own cache (snapshots/…), to a
-    file of the same repository. Raises InputError for every other link, for a link to a folder (it
-    may lead in a circle) and for a pipe or device.
+    A link may lead to another file in the folder or, in the Hub's cache (snapshots/…), to a file of
+    the same repository. Raises InputError for any other link, for a link to a folder (it may form a
+    loop), and for a pipe or device.
     """
     root = folder.resolve()
     cached = root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir()
@@ -381,7 +381,7 @@ def folder_files(folder: Path) -> list[Path]:
         for name in folders:
             if Path(place, name).is_symlink():
                 raise InputError(
-                    f"{Path(place, name)}: is a link to a folder; copy the folder there"
+                    f"{Path(place, name)}: is a link to a folder; replace it with a copy"
                 )
         files += [Path(place, name) for name in names if not name.startswith(".")]
     for path in files:
@@ -394,42 +394,42 @@ def _unreadable(error: OSError) -> None:
 
 
 def _check_inside(path: Path, root: Path) -> None:
-    """Raise InputError unless the path is, or leads to, a regular file below `root`."""
+    """Raise InputError unless the path is a regular file below `root`, or a link to one."""
     try:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: is a link that leads nowhere; remove it") from error
+        raise InputError(f"{path}: is a broken link; remove it") from error
     if not target.is_relative_to(root):
         raise InputError(
-            f"{path}: is a link out of the folder, to {target}; copy the file there, or give the "
-            "file itself"
+            f"{path}: is a link to {target}, outside the folder; replace it with a copy, or give "
+            "the file itself"
         )
     local_path(path)
 
 
 def _read_folder(folder: Path, split: str, name: str | None) -> Rows:
-    """Yield the rows of a split's files, in the Hub's layout, numbered through, by our own readers.
+    """Yield the rows of a split's files in a folder with the Hub's layout, numbered across files.
 
-    `datasets` says which files are whose split; they are not read by it, so that a bad row costs
-    that row alone. Raises InputError for a data file that is in no split: `datasets` takes files of
-    one kind, and where some are named by their split, those alone.
+    `datasets` only says which files belong to the split. This module reads them, so that a bad row
+    drops only itself. Raises InputError for a data file in no split: `datasets` takes files of one
+    extension and, if some are named by their split, only those.
     """
     files = folder_files(folder)
     found = _splits(folder, split, name)
     taken = {path for paths in found.values() for path in paths}
     data = [path for path in files if _extension(path) and path.name not in ABOUT_DATA]
     left = [path.name for path in data if path not in taken]
-    if left and not _card_chooses(folder):  # a card may choose, and may have several choices
+    if left and not _card_chooses(folder):  # a card may leave files out
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         raise InputError(
-            f"{folder}: {left[0]}{more} would not be read: a data folder has files of one kind, "
-            "either all named by their split (train…, validation…, test…) or none; give the file, "
-            "or move what does not belong"
+            f"{folder}: {left[0]}{more} would not be read: data files must share one extension, "
+            "and either all or none are named by their split (train…, validation…, test…); give "
+            "the file itself, or move files that do not belong"
         )
     before = 0
     for path in found[split]:
         if path not in files:
-            raise InputError(f"{folder}: {path} is no file of the folder; give the file itself")
+            raise InputError(f"{folder}: {path} is not in this folder; give the file itself")
         number = 0
         for number, row in _read_file(path):
             yield before + number, row
@@ -437,14 +437,14 @@ def _read_folder(folder: Path, split: str, name: str | None) -> Rows:
 
 
 def splits_of(source: str | Path) -> list[str]:
-    """Return the names of a local data folder's splits; [] for anything else. Raises InputError."""
+    """Return the split names of a local data folder; [] for other sources. Raises InputError."""
     path = local_path(source)
     return list(_splits(path, None, None)) if path is not None and path.is_dir() else []
 
 
 def _splits(folder: Path, split: str | None, name: str | None) -> dict[str, list[Path]]:
-    """Return the files of every split. Raises InputError if `split` is none of them."""
-    _card_chooses(folder)  # raises for a card that leads outside: `datasets` would follow it
+    """Return the files of every split. Raises InputError if `split` does not exist."""
+    _card_chooses(folder)  # raises if the card leads outside: `datasets` would follow it
     with _explained(str(folder), split or "train", name) as datasets:
         found = datasets.load_dataset_builder(str(folder), name).config.data_files or {}
         if split not in (None, *found):
@@ -455,7 +455,7 @@ def _splits(folder: Path, split: str | None, name: str | None) -> dict[str, list
 def _card_chooses(folder: Path) -> bool:
     """Return whether the folder's card says which files are data.
 
-    Raises InputError if it cannot be read, or names files outside the folder.
+    Raises InputError if the card cannot be read or names files outside the folder.
     """
     chosen = False
     for path in filter(Path.is_file, (folder / "README.md", folder / ".huggingface.yaml")):
@@ -466,13 +466,13 @@ def _card_chooses(folder: Path) -> bool:
             raise InputError(f"{path}: cannot be read ({one_line(error)}); correct it") from error
         outside = _OUTSIDE.search(configs)
         if outside:
-            raise InputError(f"{path}: names data outside the folder ({outside[1]}); remove that")
+            raise InputError(f"{path}: names data outside the folder ({outside[1]}); remove it")
         chosen |= '"' in configs
     return chosen
 
 
 def _card(path: Path) -> object:
-    """Return what a data card says in YAML; ValueError for aliases, which may unfold endlessly."""
+    """Return the YAML of a data card. Raises ValueError for aliases: they may expand endlessly."""
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     text = path.read_text(encoding="utf-8")
@@ -492,10 +492,10 @@ def _read_hub(source: str, split: str, name: str | None) -> Rows:
 
 
 def hub_files(source: str, split: str, name: str | None) -> list[str]:
-    """Return the local files that hold a split of a data set on the Hub.
+    """Return the local cache files of a split of a data set on the Hub.
 
-    `datasets` names them by the revision there, so a new one has other names. Raises InputError as
-    `read_rows`.
+    Their names contain the data set's revision, so a new revision has other names. Raises
+    InputError as `read_rows`.
     """
     with _explained(source, split, name) as datasets:
         data = datasets.load_dataset(source, name, split=split)
@@ -504,8 +504,8 @@ def hub_files(source: str, split: str, name: str | None) -> list[str]:
 
 @contextlib.contextmanager
 def _explained(source: str, split: str, name: str | None) -> Iterator[Any]:
-    """Give the `datasets` package, and turn what it raises into an InputError."""
-    import datasets  # takes a second, and files do not need it
+    """Yield the `datasets` package and turn its errors into an InputError."""
+    import datasets  # slow import (1 s) that files do not need
     import httpx2  # the Hub client's transport: its errors pass through
 
     known = (datasets.exceptions.DatasetsError, httpx2.HTTPError)
@@ -518,16 +518,16 @@ def _explained(source: str, split: str, name: str | None) -> Iterator[Any]:
 def _dataset_problem(source: str, split: str, name: str | None, error: Exception) -> str:
     if "scripts are no longer supported" in str(error):
         return (
-            f"{source}: has a script that makes its data, and no code of a data set is run here; "
-            "take its json, jsonl or parquet files (on the Hub: the revision refs/convert/parquet)"
+            f"{source}: loads its data with a script, and scripts of data sets are not run; use "
+            "its json, jsonl or parquet files (on the Hub: the revision refs/convert/parquet)"
         )
     if isinstance(error.__cause__, Exception) and not isinstance(error, OSError):
-        error = error.__cause__  # datasets wraps what spoilt a file in an error that says nothing
+        error = error.__cause__  # datasets hides the reason in an uninformative error
     asked = f"split {split!r}" + (f" of config {name!r}" if name else "")
     if Path(source).is_dir():
-        return f"{source}: the folder gives no {asked} ({one_line(error)}); check folder and split"
+        return f"{source}: cannot load {asked} ({one_line(error)}); check folder and split"
     return (
-        f"{source}: no file or folder of that name, and the Hub gave no {asked}"
+        f"{source}: not a local file or folder, and cannot load {asked} from the Hub"
         f" ({one_line(error)}); give a local path, or check name, config, split and connection"
     )
 

@@ -212,7 +212,7 @@ class ChatTemplate:
         ids = self._next_ids(name, split_special_tokens=True)
         if self._added.isdisjoint(ids):
             return ids
-        return self._next_ids(name[:1]) + self._next_ids(name[1:])  # split: an added token that is not special stays whole
+        return self._next_ids(name[:1]) + self._next_ids(name[1:])  # added, but not special
 
     def _next_ids(self, piece: str, **options: Any) -> list[int]:
         """Tokenise text that follows other text, without the space that SentencePiece prepends."""

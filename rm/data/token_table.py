@@ -1,8 +1,8 @@
-"""Token pairs in an Arrow table, which is tokenised once and read by all ranks and seeds.
+"""An Arrow table of token pairs: pairs are tokenised once, and all ranks and seeds read them.
 
-A table in a file is memory-mapped: all processes on a machine share its pages, four bytes per
-token, and a pair is read when it is asked for. Batching needs the lengths alone. The file is an
-Arrow stream, which `datasets.Dataset.from_file` reads, too.
+A table file is memory-mapped: the processes of a machine share its pages (four bytes per token),
+and a pair is read only when needed. Batching needs only the lengths. The file is an Arrow stream
+that `datasets.Dataset.from_file` can read.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ SCHEMA = pa.schema(
 )
 """Columns of the table: those of `TokenPair`, and `shared`. One row per pair."""
 CHUNK = 1000
-"""Pairs that a process tokenises at a time; one Arrow record batch."""
+"""Pairs per tokenisation task; each task makes one Arrow record batch."""
 PARALLEL = 10_000
-"""Fewest pairs per process: below, starting a process (seconds) takes longer than it saves."""
+"""Fewest pairs per process; with fewer, its start (seconds) costs more than it saves."""
 SHOW_AFTER = 5.0
 """Seconds of tokenising after which a progress bar appears."""
 
 
 @dataclass
 class TokenReport:
-    """What tokenisation did to the pairs: kept, truncated and dropped, by reason.
+    """Numbers of kept, truncated and dropped pairs; the last two by reason.
 
-    `special_text`: kept pairs in whose texts a special token is named.
+    `special_text`: kept pairs whose texts contain the name of a special token.
     """
 
     pairs: int = 0
@@ -70,7 +70,7 @@ class TokenReport:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: TokenReport) -> None:
-        """Add the counts of further pairs."""
+        """Add the counts of another report."""
         self.pairs += other.pairs
         self.tokens += other.tokens
         self.special_text += other.special_text
@@ -91,14 +91,14 @@ class TokenReport:
         """Return one line per count, for people."""
         facts = [f"{self.pairs} pairs, {self.tokens} tokens"]
         if self.special_text:
-            facts.append(f"{self.special_text} name a special token in their text")
+            facts.append(f"{self.special_text} contain the name of a special token")
         facts += [f"truncated, {reason}: {count}" for reason, count in self.truncated.items()]
         facts += [f"dropped, {reason}: {count}" for reason, count in self.dropped.items()]
         return facts
 
 
 class TokenPairs(Sequence[TokenPair]):
-    """Token pairs in an Arrow table; lengths, margins and categories without reading tokens."""
+    """Token pairs in an Arrow table. Lengths, margins and categories need no tokens in memory."""
 
     def __init__(self, table: pa.Table) -> None:
         """`table` has the columns of `SCHEMA`."""
@@ -111,11 +111,11 @@ class TokenPairs(Sequence[TokenPair]):
 
     @classmethod
     def open(cls, path: Path) -> TokenPairs:
-        """Map the table in a file. Raises InputError for a file that is none."""
+        """Memory-map a table file. Raises InputError if the file is damaged or not such a table."""
         try:
             return cls(pa.ipc.open_stream(pa.memory_map(str(path))).read_all())
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise InputError(f"{path} is no table of token pairs: delete {path.parent}") from error
+            raise InputError(f"{path} is not a token-pair table: delete {path.parent}") from error
 
     def __len__(self) -> int:
         return len(self._columns["pair_id"])
@@ -140,28 +140,28 @@ class TokenPairs(Sequence[TokenPair]):
 
     @cached_property
     def categories(self) -> list[str]:
-        """The categories that pairs have, sorted."""
+        """The distinct categories, sorted."""
         return sorted(filter(None, self._columns["category"].unique().to_pylist()))
 
     @cached_property
     def not_finite(self) -> NDArray[np.int64]:
-        """Places of the pairs whose margin is not finite; a pair without a margin is none."""
+        """Indices of pairs with a non-finite margin; a missing margin does not count."""
         finite = pc.is_finite(self._columns["margin"]).fill_null(True)
         return np.flatnonzero(~finite.to_numpy())
 
     @cached_property
     def row_tokens(self) -> NDArray[np.int64]:
-        """Tokens of both sides, (pairs,)."""
+        """Tokens of both sides per pair, (pairs,)."""
         return self._lengths("chosen") + self._lengths("rejected")
 
     @cached_property
     def longer(self) -> NDArray[np.int64]:
-        """Tokens of the longer side, (pairs,)."""
+        """Tokens of the longer side per pair, (pairs,)."""
         return np.maximum(self._lengths("chosen"), self._lengths("rejected"))
 
     @cached_property
     def tree_tokens(self) -> NDArray[np.int64]:
-        """Tokens of both sides, with those that they share once, (pairs,)."""
+        """Tokens of both sides per pair, with the shared prefix counted once, (pairs,)."""
         return self.row_tokens - self._columns["shared"].to_numpy()
 
     def _lengths(self, side: str) -> NDArray[np.int64]:
@@ -194,11 +194,14 @@ def tokenize_pairs(
     processes: int = 1,
     path: Path | None = None,
 ) -> tuple[TokenPairs, TokenReport]:
-    """Tokenise pairs by the truncation policy of `rm.data.tokens`, into memory or the file `path`.
+    """Tokenise pairs into memory or the file `path`; `rm.data.tokens` explains the truncation.
 
-    `drop=True` (training) drops pairs that truncation made useless and counts them; `drop=False`
-    (evaluation) keeps every row. `mark_response` notes where each chosen response starts. The table
-    is the same for any number of `processes`. Raises InputError if nothing is left.
+    `drop=True` (training) drops and counts pairs whose prompt fills the limit, whose sides have
+    identical tokens, or that the chat template refuses. `drop=False` (evaluation) keeps every row.
+    `mark_response` stores where each chosen response starts. The table does not depend on
+    `processes`.
+
+    Raises InputError if no pair is left, or if `drop=False` and a conversation is refused.
     """
     encode = partial(
         _tokenize,
@@ -285,31 +288,31 @@ Encode = Callable[[list[PreferencePair]], tuple[pa.RecordBatch, TokenReport]]
 def _in_order(
     encode: Encode, chunks: Iterable[list[PreferencePair]], processes: int
 ) -> Generator[tuple[pa.RecordBatch, TokenReport], None, None]:
-    """Apply `encode` to chunks, in their order, in this process or in several new ones."""
+    """Apply `encode` to chunks in order, in this process or in several new processes."""
     if processes == 1:
         yield from map(encode, chunks)
         return
-    # New processes, not copies of this one: its threads' locks would be copied as they are.
+    # spawn, not fork: a fork would copy locks that this process's threads hold.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(encode,))
     try:
         yield from pool.map(_encode_here, chunks)
     except BrokenProcessPool as error:
         raise InterruptedRunError(
-            "a process that tokenised was killed (out of memory, or a signal from outside): the "
-            "same command starts tokenising again"
+            "a tokenising process was killed (out of memory, or a signal from outside): repeat the "
+            "command; it tokenises from the start"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 _here: list[Encode] = []
-"""In a process that tokenises: what it applies."""
+"""In a tokenising process: the function that it applies."""
 
 
 def _start(encode: Encode) -> None:
-    """Begin a process that tokenises: it ends with the one that started it, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that started it says so once
+    """Set up a tokenising process, so that it exits whenever its parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the parent reports Ctrl-C
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process per core already
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -327,7 +330,7 @@ def _encode_here(chunk: list[PreferencePair]) -> tuple[pa.RecordBatch, TokenRepo
 
 
 def processes_for(pairs: int, most: int | None = None) -> int:
-    """How many processes tokenise so many pairs: one per core, at most `most`, one if few."""
+    """Number of tokenising processes: at most `most`, or one per core; one for few pairs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(most or cores or 1, pairs // PARALLEL))
 
@@ -338,10 +341,11 @@ def processes_for(pairs: int, most: int | None = None) -> int:
 def cached_pairs(
     folder: Path, make: Callable[[Path], dict[str, Any]]
 ) -> tuple[TokenPairs, dict[str, Any]]:
-    """Open the table in `folder` and the facts about it, making both where they are not whole.
+    """Open the table in `folder` and its facts; make both if they are missing or damaged.
 
-    `make(path)` writes the table (`tokenize_pairs`) and returns the facts, JSON-like. Processes
-    that ask at the same time wait for one of them. Raises as `rm.files.writing`.
+    `make(path)` writes the table (`tokenize_pairs`) and returns the facts as JSON values. If
+    several processes call this at the same time, one makes the table and the others wait. Raises as
+    `rm.files.writing`.
     """
     if damage(folder) is not None:
         with writing(folder):

@@ -1,12 +1,15 @@
-"""From a pair's texts to its tokens: truncation, padding. `rm.data.token_table` applies it to all.
+"""From a pair's texts to its tokens: truncation and padding. `rm.data.token_table` applies them.
 
-Truncation keeps the response's end. Where prompt + response is over the limit, the oldest turns of
-the prompt go first, whole exchange by whole exchange, the same for both sides of the pair (a system
-message stays to the last). If the last user turn with the longer response is still too long, the
-user's text loses its beginning, then the response its own; what the chat template writes around
-them (the beginning-of-sequence token, role headers) stays. In training a pair whose last user turn
-alone fills the limit is dropped, and so is one whose sides became identical; evaluation never drops
-a row. Rows that name a special token in a text are counted (`rm.data.templates`).
+Truncation keeps the end of the response. If prompt + response exceeds the limit, tokens are removed
+in this order until both sides fit:
+
+1. the oldest exchanges of the prompt, the same for both sides; then the system message;
+2. the beginning of the last user text;
+3. the beginning of the response.
+
+The chat template's own tokens (beginning of sequence, role headers) stay. Training drops a pair if
+its last user turn alone fills the limit, or if its sides have identical tokens. Evaluation never
+drops a row.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ import contextlib
 import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,10 +29,6 @@ from rm.errors import InputError
 
 Row = tuple[int, ...]
 """One sequence as token ids, special tokens included, no padding."""
-
-# Llama 3's template prints today's date unless it is given one: without this, tokens (and scores)
-# would change from one day to the next. The value is the template's own default.
-TEMPLATE_VARIABLES: dict[str, Any] = {"date_string": "26 Jul 2024"}
 
 
 @dataclass(frozen=True)
@@ -44,11 +42,11 @@ class TokenPair:
     category: str | None = None
     truncated: bool = False
     response_start: int | None = None
-    """Place of the chosen response's first token, where somebody asked for it."""
+    """Index of the chosen response's first token; None unless it was requested."""
 
 
 def shorter_prompts(prompt: Sequence[Message]) -> Iterator[list[Message]]:
-    """Yield `prompt`, then ever shorter ones: oldest exchanges first, then the system message."""
+    """Yield `prompt`, then shorter ones: oldest exchanges removed first, system message last."""
     system = [turn for turn in prompt[:1] if turn["role"] == "system"]
     turns = list(prompt[len(system) :])
     starts = [index for index, turn in enumerate(turns) if turn["role"] == "user"] or [0]
@@ -63,8 +61,8 @@ def encode_pair(
 ) -> tuple[list[list[int]], str | None, list[Message]]:
     """Encode one prompt with each answer within `max_length` tokens.
 
-    Returns the id lists, what was cut (None, "oldest turns" or "tokens") and the prompt as used.
-    Raises RefusedConversation where the chat template cannot render one of them.
+    Returns the id lists, what was cut (None, "oldest turns" or "tokens"), and the prompt as used.
+    Raises RefusedConversation if the chat template cannot render one of the conversations.
     """
     for used in shorter_prompts(prompt):
         encoded = [template.encode(used, answer) for answer in answers]
@@ -76,11 +74,11 @@ def encode_pair(
 def cut_texts(
     template: ChatTemplate, prompt: Sequence[Message], ids: list[int], max_length: int
 ) -> tuple[list[int], int]:
-    """Cut the tokens of a prompt with an answer to `max_length`; say how many before them stay.
+    """Cut the tokens of a prompt with an answer to `max_length`.
 
-    The prompt's last text loses its beginning; once nothing is left of it, the answer does. Returns
-    the ids and the number of those that the template wrote before the answer; where these alone
-    fill the limit, all ids lose their beginning, and the number is 0.
+    The beginning of the prompt's last text is cut first, then the beginning of the answer. Returns
+    the ids, and how many tokens of the template stand before the answer. If these alone fill the
+    limit, the ids are cut from the left, and the number is 0.
     """
     opening, closing = template.frame
     start = common_prefix(ids, opening)
@@ -99,7 +97,7 @@ def cut_texts(
 def response_start(
     template: ChatTemplate, prompt: Sequence[Message], answer: Answer, kept: int
 ) -> int:
-    """Place of the last response's first token in a conversation cut to `kept` tokens."""
+    """Index of the last response's first token in a conversation cut to `kept` tokens."""
     whole = template.encode(prompt, answer)
     asked = [*prompt, *answer_turns(answer)[:-1]]
     after = len(whole) - common_prefix(whole, template.render(asked, add_generation_prompt=True))
@@ -107,7 +105,7 @@ def response_start(
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") -> tuple[Tensor, Tensor]:
-    """Pad token rows to one length.
+    """Pad token sequences to equal length.
 
     Returns input_ids and attention_mask, both int64 (rows, longest). `side`: "left" or "right".
 
@@ -128,10 +126,10 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") -> tupl
 def choose_pad_token(tokenizer: PreTrainedTokenizerBase, turn_end: Sequence[int]) -> None:
     """Give the tokenizer a pad token that never ends a sequence.
 
-    Stock `AutoModelForSequenceClassification` pools at the last token that differs from the pad
-    token, so a pad token equal to the end of a turn would move the reward to an earlier token.
-    `turn_end` are the ids that the template ends a conversation with. Raises InputError if the
-    vocabulary has no spare token.
+    `AutoModelForSequenceClassification` reads the reward at the last token that is not the pad
+    token. If the pad token also ended a turn, the reward would move to an earlier token. `turn_end`
+    are the ids at the end of a rendered conversation. Raises InputError if the vocabulary has no
+    spare token.
     """
     names = (tokenizer.pad_token, "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<unk>")
     vocabulary = tokenizer.get_vocab()
@@ -144,18 +142,18 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, turn_end: Sequence[int]
     candidates = [*spare, *unused]
     if not candidates:
         raise InputError(
-            f"{tokenizer.name_or_path} has no token that could serve as padding: add one"
+            f"the tokenizer of {tokenizer.name_or_path} has no spare token for padding: add one"
         )
     tokenizer.pad_token = candidates[0]
 
 
 @contextlib.contextmanager
 def settled() -> Iterator[None]:
-    """Let the collector pass over all objects that live now while the block runs.
+    """Exclude all current objects from garbage collection while the block runs.
 
-    The token rows of a data set are many, and it would walk them again and again: time per token
-    would grow with the number of rows (benchmarks/growth.py). Objects that are made in the block
-    are collected as ever.
+    Otherwise the collector would scan a data set's many token rows again and again, and the time
+    per token would grow with the number of rows (benchmarks/growth.py). Objects made in the block
+    are collected as usual.
     """
     gc.freeze()
     try:

@@ -1,1 +1,1 @@
-"""NormBT inside other libraries' trainers; each module needs its library installed."""
+"""NormBT in the trainers of other libraries; each module needs its library installed."""

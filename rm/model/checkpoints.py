@@ -1,4 +1,4 @@
-"""Reward models on disk: a fresh head on a backbone, a trained model, saving one.
+"""Make a reward model from a backbone, load a trained one, and save one.
 
 A checkpoint is a plain `AutoModelForSequenceClassification` folder with one label.
 """
@@ -46,13 +46,13 @@ from rm.model.untrusted import (
 def new_reward_model(
     backbone: Path, compute_dtype: torch.dtype, seed: int, *, keep_head: bool = False
 ) -> tuple[RewardModel, PreTrainedTokenizerBase]:
-    """Make the reward model that training starts from, of the backbone in folder `backbone`.
+    """Make the reward model that training starts from, with the backbone in folder `backbone`.
 
-    Its head is drawn from N(0, 1/(hidden + 1)) by `seed` alone, so that it is the same for every
-    loss; with `keep_head` it is the one of the reward model in the folder (`keeps_head`). All
-    parameters are float32 (`train_part` lowers the frozen ones). Where an `HfDeepSpeedConfig` of
-    ZeRO-3 lives, this rank holds its part of them alone, and the model is not tried. Raises
-    InputError, in one line, for a folder that cannot be read, lacks weights or does not work.
+    Its head is drawn from N(0, 1/(hidden + 1)) and depends only on `seed`, so it is the same for
+    every loss. With `keep_head` it is the head of the reward model in the folder (`keeps_head`).
+    All parameters are float32 (`train_part` lowers the frozen ones). While an `HfDeepSpeedConfig`
+    of ZeRO-3 exists, this rank holds only its part of the parameters, and the trial forward pass is
+    skipped. Raises InputError for a folder that cannot be read, lacks weights or fails the trial.
     """
     _check_folder(backbone)
     with explained(backbone):
@@ -60,13 +60,13 @@ def new_reward_model(
         if not keep_head:
             draw_head(model, seed)
         set_pad_token(tokenizer, model.classifier)
-        if not is_deepspeed_zero3_enabled():  # there, only DeepSpeed's engine can run a divided one
+        if not is_deepspeed_zero3_enabled():  # only DeepSpeed's engine can run a divided model
             _try(model, tokenizer)
     return model, tokenizer
 
 
 def draw_head(model: RewardModel, seed: int) -> None:
-    """Draw a linear score head by `seed`, the same for every backbone of its width."""
+    """Draw a linear score head from `seed`. Backbones of equal width get equal heads."""
     head = cast(nn.Linear, model.score)
     generator = torch.Generator().manual_seed(seed)
     with whole(head.weight), torch.no_grad():
@@ -76,7 +76,7 @@ def draw_head(model: RewardModel, seed: int) -> None:
 
 @contextlib.contextmanager
 def whole(parameter: Tensor) -> Iterator[None]:
-    """Let the block see and change all of a parameter that ZeRO-3 may have divided among ranks."""
+    """Gather a parameter that ZeRO-3 may have divided among ranks; the block may change it."""
     if not is_deepspeed_zero3_enabled():
         yield
         return
@@ -87,7 +87,7 @@ def whole(parameter: Tensor) -> Iterator[None]:
 
 
 def set_pad_token(tokenizer: PreTrainedTokenizerBase, classifier: PreTrainedModel) -> None:
-    """Choose a pad token that ends no conversation, and write it into the model's config too."""
+    """Choose a pad token that does not end a turn. Set it in the tokenizer and the model config."""
     turn = ChatTemplate(tokenizer).encode([{"role": "user", "content": "a"}], "b")
     choose_pad_token(tokenizer, [*turn[-3:], tokenizer.eos_token_id])
     for config in (classifier.config, classifier.config.get_text_config(decoder=True)):
@@ -95,11 +95,11 @@ def set_pad_token(tokenizer: PreTrainedTokenizerBase, classifier: PreTrainedMode
 
 
 def keeps_head(folder: Path, choice: str, kind: str) -> bool:
-    """Whether training on `folder` starts from the score head in it (pitfall 26).
+    """Whether training starts from the score head in `folder` (pitfall 26).
 
-    choice: model.head, "keep", "new", or "auto", which keeps the head of a reward model. kind: the
-    head that the loss asks for (`set_head`). Raises InputError for another choice and where the
-    folder's head cannot be kept: a classifier of several labels, another kind of head, or none.
+    choice: model.head: "keep", "new", or "auto", which keeps the head of a reward model. kind: the
+    head that the loss needs (`set_head`). Raises InputError for any other choice. Raises it too if
+    the head to keep is missing, has several labels or is of another kind.
     """
     if choice not in ("auto", "keep", "new"):
         raise InputError(f"model.head={choice}: choose auto, keep or new")
@@ -114,12 +114,12 @@ def keeps_head(folder: Path, choice: str, kind: str) -> bool:
             f"model.head=keep: {folder} holds {_architecture(config)}, which has no score head: "
             "give model.head=new"
         )
-    new = "or give model.head=new, which draws a new head on its backbone"
+    new = "or give model.head=new, which draws a new head"
     _check_labels(folder, config, new)
     own = _head_kind(config)
     if own != kind:
         raise InputError(
-            f"{folder} has a head {own} and the loss needs {kind}: choose a loss, {new}"
+            f"{folder} has the head {own}, but the loss needs {kind}: choose another loss, {new}"
         )
     return True
 
@@ -130,8 +130,8 @@ def load_reward_model(
     """Load a trained reward model: any one-label sequence-classification folder (or Hub name).
 
     Matrices are read and stored in `compute_dtype`, everything else in float32. Raises InputError
-    if there is no such checkpoint, if it is damaged, if it is not a reward model, or if reading it
-    would run its code (`rm.model.untrusted`).
+    if the checkpoint is missing, damaged or not a reward model, or if reading it would run its code
+    (`rm.model.untrusted`).
     """
     with explained(checkpoint):
         folder = _local_folder(checkpoint)
@@ -152,23 +152,23 @@ def load_reward_model(
 
 
 CLASSIFIER = "ForSequenceClassification"
-"""How the name of an architecture with a score head ends."""
+"""Suffix of the names of architectures with a score head."""
 PLACEHOLDERS = frozenset(("<image_soft_token>", "<audio_soft_token>"))
-"""Names in Gemma's tokenizers for which its text models have no embedding: text never gives one."""
+"""Tokens of Gemma's tokenizers without an embedding in its text models; text never gives them."""
 
 
 def _open(
     folder: Path, compute_dtype: torch.dtype, *, fresh_head: bool, lowered: bool = False
 ) -> tuple[RewardModel, PreTrainedTokenizerBase]:
-    """Read a model and its tokenizer, which must fit each other.
+    """Read a model in float32, and its tokenizer. Raises InputError if they do not match.
 
-    In float32; `lowered`: what `lower_precision` stores in `compute_dtype` is read in it.
+    `lowered`: weights that `lower_precision` stores in `compute_dtype` are read in that dtype.
     """
     tokenizer, config = load(AutoTokenizer, folder), load(AutoConfig, folder)
     kind: Any = AutoModelForSequenceClassification
     options = {"num_labels": 1} if fresh_head else {}
     if fresh_head and type(config) not in kind._model_mapping:
-        kind, options = AutoModelForImageTextToText, {}  # whose text part may have a classifier
+        kind, options = AutoModelForImageTextToText, {}  # its text part may have a classifier
     own = kind
     if lowered and type(config) in kind._model_mapping:
         own = kind._model_mapping[type(config)]
@@ -188,10 +188,10 @@ def _open(
 
 
 def _lowered(own: type[PreTrainedModel], dtype: torch.dtype) -> type[PreTrainedModel]:
-    """The class of a model whose matrices are made in `dtype`.
+    """A subclass of `own` that makes its matrices in `dtype`.
 
-    transformers reads every weight in the dtype of its place in the new model, so the whole is
-    never there in float32.
+    transformers reads each weight in the dtype of the new model's parameter. So memory never holds
+    the whole model in float32.
     """
 
     def make(self: PreTrainedModel, *args: Any, **options: Any) -> None:
@@ -235,17 +235,18 @@ def _check_tokens(tokenizer: PreTrainedTokenizerBase, model: RewardModel, folder
     if beyond:
         raise InputError(
             f"{folder}: the tokenizer has {max(names) + 1} tokens and the embedding {rows} rows "
-            f"(first without one: {beyond[0]}): resize it, "
-            "model.resize_token_embeddings(len(tokenizer)), and save it, or remove added tokens"
+            f"(first token without a row: {beyond[0]}): resize the embedding by "
+            "model.resize_token_embeddings(len(tokenizer)) and save the model, or remove added "
+            "tokens"
         )
 
 
 @torch.no_grad()
 def _try(model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Score one short conversation: a model that cannot work ends here, not after an hour.
+    """Score one short conversation, so that a broken model fails now and not after an hour.
 
-    It is scored in training mode too, which shows an impossible dropout. The random state stays as
-    it was. A tokenizer without a chat template is asked for plain text.
+    Training mode is tried too, because it shows an invalid dropout. The random state is restored.
+    Without a chat template, plain text is scored.
     """
     turns = [{"role": "user", "content": "a"}]
     if tokenizer.chat_template is None:
@@ -277,7 +278,7 @@ def _load_head(model: RewardModel, folder: Path) -> None:
 
 
 def _local_folder(checkpoint: Path | str) -> Path:
-    """Return the folder of a checkpoint, fetched from the Hub if it is a name there."""
+    """Return the folder of a checkpoint. A Hub name is fetched."""
     source = Path(checkpoint)
     if source.exists() or "/" not in str(checkpoint) or not is_hub_name(str(checkpoint)):
         _check_folder(source)
@@ -294,10 +295,11 @@ def _check_folder(folder: Path) -> None:
 
 
 def plain_state(model: RewardModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the plain classifier from the wrapper's `state`: prefix off, LoRA merged.
+    """Weights of the plain classifier from the wrapper's `state`, with LoRA merged.
 
-    A LoRA layer's weight becomes W + (alpha / r) · B A, computed in float32, transposed where its
-    weight is. Backbone weights take the compute dtype, the score head keeps float32.
+    A LoRA layer's weight becomes W + (alpha / r) · B A, computed in float32. B A is transposed if
+    the layer stores W transposed. Backbone weights take the compute dtype. The score head keeps
+    float32.
     """
     prefix = "classifier."
     inner = {name.removeprefix(prefix): value for name, value in state.items()}
@@ -336,11 +338,11 @@ def save_reward_model(
 ) -> None:
     """Write a plain `AutoModelForSequenceClassification` folder, whole or not at all.
 
-    Its configuration says float32, whatever the weights are stored in: stock transformers then
-    computes the head in float32 as we do, not in bfloat16 (pitfall 31). And it says regression:
-    pipelines give the reward as it is, not through a sigmoid (pitfall 30).
-    `state`: the wrapper's gathered state dict (ZeRO-3); default the model's own.
-    `extra`: further text files, name -> content (the pair weight's state, for one).
+    The configuration says float32, whatever the dtype of the weights. So stock transformers
+    computes the head in float32 as we do, not in bfloat16 (pitfall 31). The configuration also says
+    regression, so pipelines give the reward itself and apply no sigmoid (pitfall 30).
+    `state`: the wrapper's gathered state dict (ZeRO-3); default: the model's own.
+    `extra`: further text files, name -> content (for example the pair weight's state).
     """
     weights = plain_state(model, state if state is not None else model.state_dict())
     with torch.device("meta"):
@@ -353,7 +355,7 @@ def save_reward_model(
     plain.config.architectures = [type(plain).__name__]
     with atomic_folder(folder) as temporary:
         plain.save_pretrained(temporary)
-        plain.config.dtype = torch.float32  # save_pretrained has noted the first weight's
+        plain.config.dtype = torch.float32  # save_pretrained wrote the first weight's dtype
         plain.config.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         for name, content in (extra or {}).items():

@@ -1,4 +1,4 @@
-"""What an architecture can do besides the plain forward, found out before anything relies on it."""
+"""Check whether an architecture can share prefixes and use FlexAttention."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from rm.model.reward_model import RewardModel, miniature
 
 SLIDING = "sliding_attention"
 ATTENTION = {"full_attention", SLIDING}
-"""Kinds of layers in which a token sees the tokens before it: all of them, or those in a window."""
+"""Layer types in which a token sees all earlier tokens, or those in a window."""
 TRIAL_WINDOW = 64
-"""Tokens that a sliding layer sees in a trial: more than the trial's rows have."""
+"""Sliding window of the trial, in tokens: longer than the trial's rows."""
 
 
 def can_share(model: RewardModel, max_length: int) -> str | None:
     """Why rows of up to `max_length` tokens cannot share prefixes, in one line; None if they can.
 
-    What a short example cannot show (windows, position scaling) is read from the configuration;
-    everything else is tried: the shared forward must equal the two-row forward on a small float32
-    model of the same architecture. A sliding window that no row exceeds hides nothing.
+    Windows and position scaling do not show in a short example, so they are read from the
+    configuration. Everything else is tried on a small float32 model of the same architecture: the
+    shared forward must equal the two-row forward. A sliding window is allowed if no row is longer.
     """
     return _refusal_by_config(model, max_length) or _refusal_by_trial(model)
 
@@ -55,14 +55,14 @@ def _refusal_by_config(model: RewardModel, max_length: int) -> str | None:
 
 
 def attention_window(config: PreTrainedConfig) -> int | None:
-    """Tokens that the layers with a sliding window see; None where no layer has one."""
+    """Length of the sliding window in tokens; None if no layer has one."""
     kinds = getattr(config, "layer_types", None)
     slides = getattr(config, "use_sliding_window", True) if kinds is None else SLIDING in kinds
     return getattr(config, "sliding_window", None) if slides else None
 
 
 def _rope_types(config: PreTrainedConfig) -> set[str]:
-    """The rope types of a configuration, which may have one for each kind of layer."""
+    """The rope types of a configuration. Each layer type may have its own."""
     found = getattr(config, "rope_parameters", None) or {}
     each = [found, *(value for value in found.values() if isinstance(value, dict))]
     return {one.get("rope_type", "default") for one in each}
@@ -79,19 +79,25 @@ def _refusal_by_trial(model: RewardModel) -> str | None:
     error = (torch.linalg.vector_norm(together - alone) / torch.linalg.vector_norm(alone)).item()
     if error < 1e-4:
         return None
-    return f"{type(model.backbone).__name__} gives other results for shared prefixes ({error:.1%})"
+    return (
+        f"{type(model.backbone).__name__} gives different hidden states with shared prefixes "
+        f"(they differ by {error:.1%})"
+    )
 
 
 def can_flex(model: RewardModel) -> str | None:
-    """Why shared rows cannot attend by FlexAttention here, in one line; None if they can.
+    """Why shared rows cannot use FlexAttention here, in one line; None if they can.
 
-    Tried on the GPU, on a small model of the same architecture: hidden states and the gradients of
-    all weights must equal those of SDPA row by row.
+    A small model of the same architecture is tried on the GPU. Its hidden states and the gradients
+    of all weights must equal those of row-by-row SDPA.
     """
     if best_device() == "cpu":
-        return "torch trains with FlexAttention on CUDA GPUs alone, and there is none here"
+        return "torch trains with FlexAttention only on CUDA GPUs, and this machine has none"
     if getattr(model.config, "attention_dropout", 0.0):
-        return f"FlexAttention has no dropout ({model.config.attention_dropout} in this backbone)"
+        return (
+            "FlexAttention does not support attention dropout "
+            f"({model.config.attention_dropout} in this backbone)"
+        )
     reason = _flex_refusal_by_trial(model, best_device())
     torch.cuda.empty_cache()
     return reason
@@ -99,10 +105,10 @@ def can_flex(model: RewardModel) -> str | None:
 
 def _flex_refusal_by_trial(model: RewardModel, device: str) -> str | None:
     small = miniature(model).to(device)
-    start = tuple(2 + place % 7 for place in range(100))  # rows fork within a block and across
+    start = tuple(2 + place % 7 for place in range(100))  # forks within and across blocks
     rows = [(*start, 3), (*start, 4, *start), (5, *start, 6), (5, *start, 7, *start), (2, 3, 9)]
-    # Two sizes, both above what the compiler has a kernel of its own for (128): from the second on
-    # it makes one for any.
+    # Two sizes above 128: up to 128 the compiler makes a special kernel. The second size makes it
+    # compile a kernel for all sizes.
     batches = [shared_batch(rows[:count]).to(device) for count in (3, len(rows))]
     found = []
     for small.flex_attention in (False, True):
@@ -110,11 +116,11 @@ def _flex_refusal_by_trial(model: RewardModel, device: str) -> str | None:
         try:
             hidden = torch.cat([small(shared=batch).hidden for batch in batches])
             hidden.square().sum().backward()
-        except (RuntimeError, ImportError) as error:  # the compiler's are RuntimeErrors
+        except (RuntimeError, ImportError) as error:  # compiler errors are RuntimeErrors
             return f"FlexAttention does not run here: {str(error).strip().splitlines()[0]}"
         gradients = [p.grad for p in small.parameters() if p.grad is not None]
         found.append(torch.cat([one.flatten() for one in (hidden.detach(), *gradients)]))
     difference = torch.linalg.vector_norm(found[1] - found[0]) / torch.linalg.vector_norm(found[0])
     if difference < 1e-3:
         return None
-    return f"FlexAttention gives other results here ({difference.item():.1%})"
+    return f"FlexAttention and SDPA give different results here ({difference.item():.1%} apart)"

@@ -1,7 +1,7 @@
-"""The likelihood of a response under the backbone's own language model head.
+"""The log likelihood of a response under the backbone's language model head.
 
-Only GRM's text-generation regularisation (`TextGeneration`) asks for it. The head is the backbone's
-token embedding: the paper's backbones and SmolLM2 tie the two.
+Only GRM's text-generation regularisation (`TextGeneration`) uses it. The head must be tied to the
+token embedding, as in the paper's backbones and SmolLM2.
 """
 
 from __future__ import annotations
@@ -16,26 +16,29 @@ from transformers import PreTrainedModel
 from rm.errors import InputError
 
 IGNORED = -100
-"""Marks a place whose next token is not predicted (transformers' convention)."""
+"""Target of a position whose next token is not predicted (transformers' convention)."""
 
 
 def head_of(model: PreTrainedModel) -> Tensor:
-    """The language model head's weight (vocabulary, hidden): the token embedding's.
+    """Weight (vocabulary, hidden) of the language model head, which is the token embedding.
 
-    Raises InputError for a backbone whose head is another matrix, or that bends its logits.
+    Raises InputError if the backbone has a separate head or caps its logits.
     """
     if not model.config.tie_word_embeddings:
         raise InputError(
             "loss.text needs a backbone whose language model head is its token embedding "
-            f"(tie_word_embeddings), and this {type(model).__name__} has another: choose another"
+            f"(tie_word_embeddings), and {type(model).__name__} has a separate head: choose "
+            "another backbone"
         )
     if getattr(model.config, "final_logit_softcapping", None):
-        raise InputError("loss.text does not know final_logit_softcapping: choose another backbone")
+        raise InputError(
+            "loss.text does not support final_logit_softcapping: choose another backbone"
+        )
     return cast(nn.Embedding, model.get_input_embeddings()).weight
 
 
 def next_tokens(row: Sequence[int], start: int) -> list[int]:
-    """The token after each place of `row` where that one is at `start` or later, else IGNORED.
+    """For each position of `row` the next token, or IGNORED if that token is before `start`.
 
     >>> next_tokens([7, 8, 9], start=1)
     [8, 9, -100]
@@ -47,7 +50,7 @@ def log_likelihood(states: Tensor, targets: Tensor, head: Tensor) -> Tensor:
     """Sum of log π(token) over each row's targets, (rows,) float32 (float64 for float64 states).
 
     states (rows, length, hidden) after the final norm; targets (rows, length) int64, IGNORED where
-    nothing is predicted; head (vocabulary, hidden). Logits are computed at the targets alone.
+    nothing is predicted; head (vocabulary, hidden). Logits are computed only at the targets.
     """
     rows, places = (targets != IGNORED).nonzero(as_tuple=True)
     logits = nn.functional.linear(states[rows, places], head.to(states.dtype))

@@ -1,4 +1,4 @@
-"""What of a reward model is trained: everything, LoRA adapters, or the top layers."""
+"""Which part of a reward model is trained: everything, LoRA adapters, or the top layers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def train_part(
     frozen_dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> None:
-    """Choose what is trained: everything, LoRA adapters, or the top layers; the head always is.
+    """Choose what is trained besides the head: everything, LoRA adapters, or the top layers.
 
     `top_layers`: number of decoder layers from the top (the final norm is trained with them).
     `lora`: r, alpha, dropout, target_modules (GRM: 32, 64, 0.05, q/k/v/o projections).
-    `frozen_dtype`: what frozen matrices are stored in (`lower_precision`); None keeps float32.
-    `seed`: of the adapters' first values, which depend on nothing else.
+    `frozen_dtype`: dtype of stored frozen matrices (`lower_precision`); None keeps float32.
+    `seed`: the adapters' initial values depend only on it.
     Trained weights stay float32 master weights. Raises InputError for an impossible choice.
     """
     if part == "lora":
@@ -46,14 +46,14 @@ def train_part(
 def lower_precision(backbone: nn.Module, dtype: torch.dtype, *, frozen_only: bool = False) -> None:
     """Round weights to `dtype`, as a checkpoint stores them, and store matrices in it.
 
-    Norms hold the rounded values in float32, and embeddings give theirs in float32, so that the
-    residual stream, to which every layer adds, stays in float32: in bfloat16 it would round away
-    much of a close pair's distance (benchmarks/precision.py), and no matrix product gains by it.
-    With `frozen_only` (training), embeddings are stored in float32, too.
+    Norms store the rounded values in float32, and embeddings output float32. So the residual stream
+    stays in float32. In bfloat16, rounding would remove much of a close pair's distance
+    (benchmarks/precision.py), and no matrix product would be faster. With `frozen_only` (training),
+    trained weights are unchanged, and embeddings are stored in float32 too.
     """
     wide = torch.promote_types(dtype, torch.float32)
     for module in backbone.modules():
-        # One that scales its rows, as Gemma 3's, would round the scale to what it is stored in.
+        # Not an embedding that scales its rows (Gemma 3): it would round the scale to `dtype`.
         looked_up = type(module) is nn.Embedding and not frozen_only
         stored = dtype if isinstance(module, nn.Linear) or looked_up else wide
         if looked_up and module.weight.dtype != dtype:
@@ -64,7 +64,7 @@ def lower_precision(backbone: nn.Module, dtype: torch.dtype, *, frozen_only: boo
 
 
 def _widen(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-    """Give an embedding's rows in float32 at least."""
+    """Return an embedding's rows in float32 or wider."""
     return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
@@ -72,8 +72,8 @@ def _freeze_below(model: RewardModel, top_layers: int) -> None:
     layers, norm = (getattr(model.backbone, name, None) for name in ("layers", "norm"))
     if layers is None or norm is None:
         raise InputError(
-            f"training.part=top_layers: a {type(model.backbone).__name__} does not keep its layers "
-            "where those of the Llama family are: choose training.part=full or lora"
+            f"training.part=top_layers: {type(model.backbone).__name__} has no `layers` and `norm` "
+            "like Llama: choose training.part=full or lora"
         )
     if not 0 <= top_layers <= len(layers):
         raise InputError(f"training.top_layers={top_layers}: the backbone has {len(layers)} layers")
@@ -93,9 +93,8 @@ def _add_lora(
 ) -> None:
     """Inject adapters into the backbone in place; the head stays an ordinary Linear.
 
-    Raises InputError for settings that PEFT refuses, a module that the backbone lacks, and one that
-    does not multiply by one matrix (an embedding, a convolution): how its adapter would be merged
-    is not known here.
+    Raises InputError for settings that PEFT rejects, for modules that the backbone lacks, and for
+    modules that are not linear layers (embeddings, convolutions): `plain_state` cannot merge them.
     """
     modules = {f".{name}": module for name, module in model.backbone.named_modules()}
     absent = [x for x in target_modules if not any(name.endswith(f".{x}") for name in modules)]

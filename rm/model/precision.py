@@ -1,4 +1,4 @@
-"""What the machine computes on, and in which dtype it multiplies fast."""
+"""The device to compute on, and the dtype of its fast matrix products."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def best_device() -> str:
 def multiplies_bfloat16(device: str) -> bool:
     """Whether `device` ("cpu", "cuda", "cuda:1") multiplies bfloat16 matrices in hardware.
 
-    GPUs do from Ampere on, x86 processors with AVX-512 BF16 or AMX, Arm's with BF16. Elsewhere it
-    is emulated: on an AVX2 processor a product took 7 times as long as in float32. False where this
-    build of torch cannot tell (on Apple silicon it has no mkldnn, pitfall 42).
+    True for GPUs from Ampere on, x86 processors with AVX-512 BF16 or AMX, and Arm processors with
+    BF16. Others emulate it: on an AVX2 processor a product took 7 times as long as in float32.
+    False if this build of torch cannot tell (on Apple silicon it has no mkldnn, pitfall 42).
     """
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -36,7 +36,7 @@ def fast_dtype() -> str:
 
 
 def emulation(dtype: torch.dtype, key: str) -> str | None:
-    """What to say where this machine only emulates `dtype`; `key` is the configuration's."""
+    """Warning if this machine only emulates `dtype`, else None; `key` is the configuration key."""
     if dtype != torch.bfloat16 or multiplies_bfloat16(best_device()):
         return None
     return f"bfloat16 is emulated on this machine: {key}=float32 takes a fraction of the time"

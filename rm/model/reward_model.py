@@ -1,8 +1,8 @@
-"""The reward model: a causal backbone, a float32 score head, and what of them is trained.
+"""The reward model: a causal backbone and a float32 score head.
 
-A reward model on disk is a plain `AutoModelForSequenceClassification` folder with one label; in
-memory it is wrapped in `RewardModel`, which reads the hidden state at the last *real* token by the
-attention mask and applies the score head in float32.
+On disk, a reward model is a plain `AutoModelForSequenceClassification` folder with one label. In
+memory, `RewardModel` wraps it. The attention mask shows each row's last *real* token, and the score
+head reads the hidden state there in float32.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from rm.model.likelihood import head_of, log_likelihood
 class RewardOutput:
     """`rewards` (rows,) and `hidden` (rows, hidden): both float32 (float64 for a float64 model).
 
-    `mean` (rows, hidden): the mean state of each row's real tokens, where `keep_mean` asks for it.
-    `log_likelihood` (rows,): of each row's targets, where the forward pass was given some.
+    `mean` (rows, hidden): the mean state of each row's real tokens, if `keep_mean` is set.
+    `log_likelihood` (rows,): of each row's targets, if the forward pass gets targets.
     """
 
     rewards: Tensor
@@ -40,7 +40,7 @@ class RewardModel(nn.Module):
     """Rewards and last-token hidden states of token rows.
 
     `classifier` is a sequence-classification model with one label whose backbone is a stack of
-    decoder layers (Llama, Gemma and their like). Matrix products of the backbone run in
+    decoder layers (such as Llama or Gemma). Matrix products of the backbone run in
     `compute_dtype` under autocast; the pooled hidden state, the head and everything after it stay
     in float32. `flex_attention`: shared rows attend in one kernel (`FlexPlan`), not row by row.
     """
@@ -58,7 +58,7 @@ class RewardModel(nn.Module):
         self.config = classifier.config
         self.keep_mean = False
         self.flex_attention = False
-        # In a list, because its layers are the backbone's own and must not be registered twice.
+        # In a list, so that the backbone's layers are not registered twice.
         self._upper: list[nn.Module] = []
 
     @property
@@ -70,7 +70,7 @@ class RewardModel(nn.Module):
     def score(self) -> nn.Module:
         """The score head w_s: Linear(hidden, 1), no bias (b_s cancels in every difference).
 
-        Or one of the rivals that `set_head` puts there.
+        `set_head` may have put another head here.
         """
         return cast(nn.Module, self.classifier.score)
 
@@ -94,8 +94,8 @@ class RewardModel(nn.Module):
 
         attention_mask: (rows, length) int64, 1 at real tokens, padding on either side.
         input_ids: (rows, length) int64; or trunk_states: (rows, length, hidden).
-        shared: the rows as one tree (`rm.model.attention`), in place of all that.
-        targets: (rows, length) int64, next tokens whose likelihood is asked for.
+        shared: the rows as one tree (`rm.model.attention`), instead of the three inputs above.
+        targets: (rows, length) int64, next tokens for `log_likelihood` (`next_tokens`).
         """
         if shared is not None:
             if self.keep_mean:
@@ -121,10 +121,10 @@ class RewardModel(nn.Module):
     def shared_states(self, stack: Any, batch: SharedBatch) -> Tensor:
         """Output (1, tokens, hidden) of `stack`, the backbone or a part of it, on a shared batch.
 
-        Equal to the rows one by one up to floating-point summation, gradients included (with
-        dropout the rows share their prefix's draw). The first call makes SDPA by plan the model's
-        attention. Raises InputError if the model does not use SDPA; whether the backbone can share
-        at all, `rm.model.checks` says.
+        Output and gradients equal those of the separate rows up to floating-point summation. With
+        dropout, rows share the draw of their common prefix. The first call makes the model's
+        attention follow plans (`use_kernel`). Raises InputError if the model does not use SDPA.
+        `rm.model.checks` says whether the backbone can share prefixes.
         """
         use_kernel(self.classifier)
         inputs: dict[str, Any] = {"input_ids": batch.input_ids}
@@ -134,7 +134,7 @@ class RewardModel(nn.Module):
         with self._autocast(device.type):
             return stack(
                 **inputs,
-                # A 4-D mask is passed on as it is: it keeps transformers from making its own.
+                # transformers makes no mask of its own when it gets a 4-D mask.
                 attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
                 position_ids=batch.position_ids,
                 use_cache=False,
@@ -142,7 +142,7 @@ class RewardModel(nn.Module):
             ).last_hidden_state
 
     def _output(self, hidden: Tensor) -> RewardOutput:
-        """Hidden states (rows, hidden) of any dtype, and rewards from them, in float32 at least."""
+        """Return hidden states (rows, hidden) and their rewards, in float32 or wider."""
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         return RewardOutput(self._head(hidden), hidden)
 
@@ -176,8 +176,8 @@ class RewardModel(nn.Module):
 def last_real_token(states: Tensor, attention_mask: Tensor) -> Tensor:
     """Gather (rows, hidden) from `states` (rows, length, hidden) at each row's last real token.
 
-    The place comes from the attention mask alone, never from a token's id: with a pad token that
-    also ends turns, the first match would lie inside the conversation.
+    Only the attention mask gives the position, never a token's id: a pad token may also end turns,
+    and its first match would lie inside the conversation.
     """
     places = torch.arange(states.shape[1], device=states.device)
     last = (attention_mask * places).argmax(-1)
@@ -185,7 +185,7 @@ def last_real_token(states: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def mean_of_real_tokens(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """Mean (rows, hidden), float32 or better, of `states` (rows, length, hidden) at real tokens."""
+    """Mean (rows, hidden), float32 or wider, of `states` (rows, length, hidden) at real tokens."""
     wide = states.to(torch.promote_types(states.dtype, torch.float32))
     mask = attention_mask.unsqueeze(-1).to(wide.dtype)
     return (wide * mask).sum(dim=1) / mask.sum(dim=1)
@@ -194,12 +194,12 @@ def mean_of_real_tokens(states: Tensor, attention_mask: Tensor) -> Tensor:
 def miniature(
     model: RewardModel, layers: Sequence[int] | None = None, window: int | None = None
 ) -> RewardModel:
-    """A small random float32 model of the same architecture: what capability checks run on.
+    """A small random float32 model of the same architecture, for capability checks.
 
-    In it, another computation differs by more than rounding, whatever the backbone's size.
-    `layers`: those whose kind of attention its own have (None: one of each kind, two at least);
-    `window`: tokens that a layer with a sliding window sees (None: as many as the backbone's).
-    Leaves the random state as it was.
+    In it, a wrong computation differs by more than rounding, whatever the backbone's size.
+    `layers`: the backbone's layers whose attention types it copies (None: one of each type, at
+    least two layers). `window`: length of the sliding window in tokens (None: the backbone's). The
+    random state is restored.
     """
     config = copy.deepcopy(model.config)
     kinds = getattr(config, "layer_types", None) or []
@@ -218,11 +218,11 @@ def miniature(
 
 
 def text_part(model: PreTrainedModel) -> PreTrainedModel:
-    """The language part of a model that also sees or hears, as a classifier of its own.
+    """The language part of a multimodal model, as a separate classifier.
 
-    Only that part is trained and saved: the towers are left behind (pitfall 29). It keeps the score
-    head, or gets one that the caller has to draw. A model of text alone is returned as it is.
-    Raises InputError where transformers has no classifier of the language part.
+    Only this part is trained and saved, without the vision and audio towers (pitfall 29). It keeps
+    the score head, or gets one that the caller must draw. A text-only model is returned unchanged.
+    Raises InputError if transformers has no classifier for the language part.
     """
     config = model.config.get_text_config(decoder=True)
     if config is model.config:
@@ -233,7 +233,7 @@ def text_part(model: PreTrainedModel) -> PreTrainedModel:
             alone = AutoModelForSequenceClassification.from_config(config)
     except ValueError as error:
         raise InputError(
-            f"transformers has no reward model of the text part of {type(model).__name__} "
+            f"transformers has no reward model for the text part of {type(model).__name__} "
             f"({config.model_type}): take another backbone"
         ) from error
     setattr(alone, alone.base_model_prefix, model.get_decoder())
@@ -253,11 +253,12 @@ def check_classifier(classifier: nn.Module) -> None:
 
 
 def set_head(model: RewardModel, kind: str, seed: int) -> None:
-    """Put another head in front of the linear one, which stays the last layer: a rival.
+    """Insert layers before the linear head, which stays the last layer (rival heads).
 
-    layer_norm: LayerNorm(hidden), so that no state is far from any other by its length. mlp:
-    Linear(hidden, hidden), GELU. The configuration notes it as `reward_head`; such a checkpoint is
-    read by `load_reward_model` alone. "linear" changes nothing. Raises InputError for another kind.
+    layer_norm: LayerNorm(hidden), so that distances do not depend on the norms of the states. mlp:
+    Linear(hidden, hidden), GELU. The configuration stores the kind as `reward_head`. Only
+    `load_reward_model` reads such a checkpoint. "linear" changes nothing. Raises InputError for any
+    other kind.
     """
     if kind != "linear":
         model.classifier.score = _make_head(kind, cast(nn.Linear, model.score), seed)

@@ -1,4 +1,4 @@
-"""Prefix sharing: rows that begin alike become one tree of tokens."""
+"""Prefix sharing: rows with a common prefix form one token tree."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rm.data.templates import common_prefix
 from rm.data.tokens import Row
 
 Run = tuple[int, int]
-"""First place and the place behind the last one."""
+"""Index of the first token in the sequence, and the index after the last."""
 
 
 @dataclass(frozen=True)
 class TokenTree:
-    """Token rows as one sequence, depth first, every shared prefix once.
+    """Token rows as one sequence in depth-first order; each shared prefix appears once.
 
-    rows: distinct, in lexicographic order. forks: for each row, how many leading tokens it takes
-    over from the row before it (0 for the first).
+    rows: distinct, in lexicographic order. forks: for each row, the number of leading tokens that
+    it shares with the previous row (0 for the first).
 
     >>> TokenTree(((1, 2, 3), (1, 2, 4, 5)), (0, 2)).tokens
     [1, 2, 3, 4, 5]
@@ -41,7 +41,7 @@ class TokenTree:
 
     @property
     def tokens(self) -> list[int]:
-        """Token ids in the order in which they are computed."""
+        """Token ids in the order of the sequence."""
         fresh = (row[fork:] for row, fork in zip(self.rows, self.forks, strict=True))
         return list(chain.from_iterable(fresh))
 
@@ -53,7 +53,9 @@ class TokenTree:
 
     @property
     def behind(self) -> list[int]:
-        """For each token the place behind its last descendant: all from it up to there see it.
+        """For each token, the index after its last descendant.
+
+        Only the token itself and its descendants, which end before that index, see it.
 
         >>> TokenTree(((1, 2, 3), (1, 2, 4, 5)), (0, 2)).behind
         [5, 5, 3, 5, 5]
@@ -69,7 +71,7 @@ class TokenTree:
 
     @cached_property
     def runs(self) -> list[list[Run]]:
-        """Of each row, where its tokens lie in the sequence.
+        """For each row, the runs of the sequence that hold its tokens.
 
         >>> TokenTree(((1, 2, 3), (1, 2, 4, 5)), (0, 2)).runs
         [[(0, 3)], [(0, 2), (3, 5)]]
@@ -81,7 +83,7 @@ class TokenTree:
 
 
 def _first(runs: Sequence[Run], length: int) -> list[Run]:
-    """The first `length` places of `runs`."""
+    """The part of `runs` that holds the first `length` tokens."""
     taken = []
     for start, stop in runs:
         if length > 0:
@@ -91,7 +93,7 @@ def _first(runs: Sequence[Run], length: int) -> list[Run]:
 
 
 def share(rows: Sequence[Row]) -> TokenTree:
-    """Write rows as one tree; their order does not matter, equal ones are kept once.
+    """Write rows as one tree. Their order does not matter; duplicates are kept once.
 
     >>> share([(1, 2, 4, 5), (1, 2, 3), (1, 2, 3)])
     TokenTree(rows=((1, 2, 3), (1, 2, 4, 5)), forks=(0, 2))
@@ -104,7 +106,7 @@ def share(rows: Sequence[Row]) -> TokenTree:
 def batches_by_shared_tokens(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
     """Cut distinct rows into batches whose trees have at most `tokens` tokens.
 
-    Rows that begin alike come together; a longer row is a batch of its own.
+    Rows with a common prefix come together. A row longer than `tokens` is a batch of its own.
     """
     batch: list[Row] = []
     size = 0
@@ -120,7 +122,7 @@ def batches_by_shared_tokens(rows: Sequence[Row], tokens: int) -> Iterator[list[
 
 
 def row_states(rows: Sequence[Row], states: Tensor) -> Iterator[tuple[Row, Tensor]]:
-    """Give every distinct row its own (length, hidden) from a tree's states (1, tokens, hidden)."""
+    """Yield each distinct row and its (length, hidden) of a tree's states (1, tokens, hidden)."""
     tree = share(rows)
     for row, runs in zip(tree.rows, tree.runs, strict=True):
         yield row, torch.cat([states[0, start:stop] for start, stop in runs])

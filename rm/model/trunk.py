@@ -1,8 +1,8 @@
-"""The frozen trunk: layers that no loss trains are computed once and their output is reused.
+"""The frozen trunk: layers that no loss trains are computed once, and their output is reused.
 
-Where only the top layers train, the lower ones give the same output for every loss, seed and
-evaluation. `split_backbone` divides the stack, `TrunkCache` keeps the lower part's output, one
-vector per token in the compute dtype, in a memory-mapped file named by what it depends on.
+If only the top layers train, the trunk gives the same output for every loss, seed and evaluation.
+`split_backbone` divides the stack. `TrunkCache` keeps the trunk's output, one vector per token in
+the compute dtype, in a memory-mapped file. The file's name holds fingerprints of weights and rows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rm.model.reward_model import RewardModel, miniature
 from rm.model.tree import batches_by_shared_tokens, row_states
 
 NOTE_SECONDS = 15.0
-"""How often a computation notes its progress, to resume there after a kill."""
+"""Seconds between notes of the progress, from which a killed computation resumes."""
 IRRELEVANT = frozenset(
     (
         *("_name_or_path", "architectures", "transformers_version", "dtype", "use_cache"),
@@ -40,9 +40,9 @@ IRRELEVANT = frozenset(
         *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range"),
     )
 )
-"""Settings of a configuration that the trunk's states cannot depend on; they depend on the rest.
+"""Configuration settings that cannot change the trunk's states and so are not fingerprinted.
 
-The dtypes of the computation and the layers below the cut are in the fingerprint by themselves.
+The dtypes of the computation and the layers below the cut are fingerprinted separately.
 """
 
 
@@ -50,8 +50,8 @@ def split_backbone(model: RewardModel, top_layers: int) -> nn.Module:
     """Give `model` its upper stack (the top layers and the norm); return the lower stack.
 
     Both are views: they hold the backbone's own modules, not copies. The lower stack ends without
-    a norm, so `upper(inputs_embeds=lower(ids))` is the whole backbone. Raises InputError where an
-    architecture cannot be divided so (the plain forward still works).
+    a norm, so `upper(inputs_embeds=lower(ids))` is the whole backbone. Raises InputError if the
+    architecture cannot be divided like this (its plain forward still works).
     """
     _check_split(model, top_layers)
     return _divide(model, top_layers)
@@ -71,7 +71,7 @@ def _view(backbone: Any, layers: Iterable[int], norm: nn.Module) -> nn.Module:
     view.__dict__["_modules"] = dict(backbone._modules)
     view.config = copy.deepcopy(backbone.config)
     view.config.num_hidden_layers = len(chosen)
-    if getattr(view.config, "layer_types", None):  # read by a layer's place within the view
+    if getattr(view.config, "layer_types", None):  # read by a layer's index in the view
         view.config.layer_types = [backbone.config.layer_types[index] for index in chosen]
     view.layers = nn.ModuleList(backbone.layers[index] for index in chosen)
     view.norm = norm
@@ -80,10 +80,10 @@ def _view(backbone: Any, layers: Iterable[int], norm: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _check_split(model: RewardModel, top_layers: int) -> None:
-    """Compare divided and whole forward on a small float32 model of the same architecture.
+    """Compare the divided and the whole forward on a small float32 model of the same architecture.
 
-    Its two layers are of the kinds that meet at the cut (or would, at the outermost cuts), and its
-    window is shorter than the row, so that a layer with another's mask is noticed.
+    Its two layers have the types of the layers below and above the cut (at an outermost cut, of the
+    nearest inner cut). Its window is shorter than the row, so that a layer with a wrong mask shows.
     """
     cut = min(max(len(model.backbone.layers) - top_layers, 1), len(model.backbone.layers) - 1)
     small = miniature(model, layers=(cut - 1, cut), window=4)
@@ -105,10 +105,10 @@ def _lower_states(model: RewardModel, lower: nn.Module, ids: Tensor, mask: Tenso
 
 
 def trunk_fingerprint(model: RewardModel, top_layers: int) -> str:
-    """First 16 hex digits of a SHA-256 over all that the states depend on.
+    """First 16 hex digits of a SHA-256 over everything that the states depend on.
 
-    That is every weight below the top layers, the dtypes, and the model's configuration without
-    the names in `IRRELEVANT`: a setting that is new to us counts until it is listed there.
+    It covers every weight below the top layers, the dtypes, and the model's configuration without
+    the names in `IRRELEVANT`. So a setting that we do not know is covered.
     """
     count = len(model.backbone.layers)
     trained = tuple(f"layers.{index}." for index in range(count - top_layers, count))
@@ -140,16 +140,14 @@ class TrunkCache:
         )
 
     def states(self, row: Row) -> Tensor:
-        """Trunk states (length, hidden) of a row; KeyError for a row that was not cached.
+        """Trunk states (length, hidden) of a row.
 
-        Raises InputError if the file is damaged there.
+        Raises KeyError if the row was not cached, InputError if its states are damaged.
         """
         start = self.starts[row]
         states = self._map[start : start + len(row)]
         if zlib.crc32(_bytes_of(states)) != self._checksums[row]:
-            raise InputError(
-                f"{self.path} is damaged: delete it, and the same command computes it again"
-            )
+            raise InputError(f"{self.path} is damaged: delete it, and run the same command again")
         return states
 
     def batch(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
@@ -171,14 +169,13 @@ def open_cache(
     label: str = "frozen trunk",
     share: bool = False,
 ) -> TrunkCache:
-    """Return the cache of `rows`, computing it first where it is not there.
+    """Return the cache of `rows`, and compute it if it is missing.
 
     Splits the backbone of `model`. The file's name holds the fingerprints of the trunk's weights
-    and of the rows; its header is written last, so a file without a matching header is computed
-    again, from where it was interrupted if it was. A row's checksum is compared whenever its states
-    are read. With `share`, tokens that rows share are computed once (`rm.model.attention`); the
-    states are the same up to rounding, in a file of their own. Raises InputError if the disk has
-    too little room.
+    and of the rows. Its header is written last: a file without a matching header is computed again,
+    and an interrupted computation resumes. Each read of a row compares its checksum. With `share`,
+    tokens that rows share are computed once (`rm.model.attention`); these states are the same up to
+    rounding and have a separate file. Raises InputError if the disk has too little space.
     """
     lower = split_backbone(model, top_layers)
     unique = sorted(set(rows), key=lambda row: (len(row), row))
@@ -194,7 +191,7 @@ def open_cache(
     }
     path = folder / f"trunk-{header['trunk']}-{header['rows']}{'-shared' if share else ''}.bin"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # a second process waits and finds it done
+    with FileLock(path.with_suffix(".lock")):  # a second process waits, then finds it
         if not _is_complete(path, header):
             _check_room(path, header["tokens"] * width * dtype.itemsize)
             with writing(path):
@@ -234,7 +231,7 @@ def _check_room(path: Path, needed: int) -> None:
 
 
 def _starts(rows: Sequence[Row]) -> tuple[dict[Row, int], int]:
-    """Each row's first place in the file, and the number of all places."""
+    """Index of each row's first token in the file, and the number of all tokens."""
     places = list(accumulate(map(len, rows), initial=0))
     return dict(zip(rows, places, strict=False)), places[-1]
 
@@ -286,9 +283,9 @@ def _fill(
 def _already_written(
     path: Path, rows: Sequence[Row], header: dict[str, Any], tokens: int, width: int
 ) -> tuple[int, dict[Row, int]]:
-    """How many batches a killed computation of the same states has noted, and their checksums.
+    """Number of batches that a killed computation of the same states noted, and row checksums.
 
-    `width`: bytes per token. Nothing of it is used if a row in the file lacks its checksum.
+    `width`: bytes per token. Returns (0, {}) if a row in the file does not match its checksum.
     """
     try:
         found = json.loads(path.with_suffix(".progress").read_text())
@@ -313,7 +310,7 @@ def _bytes_of(states: Tensor) -> memoryview:
 def _states(
     model: RewardModel, lower: nn.Module, batch: Sequence[Row], share: bool
 ) -> Iterator[tuple[Row, Tensor]]:
-    """Give each row of a batch with its states (length, hidden), in any order."""
+    """Yield each row of a batch and its states (length, hidden), in any order."""
     device = next(model.parameters()).device
     if share:
         states = model.shared_states(lower, shared_batch(batch).to(device))

@@ -1,9 +1,10 @@
 """Untrusted models: their weights are read, their code is never run.
 
-Weights come from safetensors alone (a pickle runs code when it is loaded), `trust_remote_code` is
-off, and a folder that would have transformers fetch another model is refused. A training run's own
-files to resume from (optimiser and random states under `run_dir/trainer`) are pickles that
-transformers and DeepSpeed wrote on this machine: do not resume in somebody else's run folder.
+Weights are read only from safetensors, because loading a pickle can run code. `trust_remote_code`
+is off. A folder that makes transformers fetch another model is rejected.
+
+Training resumes from pickles that transformers and DeepSpeed wrote (optimiser and random states
+under `run_dir/trainer`). So do not resume in an untrusted run folder.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from rm.data.templates import RefusedConversation
 from rm.errors import InputError
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
-"""What is fetched of a model on the Hub: no pickles, no code."""
+"""Files of a Hub model that are fetched: no pickles, no code."""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 SHOWN = 5
-"""Missing weights that a message names."""
+"""Maximum number of missing weights that a message names."""
 REASON = 300
-"""Characters of another program's message that one of ours quotes."""
+"""Maximum number of characters that a message quotes from a library's message."""
 INDEX = "model.safetensors.index.json"
 POINTER = b"version https://git-lfs"
-"""How a file begins that Git LFS has left in place of the real one."""
+"""First bytes of a Git LFS pointer, which stands in for the real file."""
 
 
 def load(kind: Any, folder: Path, **options: Any) -> Any:
-    """Return `kind.from_pretrained(folder, …)`: a tokenizer or a configuration, without its code.
+    """Return `kind.from_pretrained(folder, …)`, without running code from the folder.
 
     Raises InputError if the folder asks for code of its own or cannot be read.
     """
@@ -44,11 +45,11 @@ def load(kind: Any, folder: Path, **options: Any) -> Any:
 
 
 def load_weights(kind: Any, folder: Path, *, fresh_head: bool = False, **options: Any) -> Any:
-    """Return `load` of a model, from safetensors alone.
+    """Return a model that `load` reads from safetensors only.
 
-    `fresh_head`: the folder need not have what lies outside the backbone, or may have it in another
-    shape, since the caller sets it. Raises InputError as `check_model`, and where a weight is not
-    there or of another shape: transformers would draw it at random.
+    `fresh_head`: weights outside the backbone may be missing or have another shape, because the
+    caller sets them. Raises InputError as `check_model` does, and if a weight is missing or has
+    another shape, because transformers would draw it at random.
     """
     check_model(folder)
     model, info = load(
@@ -56,7 +57,7 @@ def load_weights(kind: Any, folder: Path, *, fresh_head: bool = False, **options
         folder,
         use_safetensors=True,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # and named below
+        ignore_mismatched_sizes=True,  # reported below
         **options,
     )
     missing = sorted(info["missing_keys"])
@@ -73,18 +74,19 @@ def load_weights(kind: Any, folder: Path, *, fresh_head: bool = False, **options
     if unlike:
         name, stored, asked = unlike[0]
         raise InputError(
-            f"{folder}: {name} is stored as {tuple(stored)} and config.json makes it "
-            f"{tuple(asked)}: fetch both again"
+            f"{folder}: {name} has shape {tuple(stored)}, but config.json asks for {tuple(asked)}: "
+            "fetch the model again"
         )
     return model
 
 
 @contextlib.contextmanager
 def explained(source: Path | str) -> Iterator[None]:
-    """Turn whatever fails while somebody's model is read or tried into an InputError.
+    """Turn any error while an untrusted model is read or tried into an InputError.
 
-    It names the folder, the cause and a remedy. Memory that runs out is not the folder's fault and
-    passes, and so does an InputError, but for a chat template's refusal, which names no folder.
+    It names the folder, the cause and a remedy. Out-of-memory errors pass unchanged, because the
+    folder is not the cause. An InputError passes unchanged too. A chat template's refusal does not,
+    because it does not name the folder.
     """
     try:
         yield
@@ -102,9 +104,8 @@ def explained(source: Path | str) -> Iterator[None]:
 def _explanation(source: Path, error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return (
-            f"{source} asks to run code of its own (auto_map in a configuration file), which is "
-            "never done here (trust_remote_code is off): take a model whose class is part of "
-            "transformers"
+            f"{source} asks to run code of its own (auto_map in a configuration file), but "
+            "trust_remote_code is off: take a model whose class is part of transformers"
         )
     reason = " ".join(str(error).split())[:REASON]
     if type(error) is Exception:  # what tokenizers raises
@@ -122,10 +123,10 @@ def _explanation(source: Path, error: Exception) -> str:
 
 
 def check_model(folder: Path) -> None:
-    """Raise InputError unless the model in `folder` can be read safely, and trained on.
+    """Raise InputError unless the model in `folder` can be read safely, and trained.
 
-    Its weights are safetensors in the folder itself and not quantised, and no file is the pointer
-    that Git LFS leaves in its place.
+    It must not be an adapter. Its weights must be safetensors in the folder itself and not
+    quantised. No file may be a Git LFS pointer.
     """
     if (folder / "adapter_config.json").is_file():
         raise InputError(
@@ -151,18 +152,18 @@ def check_model(folder: Path) -> None:
 
 
 def check_files(folder: Path) -> None:
-    """Raise InputError if a file of the model is the pointer that Git LFS leaves in its place."""
+    """Raise InputError if a file of the model is a Git LFS pointer."""
     for file in sorted(file for pattern in MODEL_FILES for file in folder.glob(pattern)):
         with file.open("rb") as content:
             if content.read(len(POINTER)) == POINTER:
                 raise InputError(
-                    f"{file} is a pointer of Git LFS, not the file: run `git lfs pull` in its "
+                    f"{file} is a Git LFS pointer, not the real file: run `git lfs pull` in its "
                     "folder, or fetch the model again"
                 )
 
 
 def _quantisation(config: Path) -> str | None:
-    """How a configuration says that the weights are quantised; None if it doesn't."""
+    """Quantisation method and bits from a configuration; None if it names none."""
     try:
         content = json.loads(config.read_bytes())
         noted = content.get("quantization_config") or content.get("quantization")  # MLX's name
@@ -177,9 +178,9 @@ def _quantisation(config: Path) -> str | None:
 
 
 def stored_shape(folder: Path, name: str) -> list[int] | None:
-    """The shape of a weight in a folder's safetensors, without reading it; None: it is not there.
+    """Shape of a weight in a folder's safetensors, from the header; None if it is missing.
 
-    Raises InputError for a file that is damaged.
+    Raises InputError if a file is damaged.
     """
     for path in sorted(folder.glob("*.safetensors")):
         with explained(folder), safe_open(path, framework="pt") as file:
@@ -194,9 +195,9 @@ def _without_safetensors(folder: Path, names: list[str]) -> str:
         return f"{folder} holds no weights (*.safetensors): fetch the model again"
     return (
         f"{folder} holds its weights as pickles only ({pickles[0]}), which can run code when they "
-        "are loaded: where you trust them, convert them by "
-        "AutoModelForSequenceClassification (a backbone: AutoModelForCausalLM)"
-        ".from_pretrained(FOLDER).save_pretrained(NEW_FOLDER), and give the new folder"
+        "are loaded: if you trust them, convert them with "
+        "AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) "
+        "(AutoModelForCausalLM for a backbone), and give NEW_FOLDER"
     )
 
 

@@ -1,7 +1,7 @@
-"""How far apart the two sides of a pair are: the paper's proxy, and others to compare it with.
+"""Pair distances: the paper's proxy ‖h_w − h_l‖ and alternatives to compare it with.
 
-A pair weight (`rm.objective.weights`) is computed from one of these. Some read the forward pass,
-some the tokens, one the exact gradients. All give (pairs,) values of 0 or more, float32 or better,
+A pair weight (`rm.objective.weights`) is computed from one distance. A distance reads the forward
+pass, the tokens or the exact gradients. All return non-negative values (pairs,), float32 or better,
 without a gradient.
 """
 
@@ -24,24 +24,24 @@ from rm.objective.weights import representation_distance
 
 
 class PairDistance(Protocol):
-    """What the trainer asks of a distance."""
+    """The interface of a distance."""
 
     by_tokens: bool
-    """Known from a pair's tokens: `of_pair` gives it, without a forward pass."""
+    """`of_pair` computes it from the tokens, without a forward pass."""
     by_gradient: bool
-    """Needs the forward pass's graph."""
+    """Needs the autograd graph of the forward pass."""
     by_mean: bool
-    """Needs the mean hidden state of every row (no shared prefixes then)."""
+    """Needs the mean hidden state of every row, so prefixes cannot be shared."""
     whole_batch: bool
-    """Depends on the other pairs of the batch (no division into micro-batches then)."""
+    """Depends on the other pairs, so the global batch must be one micro-batch."""
 
     def of_pair(self, pair: TokenPair) -> float:
-        """Distance of a pair's two token rows."""
+        """Distance between the two token rows of a pair."""
 
     def measure(
         self, output: RewardOutput, difference: Tensor, trained: Sequence[nn.Parameter]
     ) -> Tensor:
-        """Distances (pairs,) from a forward pass: rows chosen first, then rejected."""
+        """Distances (pairs,) from a forward pass whose rows are all chosen, then all rejected."""
 
 
 class _Forward:
@@ -67,7 +67,7 @@ class _Tokens:
 
 @dataclass(frozen=True)
 class Representation(_Forward):
-    """‖h_w − h_l‖₂ of the last tokens' hidden states: the paper's."""
+    """‖h_w − h_l‖₂ of the last tokens' hidden states, the paper's proxy."""
 
     def measure(
         self, output: RewardOutput, difference: Tensor, trained: Sequence[nn.Parameter]
@@ -78,35 +78,35 @@ class Representation(_Forward):
 
 @dataclass(frozen=True)
 class Cosine(_Forward):
-    """1 − cos(h_w, h_l), from 0 to 2: blind to the vectors' lengths."""
+    """1 − cos(h_w, h_l), from 0 to 2: ignores the norms of the states."""
 
     def measure(
         self, output: RewardOutput, difference: Tensor, trained: Sequence[nn.Parameter]
     ) -> Tensor:
-        """½‖a − b‖² of the unit vectors: 1 − a·b would cancel where they are close."""
+        """½‖a − b‖² of the unit vectors a, b: 1 − a·b loses precision where they are close."""
         hidden = nn.functional.normalize(output.hidden.detach(), dim=-1)
         return representation_distance(*hidden.chunk(2)).square() / 2
 
 
 @dataclass(frozen=True)
 class Standardised(_Forward):
-    """‖(h_w − h_l) / s‖₂ / √hidden, s the standard deviation of each dimension over the batch.
+    """‖(h_w − h_l) / s‖₂ / √hidden, where s is each dimension's standard deviation in the batch.
 
-    The diagonal form of the Mahalanobis (whitened) distance: a batch has too few rows for the whole
-    covariance. The batch must be whole: one micro-batch.
+    The diagonal form of the Mahalanobis (whitened) distance: a batch has too few rows for the full
+    covariance. The global batch must be one micro-batch.
     """
 
     epsilon: float = 1e-6
     whole_batch = True
 
     def __post_init__(self) -> None:
-        """Raise InputError for an ε below 0."""
+        """Raise InputError if ε < 0."""
         require_range("loss.distance.epsilon", self.epsilon, 0)
 
     def measure(
         self, output: RewardOutput, difference: Tensor, trained: Sequence[nn.Parameter]
     ) -> Tensor:
-        """In standard deviations, root mean square over the dimensions."""
+        """Root mean square over the dimensions, in standard deviations."""
         hidden = output.hidden.detach()
         spread = hidden.std(dim=0, correction=0) + self.epsilon
         return representation_distance(*(hidden / spread).chunk(2)) / math.sqrt(hidden.shape[-1])
@@ -114,14 +114,14 @@ class Standardised(_Forward):
 
 @dataclass(frozen=True)
 class MeanPooled(_Forward):
-    """‖·‖₂ between the means of all tokens' last hidden states, prompt included."""
+    """L2 distance between the mean final hidden states of the two rows, prompt included."""
 
     by_mean = True
 
     def measure(
         self, output: RewardOutput, difference: Tensor, trained: Sequence[nn.Parameter]
     ) -> Tensor:
-        """Activation units. Raises ValueError if the forward pass kept no means."""
+        """Activation units. Raises ValueError if the forward pass kept no mean states."""
         if output.mean is None:
             raise ValueError("the forward pass kept no mean states: set RewardModel.keep_mean")
         return representation_distance(*output.mean.detach().chunk(2))
@@ -129,14 +129,14 @@ class MeanPooled(_Forward):
 
 @dataclass(frozen=True)
 class ExactGradient(_Forward):
-    """‖∇_θ(r_w − r_l)‖₂, an oracle: one backward pass per pair, which the paper's proxy saves."""
+    """‖∇_θ(r_w − r_l)‖₂, an oracle: one backward pass per pair, which the paper's proxy avoids."""
 
     by_gradient = True
 
     def measure(
         self, output: RewardOutput, difference: Tensor, trained: Sequence[nn.Parameter]
     ) -> Tensor:
-        """Reward units per parameter unit; keeps the graph for the loss's own backward pass."""
+        """Reward units per parameter unit. Keeps the graph for the loss's backward pass."""
         norms = []
         for value in difference:
             parts = torch.autograd.grad(value, trained, retain_graph=True)
@@ -146,19 +146,19 @@ class ExactGradient(_Forward):
 
 @dataclass(frozen=True)
 class Edit(_Tokens):
-    """Levenshtein distance of the two rows' tokens: how unlike their wording is."""
+    """Levenshtein distance between the two token rows."""
 
     def of_pair(self, pair: TokenPair) -> float:
-        """Number of tokens inserted, deleted or replaced."""
+        """Smallest number of inserted, deleted or replaced tokens."""
         return float(Levenshtein.distance(pair.chosen, pair.rejected))
 
 
 @dataclass(frozen=True)
 class RandomDistance(_Tokens):
-    """exp(N(0, 1)), drawn by pair id and seed: a distance unrelated to the pair."""
+    """exp(N(0, 1)), drawn from pair id and seed: a distance unrelated to the pair's text."""
 
     seed: int
 
     def of_pair(self, pair: TokenPair) -> float:
-        """The same for a pair in every run with this seed."""
+        """A pair has the same distance in every run with this seed."""
         return math.exp(random.Random(f"{self.seed}/{pair.pair_id}").gauss(0, 1))

@@ -1,11 +1,11 @@
-"""What training minimises: an Objective turns the rewards of a batch into one value per pair.
+"""The training objective: it turns the rewards of a batch into one value per pair.
 
     value = weight · loss(d, m) + penalty,    d = r_w − r_l,    weight = NormBT's or another
 
-A rival may read another difference in d's place.
+A rival may replace d by another difference.
 
-A loss file of conf/loss names the parts. What they need of a run (margins, categories, every token,
-the whole batch) is read from the parts themselves.
+A file in conf/loss names the parts. The parts themselves say what they need: margins, categories,
+every token or the whole batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rm.objective.whole_batch import needs_whole_batch
 
 
 class PairValues(NamedTuple):
-    """What an objective says of each pair, all (pairs,)."""
+    """The values of an objective for each pair, all (pairs,)."""
 
     difference: Tensor
     """d = r_w − r_l."""
@@ -35,18 +35,18 @@ class PairValues(NamedTuple):
     loss: Tensor
     """The pair loss, before its weight."""
     value: Tensor
-    """What is minimised, averaged over the global batch."""
+    """Training minimises its mean over the global batch."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A pair loss, its weight, and what may come with them (paper, NormBT section).
+    """A pair loss, its weight and optional parts (paper, NormBT section).
 
-    `distance`: what the weight is computed from, by default the paper's. `difference`: what the
-    pair loss reads in d's place; weights are given the prediction error of d. `regularizer`: a
-    penalty on the rewards. `text`: GRM's text term. `deal`: gives a batch's weights to pairs by
-    category. `head`: the score head's kind. `name`, `label`, `base` (the method it is compared
-    with) and `role` are for tables.
+    `distance`: the weight is computed from it; by default ‖h_w − h_l‖. `difference`: replaces d in
+    the pair loss; the weight still gets the prediction error of d. `regularizer`: a penalty on the
+    rewards. `text`: GRM's text term. `deal`: redistributes a batch's weights by category. `head`:
+    the kind of score head. `name`, `label`, `base` (the method that tables compare it with) and
+    `role` are for tables.
     """
 
     pair_loss: PairLoss
@@ -65,8 +65,8 @@ class Objective:
     def __post_init__(self) -> None:
         """Try every part on two pairs.
 
-        Raises InputError for impossible numbers, arguments that a part does not take, and parts
-        that are not what their place asks for.
+        Raises InputError for a number out of range, an argument that a part does not take, or an
+        object of the wrong kind for its role.
         """
         one = torch.tensor([0.5, -0.5])
         try:
@@ -95,18 +95,18 @@ class Objective:
         categories: Sequence[str] = (),
         log_likelihood: Tensor | None = None,
     ) -> PairValues:
-        """Weight × pair loss + penalty, and the text term, of every pair.
+        """Weight × pair loss + penalty of every pair, then combined with the text term if any.
 
-        `chosen`, `rejected`: rewards (pairs,), float32 or better. `distance` (pairs,): what the
-        weight is computed from, and what `difference` is given. `mu`: the weight's state. `margin`
-        (pairs,), `categories` (one per pair) and `log_likelihood` (pairs,), log π(y_w | x), where
-        the parts need them. Raises ValueError if one that is needed is absent.
+        `chosen`, `rejected`: rewards (pairs,), float32 or better. `distance` (pairs,): input of the
+        weight and of `difference`. `mu`: the weight's state. Only some parts need `margin`
+        (pairs,), `categories` (one per pair) or `log_likelihood` (pairs,) = log π(y_w | x). Raises
+        ValueError if a needed one is missing.
         """
         difference = chosen - rejected
         weight = self.weight.weigh(distance, mu, torch.sigmoid(-difference.detach()))
         if self.deal is not None:
             if len(categories) != len(weight):
-                raise ValueError(f"{len(weight)} pairs and {len(categories)} categories")
+                raise ValueError(f"{len(weight)} pairs but {len(categories)} categories")
             weight = self.deal(weight, categories)
         read = difference
         if self.difference is not None:
@@ -123,7 +123,7 @@ class Objective:
 
     @property
     def whole_batch(self) -> bool:
-        """Whether a part looks across pairs, so that a global batch must not be divided."""
+        """Whether a part looks across pairs, so the global batch must be one micro-batch."""
         functions = (self.pair_loss, self.difference, self.regularizer, self.deal)
         return (
             self.weight.whole_batch
@@ -133,22 +133,22 @@ class Objective:
 
     @property
     def needs_margin(self) -> bool:
-        """Whether every pair must have a margin: the pair loss has no default for its second."""
+        """Whether every pair needs a margin: the pair loss's second argument has no default."""
         _, margin, *_ = inspect.signature(self.pair_loss).parameters.values()
         return margin.default is margin.empty
 
     @property
     def needs_category(self) -> bool:
-        """Whether every pair must have a category: weights are given by it."""
+        """Whether every pair needs a category."""
         return self.deal is not None
 
     @property
     def category_weights(self) -> Mapping[str, float] | None:
-        """The weights of a deal that fixes them (`weights.fixed_within`): it knows no other."""
+        """The weight of every allowed category for `weights.fixed_within`, None for other deals."""
         found: Mapping[str, float] | None = getattr(self.deal, "keywords", {}).get("weights")
         return found
 
     @property
     def every_token(self) -> bool:
-        """Whether more than last tokens is read, so that no shared prefix may be computed once."""
+        """Whether a part reads more than the last tokens, so prefixes cannot be shared."""
         return self.distance.by_mean or self.text is not None

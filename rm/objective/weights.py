@@ -1,13 +1,14 @@
-"""Pair weights: how much each pair's loss counts, from its representation distance.
+"""Pair weights: how much each pair's loss counts, computed from its distance.
 
-A weight has two pure parts: `weigh(distance, mu, error)` gives the weights of a micro-batch, and
-`update(mu, batch_mean)` the state after an optimiser step, from the mean distance of the *global*
-batch (all ranks, all accumulation steps). So one step has one μ, however the batch is divided.
-μ is None until the first batch: the trainer then measures that batch's distances beforehand and
-calls `start` with them; a weight with `every_step` gets them before every step.
+A weight has two pure functions. `weigh(distance, mu, error)` returns the weights of a micro-batch.
+`update(mu, batch_mean)` returns the next μ from the mean distance of the *global* batch (all ranks,
+all accumulation steps). So one step has one μ, however the batch is divided.
 
-Beside NormBT's weight stand other forms of it (table 2), a rival, and controls: three weights, and
-three ways to redistribute a batch's weights by category.
+μ is None before the first batch. The trainer then measures that batch's distances in an extra
+forward pass and passes them to `start`. If `every_step` is true it does so before every step.
+
+This module has NormBT's weight, other forms of it (table 2), one rival and controls. Three controls
+are weights; three redistribute a batch's weights by category.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from rm.objective.whole_batch import whole_batch
 def representation_distance(hidden_chosen: Tensor, hidden_rejected: Tensor) -> Tensor:
     """‖h_w − h_l‖₂ in float32 or better (paper, notation table).
 
-    Both inputs: (pairs, hidden), any float dtype. Returns (pairs,), float32 (float64 if given
-    float64). Autocast is off inside, so a low-precision context cannot round the difference.
+    Inputs: (pairs, hidden), any float dtype. Returns (pairs,), float32, or float64 for float64
+    inputs. Autocast is off inside, so a low-precision context cannot round the difference.
     """
     with torch.autocast(hidden_chosen.device.type, enabled=False):
         dtype = torch.promote_types(hidden_chosen.dtype, torch.float32)
@@ -35,7 +36,7 @@ def representation_distance(hidden_chosen: Tensor, hidden_rejected: Tensor) -> T
 
 
 class PairWeight(Protocol):
-    """What the trainer asks of a pair weight."""
+    """The interface of a pair weight."""
 
     @property
     def needs_start(self) -> bool:
@@ -43,19 +44,19 @@ class PairWeight(Protocol):
 
     @property
     def every_step(self) -> bool:
-        """Whether that is so for every global batch, not only the first."""
+        """Whether μ must be set again from every global batch, not only from the first."""
 
     @property
     def whole_batch(self) -> bool:
-        """Whether `weigh` must be given the whole global batch at once."""
+        """Whether `weigh` needs the whole global batch in one call."""
 
     def start(self, distance: Tensor) -> float | None:
         """μ from the distances (pairs,) of a global batch."""
 
     def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
-        """Weights (pairs,) of distances (pairs,) and prediction errors 1 − σ(d) (pairs,).
+        """Weights (pairs,), without a gradient.
 
-        They carry no gradient.
+        `distance` (pairs,); `error` (pairs,): prediction errors 1 − σ(d).
         """
 
     def update(self, mu: float | None, batch_mean: float) -> float | None:
@@ -68,7 +69,7 @@ def is_due(weight: PairWeight, mu: float | None) -> bool:
 
 
 class _Stateless:
-    """A weight without μ: nothing to start, nothing to update."""
+    """A weight without μ."""
 
     whole_batch: ClassVar[bool] = False
 
@@ -89,13 +90,13 @@ class _Stateless:
 
 @dataclass(frozen=True)
 class _Averaging:
-    """A weight whose μ is the moving average of the batches' mean distances."""
+    """A weight whose μ is an exponential moving average (EMA) of the batches' mean distances."""
 
     beta: float
     whole_batch: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Raise InputError for a β that makes no average."""
+        """Raise InputError unless 0 ≤ β ≤ 1."""
         require_range("weight.beta", self.beta, 0, 1)
 
     @property
@@ -108,11 +109,11 @@ class _Averaging:
         return False
 
     def start(self, distance: Tensor) -> float:
-        """μ_0 = μ̂_0, the first batch's mean [inferred]."""
+        """μ_0 = μ̂_0, the mean distance of the first batch [inferred]."""
         return distance.mean().item()
 
     def update(self, mu: float | None, batch_mean: float) -> float:
-        """β μ_t + (1 − β) μ̂_t. Raises ValueError before `start` has set μ."""
+        """β μ_t + (1 − β) μ̂_t. Raises ValueError if μ is None."""
         return self.beta * _started(mu) + (1 - self.beta) * batch_mean
 
 
@@ -129,21 +130,21 @@ class Uniform(_Stateless):
 class NormBT(_Averaging):
     """w̃ = sg(μ_t / (‖h_w − h_l‖ + ε)), μ_{t+1} = β μ_t + (1 − β) μ̂_t (paper, NormBT section).
 
-    `cap`: no weight is larger (ours, not the paper's); None for no cap.
+    `cap`: the largest weight, None for no limit (ours, not the paper's).
     """
 
     epsilon: float
     cap: float | None = None
 
     def __post_init__(self) -> None:
-        """Raise InputError for numbers that no weight has."""
+        """Raise InputError unless 0 ≤ β ≤ 1, ε ≥ 0 and cap ≥ 1e-12 or None."""
         super().__post_init__()
         require_range("weight.epsilon", self.epsilon, 0)
         if self.cap is not None:
             require_range("weight.cap", self.cap, 1e-12)
 
     def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
-        """Weights (pairs,) under stop-gradient. Raises ValueError before `start` has set μ."""
+        """Weights (pairs,) under stop-gradient. Raises ValueError if μ is None."""
         weight = _started(mu) / (distance.detach() + self.epsilon)
         return weight if self.cap is None else weight.clamp(max=self.cap)
 
@@ -155,15 +156,15 @@ class NormBT(_Averaging):
 class InverseDistance(_Stateless):
     """w = sg(c / (‖h_w − h_l‖ + ε)): NormBT without the EMA (paper, table 2) [inferred form].
 
-    With c = 1 the loss shrinks or grows with the backbone's scale: nothing brings the mean weight
-    near 1. Another c is the fixed constant in μ's place.
+    With c = 1 the loss's scale depends on the backbone's scale, because the mean weight is not near
+    1. Another c is a fixed constant in place of μ.
     """
 
     epsilon: float
     constant: float = 1.0
 
     def __post_init__(self) -> None:
-        """Raise InputError for numbers that no weight has."""
+        """Raise InputError unless ε ≥ 0 and c ≥ 1e-12."""
         require_range("weight.epsilon", self.epsilon, 0)
         require_range("weight.constant", self.constant, 1e-12)
 
@@ -174,23 +175,23 @@ class InverseDistance(_Stateless):
 
 @dataclass(frozen=True)
 class BatchMean(NormBT):
-    """μ is the mean distance of the very batch that is weighed: no memory (β is not used)."""
+    """NormBT with μ = the current batch's mean distance, without the EMA (β is not used)."""
 
     @property
     def every_step(self) -> bool:
-        """True: every batch brings its own μ."""
+        """True: every batch has its own μ."""
         return True
 
     def update(self, mu: float | None, batch_mean: float) -> float:
-        """μ_t as it is, until `start` sets the next batch's. Raises ValueError before that."""
+        """μ_t unchanged: `start` sets the next batch's μ. Raises ValueError if μ is None."""
         return _started(mu)
 
 
 @dataclass(frozen=True)
 class MeanOne(BatchMean):
-    """Weights ∝ 1 / (‖h_w − h_l‖ + ε) whose mean over the global batch is exactly 1.
+    """w ∝ 1 / (‖h_w − h_l‖ + ε), scaled so that the mean over the global batch is exactly 1.
 
-    That is NormBT's weight with the harmonic mean of the distances in μ's place.
+    This is NormBT's weight with μ = the harmonic mean of (‖h_w − h_l‖ + ε) over the batch.
     """
 
     def start(self, distance: Tensor) -> float:
@@ -203,16 +204,16 @@ class MeanOne(BatchMean):
 
 @dataclass(frozen=True)
 class GradientClip(_Stateless):
-    """w = min(1, limit / (error · distance)): clips each pair's head gradient to `limit`.
+    """w = min(1, limit / (error · distance)): clips each pair's score-head gradient to `limit`.
 
     error · distance = |σ(d) − 1| · ‖h_w − h_l‖ is the norm of the score head's BT gradient (paper,
-    analysis section), the proxy of the pair's whole gradient.
+    analysis section). It is a proxy for the norm of the pair's full gradient.
     """
 
     limit: float
 
     def __post_init__(self) -> None:
-        """Raise InputError for a limit that lets nothing pass."""
+        """Raise InputError unless limit ≥ 1e-12."""
         require_range("weight.limit", self.limit, 1e-12)
 
     def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
@@ -224,41 +225,43 @@ class GradientClip(_Stateless):
 
 @dataclass(frozen=True)
 class Proportional(_Averaging):
-    """w = sg(‖h_w − h_l‖ / μ): NormBT reversed: it should have the opposite effect."""
+    """w = sg(‖h_w − h_l‖ / μ): NormBT reversed. We expect the opposite effect."""
 
     def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
-        """Weights (pairs,) under stop-gradient. Raises ValueError before `start` has set μ."""
+        """Weights (pairs,) under stop-gradient. Raises ValueError if μ is None."""
         return distance.detach() / _started(mu)
 
 
 @dataclass(frozen=True)
 class Shuffled(NormBT):
-    """NormBT's weights shuffled among the pairs of the batch: the same numbers, no pairing.
+    """NormBT's weights, shuffled among the pairs of the batch.
 
-    It shuffles what `weigh` is given, so the whole global batch must be one micro-batch.
+    The batch has the same weights, but a weight no longer depends on its own pair's distance. The
+    global batch must be one micro-batch, because `weigh` shuffles only the pairs it gets.
     """
 
     whole_batch: ClassVar[bool] = True
 
     def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
-        """Weights (pairs,) under stop-gradient, in an order that the distances themselves seed."""
+        """Shuffled weights (pairs,) under stop-gradient. The distances seed the shuffle."""
         weight = super().weigh(distance, mu)
         return weight[_order(len(weight), distance).to(weight.device)]
 
 
 @dataclass(frozen=True)
 class MeanForAll(NormBT):
-    """The mean of NormBT's weights over the batch, for every pair: their sum, no pairing.
+    """Every pair gets the batch's mean NormBT weight.
 
-    Plain SGD takes NormBT's larger step with it; AdamW divides a loss's scale out and takes BT's.
+    The sum of the weights is NormBT's, but all pairs count the same. With SGD this is BT with
+    NormBT's step size. AdamW cancels the scale of the loss, so with AdamW it is BT.
 
-    Means over what `weigh` is given, so the whole global batch must be one micro-batch.
+    The global batch must be one micro-batch, because `weigh` averages only the pairs it gets.
     """
 
     whole_batch: ClassVar[bool] = True
 
     def weigh(self, distance: Tensor, mu: float | None, error: Tensor | None = None) -> Tensor:
-        """Weights (pairs,) under stop-gradient, all the same."""
+        """Equal weights (pairs,) under stop-gradient."""
         weight = super().weigh(distance, mu)
         return weight.mean().expand(len(weight))
 
@@ -266,16 +269,16 @@ class MeanForAll(NormBT):
 # --- Controls: a batch's weights redistributed by category --------------------------------------
 
 Deal = Callable[[Tensor, Sequence[str]], Tensor]
-"""(weights, categories) of a whole batch → weights, each (pairs,)."""
+"""(weights, categories) of a whole batch -> redistributed weights, each (pairs,)."""
 
 
 @whole_batch
 def dealt_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
     """Weights (pairs,) of a whole batch, shuffled among the pairs of the same category.
 
-    Every category keeps its weights, so only the weight of each category is left of NormBT. The
-    distances are this model's own, which drift from those of a run under NormBT. `categories` names
-    each pair's, in order.
+    Every category keeps its total weight. Within a category, a weight no longer depends on the
+    pair. The distances come from this run's model and drift away from those of a NormBT run.
+    `categories`: the category of each pair, in order.
     """
     order = torch.arange(len(weight), device=weight.device)
     for places in _places(categories, weight.device):
@@ -285,10 +288,10 @@ def dealt_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
 
 @whole_batch
 def mean_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
-    """The mean weight of each pair's category in a whole batch, (pairs,).
+    """Every pair gets the mean weight of its category in a whole batch, (pairs,).
 
-    A category counts as much as under NormBT, and its pairs count alike. The distances are this
-    model's own, which drift from those of a run under NormBT.
+    Every category keeps its total weight, and the pairs of one category count the same. The
+    distances come from this run's model and drift away from those of a NormBT run.
     """
     found = weight.clone()
     for places in _places(categories, weight.device):
@@ -299,9 +302,9 @@ def mean_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
 def fixed_within(
     weight: Tensor, categories: Sequence[str], *, weights: Mapping[str, float]
 ) -> Tensor:
-    """The weight that `weights` gives to each pair's category, (pairs,), whatever `weight` is.
+    """The fixed weight in `weights` of each pair's category, (pairs,); ignores `weight`'s values.
 
-    Raises KeyError for a category that has none, InputError for a weight below 0.
+    Raises KeyError for a category without a weight, InputError for a weight below 0.
     """
     for name, value in weights.items():
         require_range(f"loss.deal.weights.{name}", value, 0)
@@ -309,7 +312,7 @@ def fixed_within(
 
 
 def _places(categories: Sequence[str], device: torch.device) -> list[Tensor]:
-    """The places of each category's pairs, in the categories' alphabetical order."""
+    """Indices of the pairs of each category; categories in alphabetical order."""
     return [
         torch.tensor([n for n, one in enumerate(categories) if one == name], device=device)
         for name in sorted(set(categories))
@@ -317,11 +320,11 @@ def _places(categories: Sequence[str], device: torch.device) -> list[Tensor]:
 
 
 def _order(size: int, seeding: Tensor) -> Tensor:
-    """A permutation that the numbers in `seeding` draw.
+    """A random permutation of `size`, seeded by the sum of `seeding`.
 
-    By a generator of its own: the global one also draws dropout, which must stay paired.
+    It has its own generator: the global one draws dropout, which must be the same in every method.
     """
-    # Numbers that are not finite seed nothing: the trainer names their pairs after the step.
+    # Non-finite numbers count as 0 here: the trainer reports their pairs after the step.
     seed = int(torch.nan_to_num(seeding.double(), 0, 0, 0).sum().item() * 1e6) % 2**63
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 

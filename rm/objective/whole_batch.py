@@ -1,6 +1,6 @@
-"""Which functions look across pairs, so that a global batch must not be divided.
+"""Marks functions that look across pairs, so the global batch must be one micro-batch.
 
-Classes (weights, distances) say so by their attribute `whole_batch`.
+Classes (weights, distances) have an attribute `whole_batch` instead.
 """
 
 from __future__ import annotations
@@ -19,6 +19,6 @@ def whole_batch(function: Function) -> Function:
 
 
 def needs_whole_batch(function: Callable[..., Any] | None) -> bool:
-    """Whether a function, or the one behind a partial function, is decorated so."""
+    """Whether `function`, or the function inside a `partial`, is marked by `whole_batch`."""
     decorated = function.func if isinstance(function, functools.partial) else function
     return bool(getattr(decorated, "whole_batch", False))

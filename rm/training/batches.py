@@ -1,4 +1,4 @@
-"""Which pairs go into which optimiser step, and how a micro-batch becomes tensors."""
+"""Assign pairs to optimiser steps and micro-batches, and collate micro-batches into tensors."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ from rm.model.trunk import TrunkCache
 from rm.training.settings import step_count
 
 NOT_FOR_THE_MODEL = ("margin", "pair_id", "category", "distance")
-"""Entries of a batch that are the loss's and the weight's."""
+"""Entries of a batch for the loss and the weight."""
 
 
 def training_order(pairs: TokenPairs, *, epochs: float, global_batch: int, seed: int) -> list[int]:
     """Indices of the pairs in training order, a whole number of global batches.
 
-    The stream is one seeded permutation after another, cut into global batches; the pairs of the
-    last, incomplete batch are left out (fewer than `global_batch`; the manifest counts them).
-    Within a global batch pairs are sorted by their longer side, so that micro-batches hold pairs of
-    like length: which pairs share a step does not depend on their length. Raises InputError if
-    there are too few pairs for one batch.
+    One seeded permutation per epoch, concatenated and cut into global batches. The last, incomplete
+    global batch is dropped (the manifest counts its pairs). Pairs within a global batch are sorted
+    by their longer side, so a micro-batch has pairs of similar length. Which pairs share a step
+    does not depend on length. Raises InputError if there are too few pairs for one global batch.
     """
     steps = step_count(epochs, len(pairs), global_batch)
     if steps == 0:
@@ -61,11 +60,14 @@ def micro_batches(
 ) -> list[list[int]]:
     """Cut every global batch of `order` into micro-batches, the same number in each step.
 
-    Without `tokens`, every `micro_batch` pairs make one. With it, a micro-batch has at most so many
-    pairs and at most so many tokens (both sides, with padding; with `share_prefix` without padding
-    and what a pair's sides share once), except where one pair alone has more. Every step then has
-    as many micro-batches as the one that needs most, a multiple of `devices`, and its pairs are
-    divided so that the largest is as small as possible: ranks and accumulation stay in step.
+    Without `tokens`, a micro-batch has `micro_batch` pairs. With `tokens`, it has at most
+    `micro_batch` pairs and at most `tokens` tokens; a pair with more tokens is alone in its own.
+    Tokens are those of both sides, padding included. With `share_prefix` there is no padding, and
+    tokens that the sides of a pair share count once.
+
+    All steps have the same number of micro-batches, so that ranks and accumulation stay in step. It
+    is what the largest step needs, rounded up to a multiple of `devices`. The largest micro-batch
+    of every step is as small as possible.
     """
     steps = _slices(order, global_batch)
     if tokens is None:
@@ -107,9 +109,9 @@ def _cut(sizes: Sequence[int], limit: int, most: int, *, padded: bool) -> list[i
 def _even(
     sizes: Sequence[int], parts: int, limit: int, cut: Callable[[Sequence[int], int], list[int]]
 ) -> list[int]:
-    """Sizes of exactly `parts` parts, the largest as small as possible.
+    """Sizes of exactly `parts` consecutive parts, the largest part as small as possible.
 
-    `parts` are enough for parts of at most `limit` tokens (a larger pair stands alone).
+    Needs `parts` large enough for parts of at most `limit` tokens (a larger pair is alone).
     """
     low, high = min(max(sizes), limit), limit
     while low < high:
@@ -119,25 +121,25 @@ def _even(
         else:
             low = middle + 1
     lengths = cut(sizes, low)
-    while len(lengths) < parts:  # halving one makes none larger
+    while len(lengths) < parts:  # halving never enlarges the largest part
         place = max(range(len(lengths)), key=lengths.__getitem__)
         lengths[place : place + 1] = [lengths[place] // 2, lengths[place] - lengths[place] // 2]
     return lengths
 
 
 class PairStream(Dataset[list[TokenPair]]):
-    """The micro-batches of pairs in the order in which they are visited: read it sequentially."""
+    """The micro-batches of pairs in training order: read it sequentially."""
 
     def __init__(self, pairs: TokenPairs, batches: Sequence[Sequence[int]]) -> None:
         """`batches`: indices into `pairs`, from `micro_batches`.
 
-        Raises InputError for a margin that is not finite: −inf would silently train on nothing.
+        Raises InputError for a non-finite margin: with −inf a pair would silently teach nothing.
         """
         bad = pairs.not_finite
         if len(bad):
             raise InputError(
                 f"the margins of {len(bad)} pairs are not finite, first {pairs[bad[0]].pair_id}: "
-                "give numbers or leave these pairs out"
+                "give finite margins or remove these pairs"
             )
         self.pairs, self.batches = pairs, batches
 
@@ -149,7 +151,7 @@ class PairStream(Dataset[list[TokenPair]]):
 
 
 class PairCollator:
-    """Micro-batches of pairs as tensors, ready for `RewardModel.forward`.
+    """Turns a micro-batch of pairs into tensors for `RewardModel.forward`.
 
     Rows are the chosen sides of all pairs, then the rejected sides in the same order:
 
@@ -168,24 +170,24 @@ class PairCollator:
         distance: Callable[[TokenPair], float] | None = None,
         likelihood: bool = False,
     ) -> None:
-        """With `trunk`, rows are given as cached trunk states instead of token ids.
+        """With `trunk`, the batch has cached trunk states instead of token ids.
 
-        With `share`, tokens that rows share are in the batch once (`rm.model.attention`); rows of
-        one length that share nothing stay rows, which is 5% faster (benchmarks/training.py).
-        `distance`: of a pair's tokens, for weights computed from one. `likelihood`: ask for that of
-        the chosen responses (pairs with a `response_start`, no shared prefixes).
+        With `share`, the batch has each shared token once (`rm.model.attention`). Rows of equal
+        length that share nothing stay rows, which is 5% faster (benchmarks/training.py).
+        `distance`: computes a pair's distance from its tokens. `likelihood`: add the targets for
+        the log-likelihood of the chosen responses; needs pairs with a `response_start` and no
+        shared prefixes.
         """
         self.pad_id, self.trunk, self.side, self.share = pad_id, trunk, side, share
         self.distance, self.likelihood = distance, likelihood
 
     def __call__(self, pairs: Sequence[TokenPair]) -> dict[str, Any]:
-        """Return attention_mask and input_ids or trunk_states (2·pairs rows), margin if known.
+        """Return a dict with these entries.
 
-        With `share`, `shared` (a SharedBatch of the rows) takes the place of the first three.
-        `targets` (2·pairs, length), where the collator is to ask for likelihoods.
-        `margin` (pairs,) float32 is there only if every pair of the batch has one. `pair_id`
-        names the pairs, in order, `category` their categories ("": none). `distance` (pairs,)
-        float32, where the collator has one.
+        attention_mask and input_ids or trunk_states: 2·pairs rows. With `share`, one entry `shared`
+        (a SharedBatch) may replace them. targets: (2·pairs, length), only with `likelihood`.
+        margin: (pairs,) float32, only if every pair has one. pair_id and category: one per pair, in
+        order ("" for no category). distance: (pairs,) float32, only if the collator has a distance.
         """
         rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         batch = self._rows(rows) | {"pair_id": [pair.pair_id for pair in pairs]}
@@ -199,7 +201,7 @@ class PairCollator:
         return batch
 
     def _targets(self, pairs: Sequence[TokenPair]) -> Tensor:
-        """The chosen responses' tokens at the places before them; nothing of the rejected."""
+        """Next-token targets of the chosen responses; rejected rows have only IGNORED."""
         starts = [pair.response_start for pair in pairs]
         assert all(start is not None for start in starts)
         chosen = [next_tokens(p.chosen, start or 0) for p, start in zip(pairs, starts, strict=True)]
@@ -208,7 +210,7 @@ class PairCollator:
 
     def _rows(self, rows: Sequence[tuple[int, ...]]) -> dict[str, Any]:
         starts, lengths = {row[0] for row in rows}, {len(row) for row in rows}
-        plain = len(starts) == len(rows) and len(lengths) == 1  # nothing is shared, none is padded
+        plain = len(starts) == len(rows) and len(lengths) == 1  # nothing shared, no padding
         if self.share and not plain:
             return {"shared": shared_batch(rows, self.trunk.states if self.trunk else None)}
         if self.trunk is not None:
@@ -221,11 +223,11 @@ class PairCollator:
 def batch_tokens(
     pairs: TokenPairs, batches: Sequence[Sequence[int]], share_prefix: bool
 ) -> dict[str, float]:
-    """Count what a run's micro-batches hold.
+    """Count the tokens of a run's micro-batches.
 
-    row_tokens: tokens of all rows. computed: places that are computed, with padding or with shared
-    tokens once. largest: those of the largest micro-batch. padding: fraction of the computed places
-    that is padding (0 where prefixes are shared).
+    row_tokens: tokens of all rows. computed: computed positions, padding included; with
+    `share_prefix` without padding and shared tokens once. largest: computed positions of the
+    largest micro-batch. padding: fraction of computed positions that are padding.
     """
     own, computed = 0, []
     for batch in batches:
@@ -244,13 +246,13 @@ def batch_tokens(
 
 
 def rows_of(pairs: Iterable[TokenPair]) -> Iterator[Row]:
-    """All token rows of the pairs, both sides, one pair at a time."""
+    """All token rows, pair by pair: chosen, then rejected."""
     for pair in pairs:
         yield pair.chosen
         yield pair.rejected
 
 
 def model_inputs(batch: dict[str, Any], device: torch.device | None = None) -> dict[str, Any]:
-    """The part of a collated batch that `RewardModel.forward` takes, moved to `device` if given."""
+    """The entries of a batch that `RewardModel.forward` takes, moved to `device` if given."""
     own = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
     return own if device is None else {name: value.to(device) for name, value in own.items()}

@@ -1,10 +1,10 @@
-"""What training and scoring a decoder cost: floating-point operations and memory, by closed forms.
+"""Closed forms for the FLOPs and the memory of training and scoring a decoder.
 
-Operations are those of matrix products and attention; a multiplication and an addition are two.
-Norms, activations and the score head (one product per row) are left out: well below 1% at any size
-that is worth planning. Memory is what a run of this project keeps on one device: parameters and
-optimiser states in float32, also under DeepSpeed (conf/deepspeed says why), products in the compute
-dtype. What a step needs beside the model's states is measured, not derived (`footprint`).
+We count the FLOPs of matrix products and attention; one multiply-add is two FLOPs. Norms,
+activations and the score head are not counted: together they are well below 1% for any model worth
+planning for. Memory is what a run keeps on one device. Parameters and optimiser states are float32,
+also under DeepSpeed (conf/deepspeed says why). Matrix products use the compute dtype. `footprint`
+measures what a step needs on top of the model's states.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ FLOAT32 = 4
 """Bytes."""
 
 ATTENTION_BACKWARD = 2.5
-"""Backward over forward of a fused attention kernel: five products of its size instead of two."""
+"""FLOPs of backward / forward in a fused attention kernel: five matrix products instead of two."""
 
 READS_INPUT = ("q_proj", "k_proj", "v_proj")
-"""Matrices that read what comes into a layer (Llama, Gemma, Mistral, Qwen)."""
+"""Matrices that read the layer's input (Llama, Gemma, Mistral, Qwen)."""
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """The numbers of a reward model that its costs follow from.
+    """The sizes of a reward model that determine its costs; weights and parameters are counts.
 
-    layers, hidden. attention: heads × head size. matrices, adapters: weights of one layer's matrix
-    products, without and of LoRA. first: those of both kinds that read the layer's input. last: the
-    layer's last matrix. parameters, trained: of the whole model; largest: of its largest tensor.
+    layers: number of decoder layers. hidden: width. attention: heads × head size. Per layer:
+    matrices, weights of the matrix products without LoRA; adapters, LoRA's weights; first, weights
+    of both kinds that read the layer's input; last, weights of the layer's last matrix. Whole
+    model: parameters; trained; largest, parameters of the largest tensor; stored, bytes of all
+    parameters.
     """
 
     layers: int
@@ -49,7 +51,7 @@ class Decoder:
 
 
 def decoder_of(model: RewardModel) -> Decoder:
-    """Count a model, after `rm.model.parts.train_part`; one on the meta device will do."""
+    """Count the sizes of `model` after `rm.model.parts.train_part`; the meta device is enough."""
     config, layer = model.config, model.backbone.layers[0]
     named = [(n, m) for n, m in layer.named_modules() if isinstance(m, nn.Linear)]
     own = [(name, _numbers([linear])) for name, linear in named if ".lora_" not in name]
@@ -82,11 +84,11 @@ def _numbers(modules: Iterable[nn.Linear]) -> int:
 
 @dataclass(frozen=True)
 class Load:
-    """Tokens that are computed, and what attention has to do with them.
+    """Number of computed tokens, and the size of their attention.
 
-    tokens: computed places, padding included, tokens shared by rows once. squares: sum over rows of
-    the squared length that attention runs over, counted in full (a causal kernel that skips the
-    upper half does less).
+    tokens: computed positions, padding included, tokens shared by rows once. squares: sum of the
+    rows' squared lengths in attention. The full square is counted, although a causal kernel that
+    skips the upper half does less.
     """
 
     tokens: float
@@ -100,9 +102,9 @@ class Load:
 
 
 def forward_flops(decoder: Decoder, load: Load, layers: int | None = None) -> float:
-    """Operations of a forward pass through `layers` layers (all of them if None).
+    """FLOPs of a forward pass through `layers` layers (None: all).
 
-    A layer: 2 · weights · tokens, and 4 · heads · head size · squares for scores and values.
+    Per layer: 2 · weights · tokens, plus 4 · heads · head size · squares for attention.
     """
     products = 2 * (decoder.matrices + decoder.adapters) * load.tokens
     count = decoder.layers if layers is None else layers
@@ -118,14 +120,17 @@ def training_flops(
     trunk: bool = False,
     checkpointing: bool = False,
 ) -> float:
-    """Operations of forward and backward; part, top_layers: as in conf/training.
+    """FLOPs of a forward and a backward pass. `part`, `top_layers`: as in conf/training.
 
-    Backward takes 2 · weights · tokens for the gradient of a product's input, the same for that of
-    its weights where they are trained, and 2.5 forward passes of attention. It ends at the lowest
-    trained layer. There, matrices that read the layer's input need no gradient of it if nothing
-    before them is trained (LoRA). `trunk`: the frozen layers' output is at hand. `checkpointing`: a
-    layer's forward is done again but for its last matrix, whose output nothing needs (torch stops
-    there); transformers then asks for the embeddings' gradient, so backward goes all the way down.
+    Backward costs 2 · weights · tokens for the gradients of the inputs of matrix products, the same
+    again for the gradients of trained weights, and 2.5 forward passes of attention. It stops at the
+    lowest trained layer. With LoRA, the matrices that read this layer's input need no gradient of
+    that input, because nothing below is trained.
+
+    `trunk`: the output of the frozen layers is cached. `checkpointing`: backward recomputes each
+    layer's forward except its last matrix, whose output nothing needs (torch stops before it).
+    transformers then makes the embeddings require a gradient, so backward passes through all
+    computed layers.
     """
     lora = part == "lora"
     trained = top_layers if part == "top_layers" else decoder.layers
@@ -144,7 +149,10 @@ def training_flops(
 
 @dataclass(frozen=True)
 class Buckets:
-    """DeepSpeed's buffers, in numbers: of gradients on their way, and of gathered parameters."""
+    """Sizes of DeepSpeed's buffers, in elements.
+
+    reduce: gradients being reduced. live: gathered parameters alive at once.
+    """
 
     reduce: int
     live: int
@@ -152,10 +160,10 @@ class Buckets:
 
 @dataclass(frozen=True)
 class States:
-    """Bytes of a model's states on one device: `kept` all the time, then what comes on top.
+    """Bytes of a model's states on one device.
 
-    backward: buffers while gradients are made. step: while the optimiser steps. host: bytes in this
-    machine's own memory, all ranks together (offload alone).
+    kept: always allocated. backward: extra buffers during backward. step: extra buffers during the
+    optimiser step. host: host memory of all ranks together (only with offload).
     """
 
     kept: int
@@ -164,7 +172,7 @@ class States:
     host: int = 0
 
     def peak(self, activations: int) -> int:
-        """Largest bytes at once, where a micro-batch needs `activations` beside them."""
+        """Peak bytes if a micro-batch needs `activations` bytes on top of the states."""
         return self.kept + max(self.backward + activations, self.step)
 
 
@@ -173,17 +181,18 @@ def model_states(
 ) -> States:
     """Bytes of parameters, gradients and AdamW's states on one of `devices` equal devices.
 
-    With P bytes of stored parameters, T bytes (float32) of trained ones, N devices:
+    P: bytes of all stored parameters. T: bytes of the trained ones in float32. N: devices. Kept at
+    each ZeRO stage:
 
-    0: P + T gradients + 2 T moments; on several devices T more for the buckets of all-reduce.
-    1: P + T gradients + 3 T / N (a copy of the own share, two moments).
-    2: P + T / N gradients + 3 T / N.
-    3: (P + T gradients + 3 T) / N; beside it the gathered parameters that are alive at once. With
-    offload all that is kept lies in the host's memory.
+    0: P + T (gradients) + 2 T (moments). Backward on several devices adds T for all-reduce buckets.
+    1: P + T (gradients) + 3 T / N (this rank's copy of its parameters, and two moments).
+    2: P + T / N (gradients) + 3 T / N.
+    3: (P + T (gradients) + 3 T) / N. Backward adds the gathered parameters alive at once. With
+    offload, everything kept is in host memory.
 
-    1 to 3 hold a bucket of gradients during backward; 1 and 2 flatten the own share's gradients for
-    the step. Read from DeepSpeed 0.19.8; its own estimators count two-byte parameters, which this
-    project does not use.
+    Stages 1 to 3 have a bucket of gradients during backward. Stages 1 and 2 flatten the gradients
+    of this rank's share for the step. Source: the code of DeepSpeed 0.19.8. Its own estimators
+    assume two-byte parameters, which this project does not use.
     """
     trained = FLOAT32 * decoder.trained
     share, bucket = trained // devices, FLOAT32 * buckets.reduce

@@ -1,10 +1,9 @@
-"""How much memory a training step needs beside the model's states: the step is run without data.
+"""How much memory a training step needs on top of the model's states, measured without data.
 
-Under torch's FakeTensorMode every operation of the real model is dispatched, with tensors that have
-shape and dtype but no storage. Counting what is alive gives the peak that an allocator would see:
-activations, gradients on their way, autocast's copies of weights and temporaries, for any
-architecture, with gradient checkpointing or LoRA as they really run. Workspaces inside a kernel are
-not seen.
+torch's FakeTensorMode runs every operation of the real model on tensors with shape and dtype but
+without storage. We count the live bytes, and so get the peak that an allocator would see:
+activations, temporary gradients, autocast's copies of weights, and other temporaries. It works for
+any architecture, also with gradient checkpointing or LoRA. It misses workspaces inside kernels.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from rm.objective.losses import bt
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the storages that operations make: bytes alive now, and at most."""
+    """Counts the bytes of storages that operations create: `live` now, and their `peak`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +32,7 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run the operation and note its outputs' storages."""
+        """Run the operation and count the new storages among its outputs."""
         inputs = {id(s) for s in map(_storage, tree_leaves((args, kwargs))) if s is not None}
         made = func(*args, **(kwargs or {}))
         for storage in map(_storage, tree_leaves(made)):
@@ -57,12 +56,11 @@ def _storage(value: Any) -> torch.UntypedStorage | None:
 
 
 def step_bytes(model: RewardModel, rows: int, length: int) -> int:
-    """Peak bytes of a forward and backward pass over token ids (rows, length), one micro-batch.
+    """Peak bytes of a forward and backward pass over one micro-batch of token ids (rows, length).
 
-    `model`: on the meta device, with `train_part` and checkpointing done; its parameters are
-    replaced by fake ones, so that it is of no other use afterwards. Parameters are not in the
-    count, nor are gradients once they are made: where they stay, they are among the model's states.
-    The rows are padded: attention gets a mask.
+    `model`: on the meta device, after `train_part` and with checkpointing set. Its parameters are
+    replaced by fake ones, so do not use it afterwards. Parameters and finished gradients are not
+    counted: they belong to the model's states. Attention gets a mask, as for padded rows.
     """
     with FakeTensorMode():
         _make_fake(model)
@@ -74,7 +72,7 @@ def step_bytes(model: RewardModel, rows: int, length: int) -> int:
 
 
 def run_step(model: RewardModel, ids: Tensor, mask: Tensor) -> None:
-    """Forward and backward of the BT loss; every gradient is dropped once it is accumulated."""
+    """Forward and backward of the BT loss; drops every gradient once it is accumulated."""
     for value in model.parameters():
         if value.requires_grad:
             value.register_post_accumulate_grad_hook(_drop_gradient)

@@ -1,4 +1,4 @@
-"""Exact gradients of single pairs: what the paper's proxy ‖h_w − h_l‖ stands for."""
+"""Exact gradients of single pairs, which the paper's proxy ‖h_w − h_l‖ approximates."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ HEAD = "classifier.score."
 
 @dataclass
 class Projection:
-    """A fixed random projection of ∇_θ onto `size` numbers that keeps inner products.
+    """A fixed random projection of ∇_θ to `size` numbers that approximately keeps inner products.
 
     Count sketch (Charikar, Chen, Farach-Colton 2002): every coordinate is added, with a random
-    sign, to one random bucket of `size`. The inner product of two sketches is that of the vectors
-    plus an error of mean 0 and standard deviation at most √(2 / size) · ‖a‖ ‖b‖. θ of at most
-    `size` numbers is kept as it is, without error.
+    sign, to one random bucket of `size`. The inner product of two sketches is that of the vectors a
+    and b plus an error. The error has mean 0 and standard deviation at most √(2 / size) · ‖a‖ ‖b‖.
+    A gradient of at most `size` numbers is kept unchanged, without error.
     """
 
     size: int
@@ -35,13 +35,13 @@ class Projection:
     _buckets: Tensor | None = field(default=None, repr=False)
 
     def __call__(self, gradient: Mapping[str, Tensor]) -> Tensor:
-        """Sketch (size,), or the whole gradient where it is no longer than that; float32, CPU."""
+        """Sketch (size,), or the gradient itself if it is no longer than `size`; float32, CPU."""
         whole = torch.cat([part.detach().float().flatten() for part in gradient.values()])
         if len(whole) <= self.size:
             return whole.cpu()
         if self._buckets is None or len(self._buckets) != len(whole):
             generator = torch.Generator().manual_seed(self.seed)
-            # Twice as many buckets, the second half subtracted: one draw for bucket and sign.
+            # 2 · size buckets, the second half subtracted: one draw gives bucket and sign.
             drawn = torch.randint(
                 2 * self.size, (len(whole),), generator=generator, dtype=torch.int32
             )
@@ -50,7 +50,7 @@ class Projection:
         return (sums[: self.size] - sums[self.size :]).cpu()
 
     def error(self, numbers: int) -> float:
-        """Bound on the standard deviation of a cosine's error for θ of `numbers` numbers."""
+        """Bound on the standard deviation of a cosine's error if θ has `numbers` parameters."""
         return 0.0 if numbers <= self.size else (2 / self.size) ** 0.5
 
 
@@ -59,8 +59,8 @@ def difference_gradient(
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """d = r_w − r_l (), ‖h_w − h_l‖ () and ∇_θ d (by parameter name) of a batch of one pair.
 
-    θ are the parameters that require a gradient. The BT loss's gradient is (σ(d) − 1) · ∇_θ d
-    (paper, analysis section), so one backward pass gives the gradient of every loss of d.
+    θ are the parameters that require a gradient. The gradient of the BT loss is (σ(d) − 1) · ∇_θ d
+    (paper, analysis section). So one backward pass gives the gradient of any function of d.
     """
     output = model(**model_inputs(batch, next(model.parameters()).device))
     chosen, rejected = output.rewards
@@ -80,17 +80,18 @@ def pair_gradients(
     collator: PairCollator,
     projection: Projection | None = None,
 ) -> tuple[pd.DataFrame, Tensor]:
-    """Measure every pair on its own, a forward and a backward pass each.
+    """Measure every pair alone, with one forward and one backward pass per pair.
 
-    Columns: pair_id; distance ‖h_w − h_l‖; difference d; error |σ(d) − 1|; gradient_distance
-    ‖∇_θ(r_w − r_l)‖; gradient_norm ‖∇_θ L_BT‖ = error · gradient_distance; head_gradient_norm,
-    the score head's part of it. Norms are L2, over the parameters that require a gradient.
-    Second: ∇_θ d of every pair under `projection`, (pairs, numbers); (pairs, 0) without one.
+    Returns a table and the projected gradients. The table has one row per pair and the columns
+    pair_id; distance ‖h_w − h_l‖; difference d; error |σ(d) − 1|; gradient_distance
+    ‖∇_θ(r_w − r_l)‖; gradient_norm ‖∇_θ L_BT‖ = error · gradient_distance; head_gradient_norm, the
+    score head's part of gradient_norm. Norms are L2, over the parameters that require a gradient.
+    Projected gradients: ∇_θ d under `projection`, (pairs, numbers), or (pairs, 0) without one.
 
     Raises InputError without pairs.
     """
     if not pairs:
-        raise InputError("there is no pair whose gradient could be measured")
+        raise InputError("no pairs to measure gradients of: give at least one pair")
     model.eval()
     records, sketches = [], []
     for pair in tqdm(pairs, desc="pair gradients", unit="pair"):
@@ -115,12 +116,12 @@ def pair_gradients(
 
 
 def cosines(pair_ids: Sequence[str], sketches: Tensor, norms: Sequence[float]) -> pd.DataFrame:
-    """Cosine of the gradients of every two pairs, a row each: pair_a, pair_b, cosine.
+    """Cosine between the gradients of any two pairs, one row each: pair_a, pair_b, cosine.
 
-    `sketches` (pairs, numbers) from `pair_gradients`; `norms` (pairs,) the gradients' exact L2
-    norms, so that the projection's error enters the inner product alone. Clipped to [−1, 1]; NaN
-    where a gradient is zero. The loss's gradient is a negative multiple of ∇_θ d in every pair, so
-    these are the cosines of the loss gradients too.
+    `sketches`: (pairs, numbers) from `pair_gradients`. `norms`: (pairs,), the exact L2 norms of the
+    gradients, so only the inner product has a projection error. Cosines are clipped to [−1, 1] and
+    NaN where a gradient is zero. They are also the cosines of the loss gradients, because each
+    pair's loss gradient is a negative multiple of its ∇_θ d.
     """
     lengths = torch.as_tensor(list(norms), dtype=torch.float64)
     inner = sketches.double() @ sketches.double().T

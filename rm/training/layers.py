@@ -1,7 +1,7 @@
-"""Representation distances at every depth of a backbone, by pooling, for analysis only.
+"""Representation distances at every layer of a backbone, for analysis only.
 
-Training and scoring keep the last layer's states only, to save memory; this keeps every layer's,
-one pair at a time.
+Training and scoring keep only the last layer's states, to save memory. This module keeps the states
+of all layers, one pair at a time.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ POOLINGS = ("last", "mean")
 def layer_distances(model: RewardModel, pairs: Sequence[TokenPair], pad_id: int) -> pd.DataFrame:
     """Measure ‖p_w − p_l‖₂ for the pooled state p of every layer.
 
-    One row per pair, layer and pooling. Columns: pair_id; layer, 0 the embeddings, then each
-    decoder layer's output, the last one after the final norm; pooling, "last" (last real token) or
-    "mean" (over all real tokens); distance and norm, the mean of ‖p_w‖ and ‖p_l‖, both in float32.
+    One row per pair, layer and pooling. Columns: pair_id; layer, 0 for the embeddings, n for the
+    output of decoder layer n (the last one after the final norm); pooling, "last" (last real token)
+    or "mean" (all real tokens); distance; norm, the mean of ‖p_w‖ and ‖p_l‖. Both are float32.
     """
     model.eval()
     collate, records = PairCollator(pad_id), []

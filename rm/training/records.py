@@ -1,4 +1,4 @@
-"""What is recorded of every step, and where it is written."""
+"""The record of every training step, and the file it is written to."""
 
 from __future__ import annotations
 
@@ -25,33 +25,35 @@ from rm.training.resume import end_of_steps
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 SPIKE_FACTOR = 5.0
-"""A step's loss is a spike if it is above this many times the running median."""
+"""A step's loss is a spike if it exceeds this factor times the running median."""
 SPIKE_WINDOW = 100
-"""Steps before it whose losses the running median is of."""
+"""The running median is over the losses of this many preceding steps."""
 SPIKE_START = 20
-"""Steps that must lie before it: a median of the first few says little."""
+"""No spike is reported before this many steps: the median of fewer losses is unreliable."""
 
 
 def running_median(losses: Sequence[float]) -> float | None:
-    """Median of the losses of the last SPIKE_WINDOW steps; None if there are not SPIKE_START."""
+    """Median of `losses`, those of at most SPIKE_WINDOW steps; None below SPIKE_START steps."""
     return statistics.median(losses) if len(losses) >= SPIKE_START else None
 
 
 def spike_line(step: int, loss: float, median: float, shares: Mapping[str, float]) -> str:
-    """One line about a loss spike. `shares`: pair id -> what it adds to the batch's loss."""
+    """One line about a loss spike. `shares`: pair id -> weight × loss of the pair."""
     largest = sorted(shares, key=lambda pair: shares[pair], reverse=True)[:3]
     named = ", ".join(f"{pair} ({shares[pair]:.3g})" for pair in largest)
     return (
-        f"step {step}: loss spike: {loss:.3g} is {loss / median:.1f} times the median of the steps "
-        f"before ({median:.3g}); the pairs with the largest weight × loss: {named}"
+        f"step {step}: loss spike: {loss:.3g} is {loss / median:.1f} times the median of earlier "
+        f"steps ({median:.3g}); pairs with the largest weight × loss: {named}"
     )
 
 
 def step_record(pairs: Tensor, mu: float | None) -> dict[str, float]:
-    """Facts of one step from (global batch, 4) float64: difference, distance, weight, loss.
+    """The record of one step from its pairs.
 
-    `pair_loss` is the unweighted mean; `weight_share_q1` … `q4` the share of the total weight that
-    the pairs of each distance quartile hold (q1 the closest quarter), 0 where all weights are.
+    `pairs`: (global batch, 4) float64, the columns difference, distance, weight and loss.
+
+    `pair_loss` is the unweighted mean. `weight_share_q1` … `q4` are the shares of the total weight
+    in each distance quartile (q1: closest pairs), 0 if all weights are 0.
     """
     difference, distance, weight, loss = pairs.T
     levels = torch.tensor(QUANTILES, dtype=pairs.dtype)
@@ -77,8 +79,8 @@ def step_record(pairs: Tensor, mu: float | None) -> dict[str, float]:
 def category_record(weight: Tensor, category: Tensor, names: Sequence[str]) -> dict[str, float]:
     """weight_mean_<category> of one step: the mean weight of each category's pairs in the batch.
 
-    `weight` (global batch,); `category` (global batch,): places in `names`, −1 for none. A category
-    without a pair in the batch has no key.
+    `weight` (global batch,); `category` (global batch,): indices into `names`, −1 for none. A
+    category without pairs in the batch has no key.
     """
     return {
         f"weight_mean_{name}": weight[category == number].mean().item()
@@ -101,7 +103,7 @@ class FinishStep(TrainerCallback):
 
 
 class CompactProgress(ProgressCallback):
-    """The progress bar with loss and accuracy beside it, instead of one printed dict per step."""
+    """A progress bar with loss and accuracy, instead of one printed dict per step."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
@@ -129,7 +131,7 @@ class CompactProgress(ProgressCallback):
 class MetricsFile(TrainerCallback):
     """Writes metrics.jsonl: one JSON object per step. The source of truth for every figure.
 
-    Checkpoints do not hold the steps again: they would grow with every step.
+    Checkpoints do not contain the steps, because they would grow with every step.
     """
 
     def __init__(self, path: Path) -> None:
@@ -138,17 +140,17 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Cut the file off after the step that the run starts from: no gap, no step twice.
+        """Truncate the file after the step from which the run resumes, so no step is there twice.
 
-        Raises InputError where a step before it is missing (`drop_damaged_checkpoints`).
+        Raises InputError if an earlier step is missing (see `drop_damaged_checkpoints`).
         """
         if not state.is_world_process_zero:
             return
         end = end_of_steps(self.path, state.global_step)
         if end is None:
             raise InputError(
-                f"{self.path} lacks a step before {state.global_step}: delete {self.path.parent}, "
-                "and the same command starts again"
+                f"{self.path} lacks a step before {state.global_step}: delete {self.path.parent} "
+                "and run the same command again"
             )
         with writing(self.path):
             self.path.touch()
@@ -162,7 +164,7 @@ class MetricsFile(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Append one step; before a checkpoint, see that it is on disk."""
+        """Append one step; before a checkpoint, flush the file to disk."""
         if state.is_world_process_zero and logs and "learning_rate" in logs:
             with writing(self.path), self.path.open("a") as file:
                 file.write(_metrics_line({**logs, "step": state.global_step}))

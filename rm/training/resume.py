@@ -27,16 +27,16 @@ def last_checkpoint(run_dir: Path) -> Path | None:
 
 
 def drop_damaged_checkpoints(run_dir: Path) -> list[str]:
-    """Delete a run's checkpoints that cannot be resumed from; return a line about each.
+    """Delete a run's damaged checkpoints and return one line about each.
 
-    A checkpoint must be whole, and metrics.jsonl must have every step up to it. Training then
-    resumes from the last good one, or starts again.
+    A good checkpoint is complete, and metrics.jsonl has every step up to it. Training resumes from
+    the last good checkpoint, or starts from step 0 if there is none.
     """
     lines, metrics = [], run_dir / METRICS_FILE
     for folder in sorted((run_dir / "trainer").glob("checkpoint-*"), key=_step_of):
         found = damage(folder)
         if found is None and end_of_steps(metrics, _step_of(folder)) is None:
-            found = f"{metrics} lacks a step before it"
+            found = f"{metrics} lacks an earlier step"
         if found is not None:
             shutil.rmtree(folder)
             lines.append(f"{folder}: {found}; deleted")
@@ -44,9 +44,9 @@ def drop_damaged_checkpoints(run_dir: Path) -> list[str]:
 
 
 def end_of_steps(metrics: Path, steps: int) -> int | None:
-    """Return the size in bytes of the first lines of metrics.jsonl, those of steps 1 to `steps`.
+    """Return the size in bytes of the lines of steps 1 to `steps` in metrics.jsonl.
 
-    None where one of these lines is missing, damaged or out of order.
+    None if one of these lines is missing, damaged or out of order.
     """
     if steps == 0:
         return 0
@@ -75,5 +75,5 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def load_mu(checkpoint: Path) -> float | None:
-    """Return the pair weight's state that was saved with a checkpoint."""
+    """Return μ, the pair weight's state, from a checkpoint."""
     return json.loads((checkpoint / WEIGHT_STATE_FILE).read_text())["mu"]

@@ -1,4 +1,4 @@
-"""The numbers of one training run (conf/training), typed and checked."""
+"""The settings of one training run (conf/training), typed and checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rm.errors import InputError, require_range
 
 @dataclass
 class TrainingSettings:
-    """One file of conf/training, typed. Units: pairs for batches, tokens for lengths."""
+    """One file of conf/training. Units: pairs for batches, tokens for lengths."""
 
     part: str
     learning_rate: float
@@ -45,16 +45,16 @@ class TrainingSettings:
 
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
-"""Those of transformers that need nothing beside what `TrainingSettings` has."""
+"""The schedules of transformers that `TrainingSettings` can fully specify."""
 POLYNOMIAL_END = 1e-7
-"""Where transformers' polynomial schedule ends: it must start above."""
+"""Final learning rate of transformers' polynomial schedule."""
 OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd", "adafactor", "adagrad", "rmsprop")
-"""Those of transformers that need no package beside what is required."""
+"""The optimisers of transformers that need no additional package."""
 LORA = {"r", "alpha", "dropout", "target_modules"}
 
 
 def step_count(epochs: float, pairs: int, global_batch: int) -> int:
-    """Optimiser steps of a run: whole global batches of all epochs together."""
+    """Optimiser steps of a run: complete global batches in all epochs together."""
     return int(epochs * pairs) // global_batch
 
 
@@ -67,7 +67,7 @@ def check_settings(settings: TrainingSettings) -> None:
             raise InputError(f"training.{name}={value}: must be above zero, and finite")
     for name in ("clip_norm", "weight_decay", "save_steps"):
         require_range(f"training.{name}", getattr(settings, name), 0)
-    require_range("training.warmup_ratio", settings.warmup_ratio, 0, 1)  # a share of the steps
+    require_range("training.warmup_ratio", settings.warmup_ratio, 0, 1)  # fraction of the steps
     for name, known in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
         if getattr(settings, name) not in known:
             raise InputError(
@@ -75,26 +75,26 @@ def check_settings(settings: TrainingSettings) -> None:
             )
     if settings.schedule == "polynomial" and settings.learning_rate <= POLYNOMIAL_END:
         raise InputError(
-            f"training.learning_rate={settings.learning_rate}: schedule=polynomial ends at "
-            f"{POLYNOMIAL_END} and must start above"
+            f"training.learning_rate={settings.learning_rate}: must be above {POLYNOMIAL_END}, "
+            "where schedule=polynomial ends"
         )
     if settings.part == "lora":
         check_lora(settings.lora)
 
 
 def check_lora(lora: dict[str, Any]) -> None:
-    """Raise InputError unless `lora` has the four settings of an adapter, each of its type."""
+    """Raise InputError unless `lora` has exactly the keys in LORA, with valid values."""
     if set(lora) != LORA:
         raise InputError(
-            f"training.part=lora needs exactly {', '.join(sorted(LORA))} in training.lora, as "
-            "training=grm_lora has them"
+            f"training.part=lora needs exactly {', '.join(sorted(LORA))} in training.lora: "
+            "see conf/training/grm_lora.yaml"
         )
     r, alpha, dropout, modules = (lora[k] for k in ("r", "alpha", "dropout", "target_modules"))
     named = isinstance(modules, list) and all(isinstance(name, str) for name in modules)
     for name, right, asked in (
         ("r", _is_number(r) and isinstance(r, int) and r >= 1, "a whole number, 1 or more"),
         ("alpha", _is_number(alpha) and alpha > 0, "a number above zero"),
-        ("dropout", _is_number(dropout) and 0 <= dropout < 1, "a share, 0 or more and below 1"),
+        ("dropout", _is_number(dropout) and 0 <= dropout < 1, "a fraction, 0 or more and below 1"),
         ("target_modules", named and modules, "a list of module names, such as [q_proj,v_proj]"),
     ):
         if not right:
@@ -106,7 +106,7 @@ def _is_number(value: Any) -> bool:
 
 
 def check_batches(settings: TrainingSettings, devices: int) -> None:
-    """Raise InputError unless all devices can take equally many micro-batches a step."""
+    """Raise InputError unless every device gets the same number of micro-batches per step."""
     by_tokens = settings.micro_batch_tokens is not None
     share = devices if by_tokens else settings.micro_batch * devices
     if settings.global_batch % share or settings.global_batch < share:
@@ -132,9 +132,9 @@ def training_arguments(
 ) -> TrainingArguments:
     """Translate our settings into transformers' arguments.
 
-    `accumulation`: micro-batches of a step on one device; what transformers calls a batch is one.
-    `bf16` stays off there: `RewardModel` does its own autocast, so that the head and the master
-    weights stay float32 under DeepSpeed too.
+    `accumulation`: micro-batches per step on one device. transformers sees one micro-batch as one
+    example, so its batch size is 1. `bf16` is off, because `RewardModel` does its own autocast:
+    this keeps the score head and the master weights in float32, also under DeepSpeed.
     """
     arguments = TrainingArguments(
         output_dir=str(run_dir / "trainer"),
@@ -164,6 +164,6 @@ def training_arguments(
         dataloader_pin_memory=torch.cuda.is_available(),
         deepspeed=deepspeed,
     )
-    # One device a process: without ranks transformers would take every GPU it sees (DataParallel).
+    # One device per process: transformers would otherwise use all visible GPUs (DataParallel).
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

@@ -1,7 +1,7 @@
 """The training loop: transformers.Trainer with the pair loss, the pair weight and their records.
 
-What is ours is what the paper is about. Everything that happens once per optimiser step (μ, the
-records) comes from the *global* batch: all ranks, all accumulation steps.
+μ and the records are computed once per optimiser step, from the *global* batch: all ranks, all
+accumulation steps.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from rm.training.resume import TRAINABLE_FILE, WEIGHT_STATE_FILE, last_checkpoin
 Item = TypeVar("Item")
 
 CATEGORIES = 20
-"""Pairs of more categories than this have no records by category: hundreds of lines help no one."""
+"""With more categories than this, no metrics by category are recorded: there would be too many."""
 
 
 def same_draws(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Restore the random state at the end: what follows draws the same dropout as inside."""
+    """Restore the random state on exit, so the next forward pass draws the same dropout."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
@@ -67,17 +67,17 @@ class PairTrainer(Trainer):
         objective: Objective,
         mu: float | None = None,
     ) -> None:
-        """`mu`: the pair weight's state to start from (resuming), None for a fresh run.
+        """`mu`: the pair weight's state when resuming, None for a new run.
 
-        `step_pairs` holds the last step's global batch as `step_record` takes it: with ‖h_w − h_l‖,
-        whatever distance the weight uses.
+        `step_pairs` is the last step's global batch, the input of `step_record`. Its distance is
+        always ‖h_w − h_l‖, whatever distance the weight uses.
         """
         super().__init__(
             model=model, args=args, train_dataset=stream, data_collator=lambda one: collator(*one)
         )
-        self.loss_is_scaled_for_ga = True  # compute_loss divides by the global batch itself
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the global batch
         self.reward_model = model
-        self.pair_objective = objective  # `objective` is Trainer's own, of its parameter search
+        self.pair_objective = objective  # Trainer has its own `objective`
         self.mu = mu
         model.keep_mean = objective.distance.by_mean
         first = stream.batches[: args.gradient_accumulation_steps * args.world_size]
@@ -95,23 +95,23 @@ class PairTrainer(Trainer):
         self.add_callback(CompactProgress())
 
     def num_examples(self, dataloader: Any) -> int:
-        """Number of pairs, for transformers' throughput; the stream's items are micro-batches."""
+        """Number of pairs, for transformers' throughput: the stream's items are micro-batches."""
         return sum(map(len, dataloader.dataset.batches))
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], None]:
-        """Fetch one step's micro-batches; before the first step, set μ_0 from all of them."""
+        """Fetch one step's micro-batches; if μ is due (`is_due`), set it from all of them."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if samples and is_due(self.pair_objective.weight, self.mu):
             self.mu = self.pair_objective.weight.start(self._distances(samples))
         return samples, None
 
     def _distances(self, samples: Sequence[dict[str, Tensor]]) -> Tensor:
-        """Distances of a global batch, float64, as the pass that follows will see them.
+        """Distances of a global batch, float64, equal to those in the training pass that follows.
 
-        The random state is put back, so that dropout falls on the same places then. Raises
-        FloatingPointError, naming the pairs, where one is not finite.
+        The random state is restored, so the training pass draws the same dropout. Raises
+        FloatingPointError with the pair ids if a distance is not finite.
         """
         self.reward_model.train()
         distances: list[Tensor] = []
@@ -130,12 +130,12 @@ class PairTrainer(Trainer):
         return gathered
 
     def _gather(self, own: Tensor) -> Tensor:
-        """Facts about the pairs of all ranks, (global batch, …), in order. All ranks call it."""
+        """Values of all ranks' pairs, (global batch, …), in order. All ranks must call it."""
         if self.args.world_size == 1:
             return own
         if self._even:
             return self.accelerator.gather(own)
-        # Micro-batches cut by tokens give ranks unlike numbers of pairs: all send the most.
+        # Micro-batches cut by tokens give ranks different numbers of pairs: pad to the largest.
         counts = self.accelerator.gather(torch.tensor([len(own)], device=own.device)).tolist()
         most = max(counts)
         sent = torch.cat([own, own.new_zeros(most - len(own), *own.shape[1:])])
@@ -143,7 +143,7 @@ class PairTrainer(Trainer):
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def _distance(self, inputs: dict[str, Any], output: RewardOutput) -> Tensor:
-        """What the weight is computed from, (pairs,)."""
+        """The distances from which the weight is computed, (pairs,)."""
         if "distance" in inputs:
             return inputs["distance"]
         chosen, rejected = output.rewards.chunk(2)
@@ -157,9 +157,9 @@ class PairTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Sum of weight × pair loss (+ penalty) over the micro-batch, divided by the global batch.
+        """Sum of weight × pair loss (+ penalty) over the micro-batch / size of the global batch.
 
-        Multiplied by the number of ranks, because data parallelism averages gradients over them.
+        Multiplied by the number of ranks, because data parallelism averages gradients over ranks.
         """
         output = model(**model_inputs(inputs))
         chosen, rejected = output.rewards.chunk(2)
@@ -180,7 +180,7 @@ class PairTrainer(Trainer):
     def _keep(
         self, inputs: dict[str, Any], output: RewardOutput, distance: Tensor, pairs: PairValues
     ) -> None:
-        """Keep what the step's record needs of a micro-batch's pairs."""
+        """Store the values of a micro-batch's pairs for the step's record."""
         representation = representation_distance(*output.hidden.detach().chunk(2))
         category = self._category_numbers(inputs.get("category", ()), pairs.difference)
         facts = (pairs.difference, representation, pairs.weight, pairs.loss, distance, category)
@@ -197,12 +197,12 @@ class PairTrainer(Trainer):
         self.step_pairs = torch.stack(recorded).T
         self.step_record = step_record(self.step_pairs, self.mu)
         self.step_record |= category_record(recorded[2], category, self._categories)
-        # What each pair adds to the loss, to name the largest after a spike.
+        # Each pair's weight × loss, to name the largest after a spike.
         self._shares = dict(zip(ids, (pieces[:, 2] * pieces[:, 3]).tolist(), strict=False))
         self.mu = self.pair_objective.weight.update(self.mu, weighed.mean().item())
 
     def _category_numbers(self, categories: Sequence[str], like: Tensor) -> Tensor:
-        """Each pair's place among the categories that are recorded, (pairs,); −1: in none."""
+        """Each pair's index into the recorded categories, (pairs,); −1 for no category."""
         places = {name: number for number, name in enumerate(self._categories)}
         numbers = [places.get(section_key(name), -1) for name in categories]
         return like.new_tensor(numbers) if numbers else like.new_full((len(like),), -1)
@@ -210,7 +210,7 @@ class PairTrainer(Trainer):
     def _require_finite(self, facts: Tensor, ids: list[str], what: str) -> None:
         """Raise FloatingPointError naming the pairs whose `facts` (global batch, …) are not finite.
 
-        `ids` are this rank's own. All ranks call it.
+        `ids`: pair ids of this rank. All ranks must call it.
         """
         finite = torch.isfinite(facts).flatten(1).all(dim=1) if facts.ndim > 1 else facts.isfinite()
         if not finite.all():
@@ -219,13 +219,13 @@ class PairTrainer(Trainer):
             raise self._not_finite(f"{what} of {_some(wrong)}")
 
     def _all(self, own: list[Item]) -> list[Item]:
-        """What all ranks hold of their pairs, in the order of `_gather`. All ranks call it."""
+        """Items of all ranks' pairs, in the order of `_gather`. All ranks must call it."""
         return gather_object(own) if self.args.world_size > 1 else own
 
     def _not_finite(self, what: str) -> FloatingPointError:
-        """Say what went wrong, when, and from where the run can resume."""
+        """The error: what is not finite, at which step, and the last checkpoint."""
         checkpoint = last_checkpoint(Path(self.args.output_dir or ".").parent)
-        back = f"the last whole checkpoint is {checkpoint}" if checkpoint else "no checkpoint yet"
+        back = f"last complete checkpoint: {checkpoint}" if checkpoint else "no checkpoint yet"
         return FloatingPointError(
             f"step {self.state.global_step}: {what} is not finite; {back}. Look at these pairs, "
             "lower training.learning_rate, or compute in float32"
@@ -242,12 +242,12 @@ class PairTrainer(Trainer):
             logs.update(self.step_record)
             logs["loss_spike"] = float(self._is_spike(logs["loss"]))
         super().log(logs, start_time)
-        # metrics.jsonl has every step; in a checkpoint the log would grow with each.
+        # metrics.jsonl has every step; without this, the log in checkpoints would keep growing.
         del self.state.log_history[:-SPIKE_WINDOW]
 
     def _is_spike(self, loss: float) -> bool:
-        """Whether the step's loss is a spike; prints the pairs that contribute most to one."""
-        # From the log, which is in the checkpoint: a resumed run finds the same spikes.
+        """Whether the step's loss is a spike; if so, prints the pairs with the largest shares."""
+        # The log is saved in checkpoints, so a resumed run finds the same spikes.
         recent = self.state.log_history[-SPIKE_WINDOW:]
         before = [entry["loss"] for entry in recent if "learning_rate" in entry]
         median = running_median(before)
@@ -259,10 +259,10 @@ class PairTrainer(Trainer):
         return True
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint of all ranks; the seal comes last, so without one it is not whole.
+        """Write a checkpoint of all ranks, then seal it: a checkpoint without a seal is incomplete.
 
-        Raises InterruptedRunError if the disk is full; what was written is deleted then, and the
-        checkpoint before it is still there: it is only dropped for a whole one.
+        Raises InterruptedRunError if the disk is full. The incomplete checkpoint is then deleted,
+        and the previous one remains: only a complete checkpoint replaces it.
         """
         folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
         try:
@@ -294,23 +294,23 @@ class PairTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        """Load the trained parameters; the frozen ones are the backbone's."""
+        """Load the trained parameters; the frozen ones come from the backbone."""
         state = load_file(Path(resume_from_checkpoint) / TRAINABLE_FILE)
         missing = set(trained_names(self.reward_model)) - set(state)
         if missing:
             raise InputError(
                 f"{resume_from_checkpoint} lacks trained weights {sorted(missing)[:3]}: "
-                "it was written by another configuration"
+                "another configuration wrote it; delete the run's trainer folder"
             )
         self.reward_model.load_state_dict(state, strict=False)
 
 
 def _chosen(of_rows: Tensor | None) -> Tensor | None:
-    """What rows (2·pairs,) hold of the chosen sides, (pairs,)."""
+    """The chosen half (pairs,) of `of_rows` (2·pairs,)."""
     return None if of_rows is None else of_rows.chunk(2)[0]
 
 
 def _some(ids: Sequence[str], shown: int = 5) -> str:
-    """Name pairs: all of a few, the first of many."""
+    """Name the first `shown` pairs and count the rest."""
     more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
     return f"pairs {', '.join(ids[:shown])}{more}"

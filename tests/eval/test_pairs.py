@@ -149,7 +149,7 @@ def test_a_transcript_is_read_as_in_training(tmp_path: Path) -> None:
     assert made.prompt == trained.prompt and len(made.prompt) == 3
     assert (made.chosen, made.rejected) == (trained.chosen, trained.rejected) == ("yes", "no")
     (tmp_path / "rows.jsonl").write_text(json.dumps(row | {"prompt": "else"}) + "\n")
-    with pytest.raises(InputError, match="rejected is a conversation that does not begin as"):
+    with pytest.raises(InputError, match="rejected is a conversation that does not start with"):
         pairs.load(str(tmp_path / "rows.jsonl"))
 
 

@@ -152,7 +152,7 @@ def test_non_finite_rewards_are_errors(value: float) -> None:
 
 def test_rewards_that_are_no_numbers_are_errors() -> None:
     scores = scores_of(("math-prm", 2, 0, 0)).assign(reward_chosen=["0.5", "9"])
-    with pytest.raises(InputError, match="column 'reward_chosen' must hold numbers"):
+    with pytest.raises(InputError, match="column 'reward_chosen' must be numeric"):
         rewardbench.summarize(scores)
 
 
@@ -171,7 +171,7 @@ def test_missing_columns_and_no_rows_are_errors() -> None:
     scores = scores_of(("math-prm", 1, 0, 0))
     with pytest.raises(InputError, match="lack the columns reward_chosen"):
         rewardbench.summarize(scores.drop(columns="reward_chosen"))
-    with pytest.raises(InputError, match="hold no rows"):
+    with pytest.raises(InputError, match="contain no rows"):
         rewardbench.summarize(scores.iloc[:0])
 
 
@@ -203,7 +203,7 @@ def test_load_reads_every_form_alike(tmp_path: Path) -> None:
         ({"prompt": ""}, "row 2: empty prompt: the prompt's last user message is empty"),
         ({"prompt": [{"role": "bot", "content": "x"}]}, "row 2: .*a message with role 'bot'"),
         ({"prompt": []}, "row 2: malformed messages: prompt has no messages"),
-        ({"chosen": "\ud800"}, "row 2: undecodable text: chosen has no valid Unicode"),
+        ({"chosen": "\ud800"}, "row 2: undecodable text: chosen has invalid Unicode"),
         ({"subset": "chat"}, "row 2: unknown subset 'chat' for rewardbench; valid: alpacaeval"),
         ({"subset": "mine", "section": "Chat"}, "use benchmark=generated"),
     ],
@@ -228,7 +228,7 @@ def test_broken_files_are_errors(tmp_path: Path) -> None:
         "cut.jsonl.gz": "cannot be read",
         "bad.parquet": "not a readable parquet",
         "bad.json": "not a JSON list",
-        "empty.jsonl": "holds no rows",
+        "empty.jsonl": "contains no rows",
         "latin.jsonl": "row 1 cannot be used: undecodable text: not UTF-8 at byte 8",
         "half.jsonl": "row 2 cannot be used: invalid JSON",
         "list.jsonl": "row 2 cannot be used: wrong type: the row is a int, not an object",

@@ -171,7 +171,7 @@ def test_bad_scores_are_errors() -> None:
     good = table(("Math", "1", [1, 0, 0, 0], 1), ("Math", "2", [1, 0, 0, 0], 1))
     with pytest.raises(InputError, match="4 responses occur twice, first in item 'Math/1'"):
         rewardbench2.summarize(pd.concat([good, good.iloc[:4]]))
-    with pytest.raises(InputError, match=r"1 of 2 have a reward .*first 'Math/2'"):
+    with pytest.raises(InputError, match=r"1 of 2 have a NaN .*first 'Math/2'"):
         rewardbench2.summarize(good.assign(reward=[1, 0, 0, 0, 1, np.nan, 0, 0]))
     with pytest.raises(InputError, match="'Math/1' must have correct and incorrect"):
         rewardbench2.summarize(good.assign(correct=False))

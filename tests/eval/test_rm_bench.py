@@ -145,7 +145,7 @@ def test_bad_scores_are_errors() -> None:
         rm_bench.summarize(good.iloc[:5])
     with pytest.raises(InputError, match="once each"):
         rm_bench.summarize(pd.concat([good, good]))
-    with pytest.raises(InputError, match="1 of 1 have a reward"):
+    with pytest.raises(InputError, match="1 of 1 have a NaN"):
         rm_bench.summarize(good.assign(reward=np.inf))
     with pytest.raises(InputError, match="unknown subset 'poetry'"):
         rm_bench.summarize(good.assign(subset="poetry"))

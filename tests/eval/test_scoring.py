@@ -350,7 +350,7 @@ def test_a_reward_that_is_nan_is_an_error(scorer: MakeScorer) -> None:
     with torch.no_grad():
         one.model.score.weight[0, 0] = float("inf")
     table = score_pairs(one, [comparison(n) for n in range(3)])
-    with pytest.raises(InputError, match="3 of 3 have a reward that is NaN or infinite, first '0'"):
+    with pytest.raises(InputError, match="3 of 3 have a NaN or infinite reward, first '0'"):
         pairs.summarize(table)
 
 

@@ -179,7 +179,7 @@ def test_errors_of_intervals() -> None:
     good = outcomes_of("x", np.array([1.0, 0.0]))
     for frame, message in (
         (good.drop(columns="seed"), "lack the columns seed"),
-        (good.iloc[:0], "hold no rows"),
+        (good.iloc[:0], "contain no rows"),
         (good.assign(subset="w"), "unknown subset 'w' for one; valid: x"),
         (good.assign(correct=np.nan), "NaN or infinite"),
         (pd.concat([good, good]), "pair 'x/0' occurs twice for seed 0"),
@@ -217,7 +217,7 @@ def test_mcnemar_is_symmetric_and_a_binomial_test(pairs: list[tuple[bool, bool]]
 
 
 def test_paired_inputs_are_checked() -> None:
-    with pytest.raises(InputError, match="equally long"):
+    with pytest.raises(InputError, match="lists of equal length"):
         statistics.mcnemar([1, 0], [1])
     with pytest.raises(InputError, match="0 or 1"):
         statistics.mcnemar([0.5], [1])

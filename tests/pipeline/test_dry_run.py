@@ -108,7 +108,8 @@ def test_a_loss_without_its_margins(tmp_path: Path) -> None:
     alone = smoke(tmp_path, *words, "methods=[bt]")
     assert failures(alone) == {}
     (prompts,) = [one.detail for one in alone if one.name == "prompts"]
-    assert prompts == "38 test pairs with a prompt that is trained on"  # 2 of 40 are held out
+    said = "test pairs that share their prompt with a training pair: 38"  # 2 of 40 are held out
+    assert prompts == said
     grid = failures(smoke(tmp_path, *words, "methods=[bt]", "grid=[1e-3]"))
     assert "learning rates would be chosen on test pairs" in grid["prompts"]
     bare = tmp_path / "bare.jsonl"

@@ -117,7 +117,7 @@ def test_flex_attention_needs_a_gpu_and_shared_prefixes(score: Evaluate, tmp_pat
     ):
         score(*own, "eval.share_prefix=false")
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="there is none here; or leave it null"):
+        with pytest.raises(InputError, match="this machine has none; or leave it null"):
             score(*own)
 
 
@@ -423,7 +423,7 @@ def test_a_nan_reward_is_an_error_that_writes_no_scores(
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     (broken / "checksums.json").unlink()
     data = many_pairs(tmp_path / "pairs.jsonl", 4)
-    with pytest.raises(InputError, match="4 of 4 have a reward that is NaN"):
+    with pytest.raises(InputError, match="4 of 4 have a NaN or infinite reward"):
         score("benchmark=pairs", f"data={data}", model=broken)
     assert not (tmp_path / "out/scores.parquet").exists()
     score("benchmark=pairs", f"data={data}")  # mended: the same output folder will do

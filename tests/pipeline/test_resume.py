@@ -126,7 +126,7 @@ def test_a_checkpoint_whose_steps_are_not_recorded_does_not_count(
     metrics.write_text("".join([*lines[:kept], *lines[kept + 1 :]]))
     train_smoke(*WORDS, run_dir=run_dir)
     said = capsys.readouterr().out
-    assert f"checkpoint-6: {metrics} lacks a step before it; deleted" in said
+    assert f"checkpoint-6: {metrics} lacks an earlier step; deleted" in said
     assert (f"checkpoint-3: {metrics} lacks" in said) == (kept < 3)
     assert outcome(run_dir) == undisturbed
 

@@ -87,6 +87,22 @@ def test_without_a_terminal_a_long_stage_says_once_how_long_it_will_take(
     assert "left" not in stream.getvalue()  # the rate of less than a hundredth says nothing
 
 
+def test_an_estimate_names_the_part_of_the_stage_that_it_is_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(terminal, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(terminal, "ESTIMATE_AFTER", 0.2)
+    monkeypatch.setattr(terminal, "SHOW_AFTER", 0.0)
+    stream, nowhere = io.StringIO(), open(os.devnull, "w")  # noqa: SIM115
+    with (
+        Screen(stream, live=False).stage("Best-of-N"),
+        tqdm(total=100, initial=0, desc="score", file=nowhere) as part,
+    ):
+        part.update(50)
+        time.sleep(0.6)
+    assert re.search(r"^Best-of-N: score: about \d+ s left$", stream.getvalue(), re.MULTILINE)
+
+
 def test_a_stage_shows_how_far_the_bar_of_a_library_is() -> None:
     nowhere = open(os.devnull, "w")  # noqa: SIM115
     other = tqdm(total=8, desc="score", unit="row", file=nowhere)

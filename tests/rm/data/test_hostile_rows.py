@@ -105,7 +105,7 @@ def test_a_gzip_bomb_is_refused(
     content = b"[" * name.endswith(".json.gz") + filling * (3 * 10**6 // len(filling))
     path = tmp_path / name
     path.write_bytes(gzip.compress(content))
-    with pytest.raises(InputError, match=r"unpacks to more than [\d,]+ bytes, 200 times its size"):
+    with pytest.raises(InputError, match=r"unpacks to more than [\d,]+ bytes; unpack it yourself"):
         load_preferences(path)
 
 
@@ -116,7 +116,7 @@ def test_ordinary_gzip_files_are_no_bombs(tmp_path: Path) -> None:
 
 def test_a_list_above_its_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "LARGEST_LIST", 100)
-    with pytest.raises(InputError, match="a list of more than 100 bytes; give JSON lines"):
+    with pytest.raises(InputError, match="the JSON list has over 100 bytes; use JSON lines"):
         load(tmp_path / "a.json", json.dumps([PLAIN] * 10).encode())
 
 
@@ -215,7 +215,7 @@ def test_a_repeated_key_in_a_list_costs_its_row_alone(tmp_path: Path) -> None:
     content = b" [ " + LINE + b"," + twice + b" ,\n" + LINE + b" ] \n"
     _, report = load(tmp_path / "a.json", content)
     assert (report.kept, report.dropped) == (2, {"repeated key": 1})
-    assert report.first_problems["repeated key"] == "row 2: 'chosen' is there twice"
+    assert report.first_problems["repeated key"] == "row 2: duplicate key 'chosen'"
 
 
 def test_parquet_values_that_python_has_no_type_for_drop_their_row(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_hub_names_are_no_paths() -> None:
 
 def test_a_folder_with_the_name_of_a_file_is_read_as_a_folder(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").mkdir()
-    with pytest.raises(InputError, match="the folder gives no split 'train'"):
+    with pytest.raises(InputError, match="cannot load split 'train'"):
         load_preferences(tmp_path / "data.jsonl")
     (tmp_path / "data.jsonl" / "train.jsonl").write_bytes(LINE)
     assert load_preferences(tmp_path / "data.jsonl")[1].kept == 1
@@ -295,14 +295,14 @@ def link(name: str, target: str) -> Callable[[Path], None]:
 
 
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
-    "link out": (link("data/train-1.jsonl", "../../secret.jsonl"), "is a link out of the folder"),
-    "absolute link": (link("data/train-1.jsonl", "/etc/hostname"), "is a link out of the folder"),
-    "broken link": (link("data/train-1.jsonl", "nothing"), "leads nowhere"),
-    "link to itself": (link("data/train-1.jsonl", "train-1.jsonl"), "leads nowhere"),
+    "link out": (link("data/train-1.jsonl", "../../secret.jsonl"), "outside the folder"),
+    "absolute link": (link("data/train-1.jsonl", "/etc/hostname"), "outside the folder"),
+    "broken link": (link("data/train-1.jsonl", "nothing"), "is a broken link"),
+    "link to itself": (link("data/train-1.jsonl", "train-1.jsonl"), "is a broken link"),
     "circle of folders": (link("data/again", "."), "is a link to a folder"),
     "folder outside": (link("more", "/etc"), "is a link to a folder"),
     "pipe": (lambda f: os.mkfifo(f / "data/train-1.jsonl"), "is a pipe, socket or device"),
-    "script": (lambda f: (f / "set.py").write_text("raise SystemExit(3)"), "no code of a data set"),
+    "script": (lambda f: (f / "set.py").write_text("raise SystemExit(3)"), "scripts of data sets"),
 }
 
 
@@ -349,7 +349,7 @@ def test_links_within_a_folder_and_the_hubs_cache_are_read(folder: Path, tmp_pat
     (snapshot / "train.jsonl").symlink_to("../../blobs/12ab")
     assert load_preferences(snapshot)[1].kept == 1
     (snapshot / "test.jsonl").symlink_to("../../../secret.jsonl")
-    with pytest.raises(InputError, match="is a link out of the folder"):
+    with pytest.raises(InputError, match=r"is a link to .*, outside the folder"):
         folder_files(snapshot)
 
 

@@ -140,7 +140,7 @@ def test_hh_rlhf_transcripts_become_messages() -> None:
     repeated = {"prompt": start, "chosen": start + " 4", "rejected": start + " 5"}
     assert parse_row(repeated, "explicit_prompt") == implicit
     other = repeated | {"chosen": "\n\nHuman: Bye\n\nAssistant: 4"}
-    with pytest.raises(DropRow, match="chosen is a conversation that does not begin as the prompt"):
+    with pytest.raises(DropRow, match="chosen is a conversation that does not start with"):
         parse_row(other, "explicit_prompt")
 
 
@@ -329,7 +329,7 @@ def test_report_reads_well_and_adds_up(write: Callable[..., Path]) -> None:
         f"{path}: 5 rows (explicit_prompt), 2 pairs kept",
         "  1 dropped: tie (first: row 3: margin is 0)",
         "  2 dropped: empty response (first: row 4: the chosen response is empty)",
-        "  1 of the kept without a margin",
+        "  1 kept without a margin",
     ]
     found = json.loads(json.dumps(report.as_dict()))
     assert found["rows"] == found["kept"] + sum(found["dropped"].values()) + found["not_taken"]
@@ -360,7 +360,7 @@ def test_limit_takes_a_seeded_sample_in_order(write: Callable[..., Path]) -> Non
     ids = [int(p.pair_id) for p in pairs]
     assert ids == sorted(set(ids)) and len(ids) == 50 and ids[-1] > 100
     assert (report.kept, report.not_taken, report.rows) == (50, 150, 201)
-    assert "  150 not taken: the limit takes a seeded random sample" in report.lines()
+    assert "  150 left out by the limit, which takes a seeded random sample" in report.lines()
     assert load_preferences(path, limit=50, seed=1)[0] == pairs
     assert load_preferences(path, limit=50, seed=2)[0] != pairs
     assert load_preferences(path, limit=500)[1].not_taken == 0
@@ -463,7 +463,7 @@ def test_a_folder_in_the_hubs_layout(tmp_path: Path) -> None:
         pairs, report = load_preferences(folder, split=split)
         assert pairs == [pair(1, chosen=answer)]
         assert report.source == f"{folder} ({split})"
-    with pytest.raises(InputError, match=r"gives no split 'test'.*check folder and split"):
+    with pytest.raises(InputError, match=r"cannot load split 'test'.*check folder and split"):
         load_preferences(folder, split="test")
     assert splits_of(folder) == ["train", "validation"]
     assert splits_of(folder / "data" / "train-00000-of-00001.jsonl") == []
@@ -543,8 +543,8 @@ def test_an_unreachable_hub_name_says_how_to_mend_it() -> None:
     ("name", "content", "message"),
     [
         ("data.csv", b"prompt,chosen", r"unknown extension; use one of .json, .jsonl"),
-        ("data.jsonl", b"", "holds no rows"),
-        ("data.json", b"[]", "holds no rows"),
+        ("data.jsonl", b"", "contains no rows"),
+        ("data.json", b"[]", "contains no rows"),
         ("data.json", b"[1,", "not a JSON list"),
         ("data.json", b"[" * 100_000, "not a JSON list"),
         ("data.jsonl.gz", b"no gzip", "cannot be read"),
@@ -767,7 +767,7 @@ def test_writing_is_repeatable_and_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_writing_needs_a_json_lines_name(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"written as .jsonl or .jsonl.gz"):
+    with pytest.raises(InputError, match=r"use .jsonl or .jsonl.gz"):
         write_pairs([pair(1)], tmp_path / "pairs.parquet")
 
 

@@ -53,7 +53,7 @@ def test_template_that_leaves_the_turn_open_gets_an_eos(template: ChatTemplate) 
 def test_encoding_never_lists_the_added_tokens(
     template: ChatTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The list takes 10 ms for Gemma's 6,400 added tokens: 30 times as long as tokenising a pair."""
+    """The list takes 10 ms for Gemma's 6,400 added tokens, 30 times as long as a pair's tokens."""
     asked: list[int] = []
     listed = property(lambda _: asked.append(1))
     monkeypatch.setattr(type(template.tokenizer), "added_tokens_decoder", listed)

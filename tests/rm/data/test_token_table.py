@@ -145,5 +145,5 @@ def test_a_table_that_could_not_be_made_leaves_nothing(tmp_path: Path) -> None:
 def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.arrow"
     path.write_text(json.dumps("no table"))
-    with pytest.raises(InputError, match=f"{re.escape(str(path))} is no table of token pairs"):
+    with pytest.raises(InputError, match=f"{re.escape(str(path))} is not a token-pair table"):
         TokenPairs.open(path)

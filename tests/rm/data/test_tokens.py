@@ -216,4 +216,4 @@ def test_pairs_that_name_a_special_token_are_counted(template: ChatTemplate, kin
     pairs = [pair([user("a")], "b", "c"), pair([user("a")], f"b {NAMES[kind][0]}", "c")]
     _, report = tokenize_pairs(pairs, template, 100, drop=True)
     assert report.special_text == report.as_dict()["special_text"] == 1
-    assert "1 name a special token in their text" in report.lines()
+    assert "1 contain the name of a special token" in report.lines()

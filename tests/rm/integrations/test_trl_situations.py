@@ -323,7 +323,7 @@ def test_a_checkpoint_without_mu_is_named(backbone: Path, tmp_path: Path) -> Non
     saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
     trainer(backbone, tmp_path, weight=None, **saving).train()
     resumed = trainer(backbone, tmp_path)
-    with pytest.warns(UserWarning, match=r"checkpoint of step 2 holds no μ .* from the next batch"):
+    with pytest.warns(UserWarning, match=r"checkpoint of step 2 has no μ .* from the next batch"):
         resumed.train(resume_from_checkpoint=True)
     third = steps_of(resumed)[2]
     assert third["mu"] == pytest.approx(third["distance_mean"], rel=1e-5)

@@ -108,7 +108,7 @@ def test_a_head_that_cannot_be_kept_is_one_line(backbone: Path, trained: Path) -
         keeps_head(backbone, "keep", "linear")
     with pytest.raises(InputError, match=r"model\.head=old: choose auto, keep or new"):
         keeps_head(backbone, "old", "linear")
-    with pytest.raises(InputError, match=r"a head linear and the loss needs mlp.*model\.head=new"):
+    with pytest.raises(InputError, match=r"head linear, but the loss needs mlp.*model\.head=new"):
         keeps_head(trained, "auto", "mlp")
 
 
@@ -139,7 +139,7 @@ def test_a_token_added_without_resizing_is_one_line_with_both_sizes(
     if special:
         tokenizer.add_special_tokens(special)
     tokenizer.save_pretrained(backbone)
-    message = rf"{rows + 1} tokens and the embedding {rows} rows \(first without one: .*resize it"
+    message = rf"{rows + 1} tokens and the embedding {rows} rows \(first token without a row: "
     with pytest.raises(InputError, match=message):
         new_reward_model(backbone, torch.float32, seed=0)
 
@@ -429,9 +429,9 @@ def quantised(**config: object) -> Callable[[Path], None]:
 SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "newer tokenizer": (newer_tokenizer, r"tokenizer.*newer format than tokenizers .* upgrade"),
     "cut tokenizer": (cut_tokenizer, r"no (tokenizer|model) could be read from .*: .*fetch"),
-    "pointer tokenizer": (pointer("tokenizer.json"), "tokenizer.json is a pointer of Git LFS"),
-    "pointer weights": (pointer("model.safetensors"), "safetensors is a pointer of Git LFS"),
-    "pointer config": (pointer("config.json"), "config.json is a pointer of Git LFS"),
+    "pointer tokenizer": (pointer("tokenizer.json"), "tokenizer.json is a Git LFS pointer"),
+    "pointer weights": (pointer("model.safetensors"), "safetensors is a Git LFS pointer"),
+    "pointer config": (pointer("config.json"), "config.json is a Git LFS pointer"),
     "4-bit": (
         quantised(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
         r"is quantised \(bitsandbytes, 4 bit\).*take the original model",

@@ -306,7 +306,7 @@ def test_too_many_top_layers_is_an_error(backbone: Path) -> None:
 def test_another_family_has_no_top_layers_but_may_have_adapters() -> None:
     config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=64, num_labels=1, pad_token_id=0)
     model = RewardModel(GPT2ForSequenceClassification(config), torch.float32)
-    with pytest.raises(InputError, match=r"a GPT2Model does not keep .*part=full or lora"):
+    with pytest.raises(InputError, match=r"GPT2Model has no `layers`.*part=full or lora"):
         train_part(model, "top_layers", top_layers=1)
     with pytest.raises(InputError, match="has no q_proj, v_proj; its linear modules are none"):
         train_part(model, "lora", lora=LORA)

@@ -92,7 +92,7 @@ def test_a_deal_gives_weights_by_category() -> None:
     objective = Objective(losses.bt, NORMBT, deal=weights.mean_within)
     found = objective.values(CHOSEN, REJECTED, DISTANCE, 8.0, categories=CATEGORIES)
     assert found.weight.tolist() == [5.0, 2.5, 5.0, 2.5]  # of 8, 4, 2, 1
-    with pytest.raises(ValueError, match="4 pairs and 0 categories"):
+    with pytest.raises(ValueError, match="4 pairs but 0 categories"):
         objective.values(CHOSEN, REJECTED, DISTANCE, 8.0)
 
 
