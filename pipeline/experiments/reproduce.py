@@ -143,12 +143,30 @@ def outline(cfg: DictConfig) -> list[str]:
         f"{cfg.profile.name}: {plural(number, 'model')} ({plural(len(cfg.methods), 'method')} × "
         f"{seeds}{grid}), {workers} side by side; results go to {cfg.results_dir}"
     ]
-    committed = Path("results") / cfg.profile.name / "manifest.json"
-    if committed.is_file() and not cfg.grid:
-        seconds = [run["seconds"] for run in read_json(committed)["runs"]]
-        took = statistics.median(seconds) * number / workers
-        lines.append(f"about {in_words(took)} of training at the speed of {committed.parent}")
+    seconds = seconds_per_pair(cfg)
+    if seconds is not None and not cfg.grid:
+        took = seconds * cfg.data.train_pairs * number / workers
+        lines.append(f"about {in_words(took)} of training at the speed of {committed_folder(cfg)}")
     return [*lines, f"log: {log_file(cfg)}"]
+
+
+def committed_folder(cfg: DictConfig) -> Path:
+    """The profile's committed results."""
+    return Path("results") / cfg.profile.name
+
+
+def seconds_per_pair(cfg: DictConfig) -> float | None:
+    """Median training time per pair of the committed runs, if they trained the same model.
+
+    None without such runs, or where the number of training pairs is not known before loading.
+    """
+    path = committed_folder(cfg) / "manifest.json"
+    if not path.is_file() or "train_pairs" not in cfg.data:
+        return None
+    runs = read_json(path)["runs"]
+    if {run["config"]["model"]["name"] for run in runs} != {cfg.model.name}:
+        return None
+    return statistics.median(run["seconds"] / run["config"]["data"]["train_pairs"] for run in runs)
 
 
 def check_methods(cfg: DictConfig, overrides: Sequence[str]) -> None:

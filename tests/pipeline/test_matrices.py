@@ -83,3 +83,19 @@ def test_everything_in_one_go_on_tiny_data(tmp_path: Path, cache: Path) -> None:
         results = tmp_path / experiment / "results"
         assert json.loads((results / "manifest.json").read_text())["freeze"]["commit"]
         assert (results / "tables/table1.csv").is_file() and (results / "report.html").is_file()
+
+
+def test_the_time_of_training_is_said_where_committed_runs_trained_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = {"model": {"name": "smollm2-135m-instruct"}, "data": {"train_pairs": 3600}}
+    Path("results/cpu").mkdir(parents=True)
+    manifest = {"runs": [{"seconds": 360.0, "config": config}]}
+    Path("results/cpu/manifest.json").write_text(json.dumps(manifest))
+    words = ["profile=cpu", "workers=2"]  # 600 pairs, two methods, three seeds
+    lines = pipeline.outline(compose_config("reproduce", words))
+    assert lines[1] == "about 3 min 0 s of training at the speed of results/cpu"
+    for other in (["model=gemma-3-270m"], ["data=files", "data.train=x.jsonl"], ["grid=[1e-3]"]):
+        lines = pipeline.outline(compose_config("reproduce", [*words, *other]))
+        assert not [line for line in lines if line.startswith("about")]
