@@ -99,6 +99,9 @@ def verdict(frame: pd.DataFrame) -> str:
     if last.empty:
         return "Best-of-N: no NormBT method beside its base"
     up, down = (last["gain_low"] > 0).sum(), (last["gain_high"] < 0).sum()
+    if len(last) == 1:
+        effect = "raises" if up else "lowers" if down else "has an inconclusive effect on"
+        return f"Best-of-N: NormBT {effect} the gold score"
     if down:
         return f"Best-of-N: NormBT raises gold in {up}, lowers it in {down} of {len(last)}"
     return f"Best-of-N: NormBT raises the gold score in {up} of {plural(len(last), 'comparison')}"

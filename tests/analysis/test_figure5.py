@@ -90,6 +90,14 @@ def test_verdict_counts_up_and_down(data: Path) -> None:
     rows = (frame["n"] == 16) & frame["gain"].notna()
     frame.loc[rows, ["gain_low", "gain_high"]] = [[-2, -1], [-1, 1], [1, 2], [-1, 1]]
     assert figure5.verdict(frame) == "Best-of-N: NormBT raises gold in 1, lowers it in 1 of 4"
+    one = frame[rows].head(1)
+    for gains, effect in (
+        ([1, 2], "raises"),
+        ([-2, -1], "lowers"),
+        ([-1, 1], "has an inconclusive effect on"),
+    ):
+        one = one.assign(gain_low=gains[0], gain_high=gains[1])
+        assert figure5.verdict(one) == f"Best-of-N: NormBT {effect} the gold score"
     alone = frame[frame["method"].isin(["bt", "oracle", "random"])]
     assert figure5.verdict(alone) == "Best-of-N: no NormBT method beside its base"
     texts = [text.get_text() for axes in figure5.draw(alone).axes for text in axes.texts]

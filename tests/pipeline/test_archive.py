@@ -175,7 +175,6 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
 FREEZE = "experiment.freeze=null"
 COMMITTED = {
     "cpu": ["profile=cpu", "experiment=confirmatory", "matrix=confirmatory", FREEZE],
-    "gemma": ["profile=cpu", "experiment=replication", "matrix=replication", FREEZE],
 }
 """The commands, without what changes no run, that made the archives of results/."""
 
