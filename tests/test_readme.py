@@ -62,7 +62,7 @@ def test_the_answers_are_a_table_of_cells(tmp_path: Path, monkeypatch: pytest.Mo
     manifest.parent.mkdir(parents=True)
     manifest.write_text('{"runs": []}')
     table = [
-        "| Question | Paper, 2–3B | Generated pairs, 135M | Gemma 3 270M | Real pairs |",
+        "| Question | Paper, 2–3B | Generated pairs, SmolLM2 135M | Generated pairs, Gemma 3 270M | Real pairs, SmolLM2 135M |",
         "| --- | --- | --- | --- | --- |",
         "| Reasoning? | +5.3 | −1.2 [−3.0, 0.6], refuted | – | – |",
     ]

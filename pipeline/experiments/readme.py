@@ -18,9 +18,9 @@ FIGURE = Path("results/figure12.png")
 COLUMNS = {
     "question": "Question",
     "paper": "Paper, 2–3B",
-    "generated": "Generated pairs, 135M",
-    "gemma": "Gemma 3 270M",
-    "real": "Real pairs",
+    "generated": "Generated pairs, SmolLM2 135M",
+    "gemma": "Generated pairs, Gemma 3 270M",
+    "real": "Real pairs, SmolLM2 135M",
 }
 """Columns of `analysis.answers.build` and their headers in README."""
 CAPTION = (
