@@ -62,7 +62,8 @@ def test_the_answers_are_a_table_of_cells(tmp_path: Path, monkeypatch: pytest.Mo
     manifest.parent.mkdir(parents=True)
     manifest.write_text('{"runs": []}')
     table = [
-        "| Question | Paper, 2–3B | Generated pairs, SmolLM2 135M | Generated pairs, Gemma 3 270M | Real pairs, SmolLM2 135M |",
+        "| Question | Paper, 2–3B | Generated pairs, SmolLM2 135M | Generated pairs, Gemma 3 270M "
+        "| Real pairs, SmolLM2 135M |",
         "| --- | --- | --- | --- | --- |",
         "| Reasoning? | +5.3 | −1.2 [−3.0, 0.6], refuted | – | – |",
     ]
@@ -79,7 +80,9 @@ def test_the_answers_are_a_table_of_cells(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(readme.overview(tmp_path / "results").axes) == 2
     lacking = {"runs": [], "freeze": {}, "command": "matrix=replication"}
     (tmp_path / "results/real/manifest.json").write_text(json.dumps(lacking))
-    assert answers(tmp_path).startswith("Real pairs: Interim: 0 of the 16 planned runs")
+    assert answers(tmp_path).startswith(
+        "Real pairs, SmolLM2 135M: Interim: 0 of the 16 planned runs"
+    )
     monkeypatch.setattr(readme, "build", lambda results: pd.DataFrame([row] * 10))
     with pytest.raises(InputError, match=r"10 claims .* question, and README's table takes 9"):
         answers(tmp_path)
