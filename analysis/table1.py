@@ -57,7 +57,7 @@ ADJUSTED: Final = (
 )
 CROSSED_ADJUSTED: Final = (
     f"{MARK}: p < 0.05 for new seeds and pairs after Holm's correction over the rows of a column. "
-    "The primary claims are corrected over one another instead, so their p-values differ."
+    "The primary claims are corrected over one another instead: a † is no verdict on a claim."
 )
 READS_NO_PROMPT: Final = (
     "Last rows: logistic regressions on n-grams and on the length of the answers, fitted to the "

@@ -27,8 +27,8 @@ CAPTION = (
     "Each cell: both accuracies in percent where two methods are compared (base → method), the "
     "effect [95% interval] in percentage points unless another unit is named, and the verdict by "
     "the thresholds of conf/claims.yaml. *Equivalent*: no effect as large as our smallest effect "
-    "of interest. The first {primary} rows are the primary claims: a supported one is so after "
-    "Holm's correction. The other rows are secondary and not corrected. –: not run or not reported."
+    "of interest. The first {primary} rows are the primary claims, with Holm's correction. The "
+    "other rows are secondary and not corrected. –: not run or not reported."
 )
 LONGEST = 9
 """Most rows that README's table may have."""
