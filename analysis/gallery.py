@@ -68,7 +68,7 @@ class Item:
 def read_manifest(results: Path) -> dict[str, Any]:
     """Return `results`/manifest.json; its label says what to know of the benchmark's rows.
 
-    That they are a file's, and how many of them have a prompt that is trained on.
+    It adds that they are a file's, and how many share their prompt with a training pair.
 
     Raises InputError: it is missing or unreadable.
     """
@@ -78,7 +78,7 @@ def read_manifest(results: Path) -> dict[str, Any]:
     if rows not in (None, *OWN_ROWS):
         label += f" · its rows from a file, {rows}, not from the Hub"
     if seen:
-        label += f" · {style.plural(seen, 'test pair')} with a prompt that is trained on"
+        label += f" · test pairs that share their prompt with a training pair: {seen}"
     return {**content, "label": label}
 
 

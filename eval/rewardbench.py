@@ -1,6 +1,6 @@
 """RewardBench, version 1 (allenai/reward-bench, split "filtered"): 23 subsets in four sections.
 
-The paper's average is the mean of the four sections; its fifth section, prior sets, is left out.
+The paper's average is the mean of four sections; RewardBench's fifth, prior sets, is left out.
 """
 
 from __future__ import annotations

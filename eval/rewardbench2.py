@@ -100,7 +100,7 @@ def ties_key(item_id: str) -> tuple[str, str]:
 
 
 def best_of(rewards: np.ndarray, correct: np.ndarray) -> float:
-    """Return one item's credit in [0, 1]: how much of the responses with top reward is correct.
+    """Return one item's credit in [0, 1]: the fraction of the top-reward responses that is correct.
 
     `rewards` and `correct` are (k,). With one correct response the credit is 1/n if it is among the
     n responses that share the highest reward, else 0.

@@ -140,7 +140,9 @@ def mcnemar(correct_a: Outcomes, correct_b: Outcomes) -> McNemar:
 def _paired(a: Outcomes, b: Outcomes) -> tuple[np.ndarray, np.ndarray]:
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.shape != second.shape or first.ndim != 1 or not first.size:
-        raise InputError(f"need lists of equal length, have shapes {first.shape}, {second.shape}")
+        raise InputError(
+            f"need two non-empty lists of equal length, not shapes {first.shape}, {second.shape}"
+        )
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise InputError("the values contain NaN or infinite entries")
     return first, second

@@ -119,7 +119,7 @@ def evaluation_tables(
 def _head(summary: Summary, resamples: int) -> list[str]:
     cut = f"{summary['truncated']} of {summary['rows']} rows truncated"
     if summary.get("special_text"):
-        cut += f", {summary['special_text']} name a special token in their text"
+        cut += f", {summary['special_text']} contain the name of a special token"
     counted = f"{summary['pairs']} {'comparisons' if 'items' in summary else 'pairs'}"
     return [
         f"{summary['benchmark']}: {counted}, {summary['ties']} ties ({summary['tie_rule']}), "

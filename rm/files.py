@@ -245,12 +245,12 @@ def storage_error(error: Exception, path: Path | None = None) -> Exception | Non
     if code in NO_SPACE:
         return InterruptedRunError(
             f"{place} could not be written ({os.strerror(code)}{_free(path)}): free disk space (in "
-            "runs/, for example) or raise the quota; then run the same command again"
+            "runs/, for example) or raise the quota; then the same command resumes"
         )
     if code in NO_ACCESS:
         return InputError(
-            f"{place}: {os.strerror(code)}: allow access or choose another folder; then run the "
-            "same command again"
+            f"{place}: {os.strerror(code)}: allow access or choose another folder; then the "
+            "same command resumes"
         )
     return None
 

@@ -134,6 +134,10 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Pat
     return results
 
 
+LIKE = ("part", "top_layers", "epochs", "reuse_trunk", "share_prefix", "max_length")
+"""Training settings that the time per pair depends on most."""
+
+
 def outline(cfg: DictConfig) -> list[str]:
     """What a call will run, roughly how long it takes, and where the log is."""
     number, seeds = len(cfg.methods) * len(cfg.seeds), plural(len(cfg.seeds), "seed")
@@ -143,9 +147,9 @@ def outline(cfg: DictConfig) -> list[str]:
         f"{cfg.profile.name}: {plural(number, 'model')} ({plural(len(cfg.methods), 'method')} × "
         f"{seeds}{grid}), {workers} side by side; results go to {cfg.results_dir}"
     ]
-    seconds = seconds_per_pair(cfg)
-    if seconds is not None and not cfg.grid:
-        took = seconds * cfg.data.train_pairs * number / workers
+    seconds = None if cfg.grid else seconds_per_pair(cfg)
+    if seconds is not None:
+        took = seconds * cfg.data.train_pairs * number / min(workers, number)
         lines.append(f"about {in_words(took)} of training at the speed of {committed_folder(cfg)}")
     return [*lines, f"log: {log_file(cfg)}"]
 
@@ -156,16 +160,19 @@ def committed_folder(cfg: DictConfig) -> Path:
 
 
 def seconds_per_pair(cfg: DictConfig) -> float | None:
-    """Median training time per pair of the committed runs, if they trained the same model.
+    """Median training time per pair of the committed runs; None unless they are like this call.
 
-    None without such runs, or where the number of training pairs is not known before loading.
+    That is, the same model, part of it and number of epochs, and the number of pairs is configured.
     """
     path = committed_folder(cfg) / "manifest.json"
     if not path.is_file() or "train_pairs" not in cfg.data:
         return None
     runs = read_json(path)["runs"]
-    if {run["config"]["model"]["name"] for run in runs} != {cfg.model.name}:
-        return None
+    keys = ("model.name", "data.kind", *(f"training.{key}" for key in LIKE))
+    for run in runs:
+        made = OmegaConf.create(run["config"])
+        if any(OmegaConf.select(made, key) != OmegaConf.select(cfg, key) for key in keys):
+            return None
     return statistics.median(run["seconds"] / run["config"]["data"]["train_pairs"] for run in runs)
 
 
@@ -288,9 +295,9 @@ def write_manifest(
 ) -> None:
     """Write which command, runs, settings, data and code made the results.
 
-    facts: test_pairs_trained_on (test pairs with a prompt that is trained on), best_of_n (its size
-    once it is done, or why it is not), freeze (`check_freeze`). started: when the call began,
-    seconds.
+    facts: test_pairs_trained_on (those that share their prompt with a training pair), best_of_n
+    (its size once it is done, or why it is not), freeze (`check_freeze`). started: when the call
+    began, seconds.
     """
     atomic_write_json(
         results / "manifest.json",

@@ -31,20 +31,22 @@ def do_all(
 ) -> None:
     """Do the `jobs` that train and score `runs`, as many at a time as `workers_of` says.
 
-    If a job fails, the others are ended and its error is raised.
+    Jobs side by side are preceded by a stage that prepares what they share: backbone, tokens and
+    frozen layers. If a job fails, the others are ended and its error is raised.
     """
     workers = min(workers_of(cfg), len(jobs))
     steps = [most_steps(one) for one in configs]
-    begun = next((one for one in configs if not is_trained(Path(one.run_dir))), None)
-    if workers > 1 and begun is not None:
-        # With all cores, before the runs read it; as its own stage it does not spoil their rate.
-        with screen.stage("prepare backbone, tokens and frozen layers"):
-            prepare(begun)
+    if workers > 1:
+        begun = next((one for one in configs if not is_trained(Path(one.run_dir))), None)
+        if begun is not None:
+            with screen.stage("prepare backbone, tokens and frozen layers"):
+                prepare(begun)  # with all cores
     with screen.stage(name, lambda: progress(runs, steps)):
         if workers > 1:
             run_all(jobs, workers, log_file(cfg))
             return
         for job in jobs:
+            print(job.name, flush=True)
             job.work(*job.arguments)
 
 

@@ -93,7 +93,7 @@ class Screen:
                 bar.bar_format = EARLY if left is None else FORMAT
             bar.refresh()
             if not estimated and left is not None and _age(bar) > ESTIMATE_AFTER:
-                self.line(f"{bar.desc.removesuffix(': ')}: about {in_words(left)} left")
+                self.line(f"{bar.desc}: about {in_words(left)} left")
                 estimated = True
 
 

@@ -109,7 +109,7 @@ def require_sharing(model: RewardModel, max_length: int, key: str) -> None:
     """Raise InputError, naming the configuration's `key`, if rows cannot share prefixes."""
     reason = can_share(model, max_length)
     if reason is not None:
-        raise InputError(f"{key}=true: {reason}; or set it to false")
+        raise InputError(f"{key}=true: {reason}; set it to false")
 
 
 def check_attention(kernel: str | None, share_prefix: bool | None, part: str) -> None:
@@ -124,5 +124,5 @@ def choose_attention(model: RewardModel, kernel: str | None, part: str) -> None:
     """Let shared rows attend by `kernel`. Raises InputError where that is not possible."""
     reason = can_flex(model) if kernel == FLEX else None
     if reason is not None:
-        raise InputError(f"{part}.attention={FLEX}: {reason}; or leave it null")
+        raise InputError(f"{part}.attention={FLEX}: {reason}; leave it null")
     model.flex_attention = kernel == FLEX

@@ -43,7 +43,7 @@ def ignored(kinds: Iterable[str]) -> frozenset[str]:
 
 
 def plain_row(row: Row, columns: Sequence[str], ignore: frozenset[str] = frozenset()) -> Row:
-    """Return the row with each of `columns` as a text or a list of plain messages.
+    """Return the row with the conversations in `columns` as texts or lists of plain messages.
 
     The last two of `columns` are the pair's sides. They are parsed as JSON only if both contain
     messages, so a response that happens to be JSON stays text. Messages keep the keys role,
@@ -188,7 +188,10 @@ def identifier(row: Row) -> str:
 
 
 def number(row: Row, key: str) -> float | None:
-    """Return a column's finite number, or None if it is missing. Raises DropRow for other types."""
+    """Return a column's number, or None if it is missing.
+
+    Raises DropRow for a bool, another type, or a number that is not finite.
+    """
     value = row.get(key)
     if value is None:
         return None

@@ -132,7 +132,7 @@ class ChatTemplate:
         try:
             return str(self.tokenizer.apply_chat_template([*turns], tokenize=False, **options))
         except _FAILURES as error:
-            roles = [turn["role"] for turn in turns]
+            roles = ", ".join(turn["role"] for turn in turns)
             raise RefusedConversation(
                 "roles that the chat template refuses",
                 f"the chat template refuses the roles {roles}: {error}",

@@ -105,7 +105,8 @@ def _explanation(source: Path, error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return (
             f"{source} asks to run code of its own (auto_map in a configuration file), but "
-            "trust_remote_code is off: take a model whose class is part of transformers"
+            "such code is never run here (trust_remote_code is off): take a model whose class is "
+            "part of transformers"
         )
     reason = " ".join(str(error).split())[:REASON]
     if type(error) is Exception:  # what tokenizers raises

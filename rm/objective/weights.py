@@ -252,8 +252,8 @@ class Shuffled(NormBT):
 class MeanForAll(NormBT):
     """Every pair gets the batch's mean NormBT weight.
 
-    The sum of the weights is NormBT's, but all pairs count the same. With SGD this is BT with
-    NormBT's step size. AdamW cancels the scale of the loss, so with AdamW it is BT.
+    The sum of the weights is NormBT's, but all pairs count the same: BT with each step scaled by
+    the mean weight. AdamW nearly cancels that scale.
 
     The global batch must be one micro-batch, because `weigh` averages only the pairs it gets.
     """
@@ -276,8 +276,9 @@ Deal = Callable[[Tensor, Sequence[str]], Tensor]
 def dealt_within(weight: Tensor, categories: Sequence[str]) -> Tensor:
     """Weights (pairs,) of a whole batch, shuffled among the pairs of the same category.
 
-    Every category keeps its total weight. Within a category, a weight no longer depends on the
-    pair. The distances come from this run's model and drift away from those of a NormBT run.
+    Every category keeps its own weights, in another order, so within a category a weight no longer
+    depends on the pair. The distances come from this run's model and drift away from those of a
+    NormBT run.
     `categories`: the category of each pair, in order.
     """
     order = torch.arange(len(weight), device=weight.device)

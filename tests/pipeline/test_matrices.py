@@ -7,9 +7,11 @@ import os
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from pipeline.experiments import reproduce as pipeline
 from pipeline.settings.configuration import CONF, compose_config
@@ -89,13 +91,15 @@ def test_the_time_of_training_is_said_where_committed_runs_trained_the_same_mode
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = {"model": {"name": "smollm2-135m-instruct"}, "data": {"train_pairs": 3600}}
+    made = compose_config("train", ["profile=cpu", "data.train_pairs=3600"])
+    config: Any = OmegaConf.to_container(made, resolve=True)
     Path("results/cpu").mkdir(parents=True)
     manifest = {"runs": [{"seconds": 360.0, "config": config}]}
     Path("results/cpu/manifest.json").write_text(json.dumps(manifest))
     words = ["profile=cpu", "workers=2"]  # 600 pairs, two methods, three seeds
     lines = pipeline.outline(compose_config("reproduce", words))
     assert lines[1] == "about 3 min 0 s of training at the speed of results/cpu"
-    for other in (["model=gemma-3-270m"], ["data=files", "data.train=x.jsonl"], ["grid=[1e-3]"]):
+    files = ["data=files", "data.train=x.jsonl"]
+    for other in (["model=gemma-3-270m"], files, ["grid=[1e-3]"], ["training.epochs=3"]):
         lines = pipeline.outline(compose_config("reproduce", [*words, *other]))
         assert not [line for line in lines if line.startswith("about")]

@@ -311,7 +311,9 @@ def test_prompts_of_the_benchmark_are_counted_in_training_data_and_refused_for_c
     manifest = json.loads((tmp_path / "results/manifest.json").read_text())
     assert manifest["test_pairs_trained_on"] == 3
     said = read_manifest(tmp_path / "results")["label"]
-    assert said.endswith("not from the Hub · 3 test pairs with a prompt that is trained on")
+    assert said.endswith(
+        "not from the Hub · test pairs that share their prompt with a training pair: 3"
+    )
     shutil.rmtree(tmp_path / "runs")
     with pytest.raises(InputError, match="2 of 3 validation pairs have a prompt of the benchmark"):
         pipeline.reproduce(*composed(tmp_path, cache, *words, "grid=[1e-3]"))
@@ -411,9 +413,14 @@ def test_real_benchmark_rows(shared_data: Path, tmp_path: Path, cache: Path) -> 
     assert "its rows from a file, sample.jsonl (" in table and "RewardBench is partial" in table
     missing = {one.name: one.missing for one in read_index(tmp_path / "results")}
     assert missing["figure1"] == "the texts of the pairs were left out (texts=false)"
-    published = [path for path in (tmp_path / "results").rglob("*") if path.suffix != ".parquet"]
-    pages = "".join(path.read_text() for path in published if path.suffix in (".html", ".md"))
-    assert not [row for row in map(json.loads, lines[::60]) if row["chosen"][:60] in pages]
+    written = [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+    pages = "".join(
+        html.unescape(path.read_text())
+        for path in written
+        if path.suffix not in (".png", ".parquet", ".lock")
+    )
+    told = [row["chosen"][:60] for row in map(json.loads, lines[::60]) if len(row["chosen"]) > 40]
+    assert told and not [text for text in told if text in pages]
     assert not {*TEXTS} & {*pd.read_parquet(tmp_path / "results/data/pairs.parquet")}
     reason = manifest["best_of_n"]
     assert reason.startswith("left out: bon.policy.engine=synthetic draws from the generator")

@@ -268,7 +268,7 @@ class Counted:
         (("training.attention=flex_attention",), "needs training.share_prefix=true"),
         (
             ("training.attention=flex_attention", "training.share_prefix=true"),
-            "training.attention=flex_attention: no GPU; or leave it null",
+            "training.attention=flex_attention: no GPU; leave it null",
         ),
     ],
 )

@@ -141,7 +141,7 @@ def test_errors_about_space_and_permission_become_one_line(
 ) -> None:
     found = storage_error(error, tmp_path / "file")
     assert type(found) is kind and str(tmp_path / "file") in str(found)
-    assert "\n" not in str(found) and "then run the same command again" in str(found)
+    assert "\n" not in str(found) and "then the same command resumes" in str(found)
     with pytest.raises(kind), writing(tmp_path / "file"):
         raise error
 
