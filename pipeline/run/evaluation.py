@@ -69,7 +69,8 @@ def _score(
     if devices > 1:
         prepare_ranks(scorer, rows)
         leave_the_gpu(scorer)
-        launch(output, devices)
+        # Every rank writes a partial file of its own, so that a failed one costs its share alone.
+        start_ranks(Local(), "pipeline.run.evaluation_rank", output, devices)
     scores = benchmark.score(scorer, rows)
     summary = summarize(benchmark, scores, cfg.eval.resamples)
     write_outputs(benchmark, output, scores, summary)
@@ -202,14 +203,6 @@ def leave_the_gpu(scorer: Scorer) -> None:
     scorer.model.flex_attention = False
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def launch(output: Path, devices: int) -> None:
-    """Score on one rank per device; each writes its share into its own partial file.
-
-    If a rank fails, raises what `start_ranks` does; finished scores are kept.
-    """
-    start_ranks(Local(), "pipeline.run.evaluation_rank", output, devices)
 
 
 def write_outputs(

@@ -11,7 +11,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -128,7 +128,6 @@ def load_preferences(
     limit: int | None = None,
     seed: int = 0,
     ignore: Iterable[str] = (),
-    progress: Callable[[int], None] | None = None,
 ) -> tuple[list[PreferencePair], LoadReport]:
     """Return the usable pairs of a source in its order, and the report on every row.
 
@@ -139,7 +138,6 @@ def load_preferences(
     first `limit` pairs would be biased, because sources are sorted. Duplicate ids get the suffix
     #2, #3, ... and are counted. A pair without a source column gets the name of `source`. Rows with
     tools, images and the like are dropped unless `ignore` names them (`rm.data.columns.NOT_TEXT`).
-    `progress` is called every 10,000 rows with the number of rows read.
 
     Raises InputError: the source cannot be read, its schema is unknown, or no row is usable.
     """
@@ -152,8 +150,6 @@ def load_preferences(
     default_source, left_out = short_name(source), ignored(ignore)
     for number, row in rows:
         report.rows += 1
-        if progress is not None and report.rows % 10_000 == 0:
-            progress(report.rows)
         try:
             if isinstance(row, DropRow):
                 raise row

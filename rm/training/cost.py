@@ -9,7 +9,6 @@ measures what a step needs on top of the model's states.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -54,8 +53,8 @@ def decoder_of(model: RewardModel) -> Decoder:
     """Count the sizes of `model` after `rm.model.parts.train_part`; the meta device is enough."""
     config, layer = model.config, model.backbone.layers[0]
     named = [(n, m) for n, m in layer.named_modules() if isinstance(m, nn.Linear)]
-    own = [(name, _numbers([linear])) for name, linear in named if ".lora_" not in name]
-    adapters = [(name, _numbers([linear])) for name, linear in named if ".lora_" in name]
+    own = [(name, linear.weight.numel()) for name, linear in named if ".lora_" not in name]
+    adapters = [(name, linear.weight.numel()) for name, linear in named if ".lora_" in name]
     first = [
         count
         for name, count in [*own, *adapters]
@@ -76,10 +75,6 @@ def decoder_of(model: RewardModel) -> Decoder:
         largest=max(value.numel() for value in parameters),
         stored=sum(value.numel() * value.element_size() for value in parameters),
     )
-
-
-def _numbers(modules: Iterable[nn.Linear]) -> int:
-    return sum(module.weight.numel() for module in modules)
 
 
 @dataclass(frozen=True)

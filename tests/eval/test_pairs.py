@@ -15,6 +15,7 @@ from eval import judgebench, pairs
 from eval.rows import EvaluationRow
 from rm.data.preferences import load_preferences
 from rm.errors import InputError
+from tests.messages import assistant as said
 
 JUDGED = {
     "pair_id": "a",
@@ -54,10 +55,6 @@ TALK = [
     {"role": "assistant", "content": "Hello"},
     {"role": "user", "content": "2+2?"},
 ]
-
-
-def said(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
 
 
 def sharegpt(turns: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -311,7 +311,7 @@ def test_hep_problems_are_places_where_all_languages_have_as_many_rows(tmp_path:
 
 
 def test_hep_rows_stand_alone_where_a_language_lacks_some_and_the_summary_says_so(
-    tmp_path: Path, mini: list[rewardbench.EvaluationRow]
+    tmp_path: Path,
 ) -> None:
     rows = rewardbench.load(code_file(tmp_path / "a.jsonl", go=2, rust=3))
     assert {row.cluster for row in rows} == {""}

@@ -41,6 +41,8 @@ from eval import pairs as evaluation_pairs
 from rm.data.preferences import load_preferences, write_pairs
 from rm.data.sources import Reason
 from rm.errors import InputError
+from tests.messages import assistant as bot
+from tests.messages import user
 
 MEMORY = 6 * 2**30
 SECONDS = 60
@@ -80,16 +82,6 @@ TOKENS = (
         b"\x1f\x8b",
     ),
 )
-
-
-def user(text: str) -> dict[str, str]:
-    """A user's message."""
-    return {"role": "user", "content": text}
-
-
-def bot(text: str) -> dict[str, str]:
-    """An assistant's message."""
-    return {"role": "assistant", "content": text}
 
 
 def texts(draw: random.Random) -> str:

@@ -60,7 +60,7 @@ def test_sections_and_subsets_have_equal_parts(data: dict[Split, list[GeneratedP
             assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_sizes_by_section_and_the_subset_survives(data: dict[Split, list[GeneratedPair]]) -> None:
+def test_sizes_by_section_and_the_subset_survives() -> None:
     made = generate("validation", {"Reasoning": 24, "Safety": 8}, SEED)
     assert Counter(m.pair.category for m in made) == {"Reasoning": 24, "Safety": 8}
     for m in made:
@@ -245,7 +245,7 @@ def test_a_task_gives_more_right_and_faulty_answers(data: dict[Split, list[Gener
             assert not any(verify(made.subset, prompt_of(made), text) for text in bad)
 
 
-def test_too_many_answers_are_an_error(data: dict[Split, list[GeneratedPair]]) -> None:
+def test_too_many_answers_are_an_error() -> None:
     task = Task("kind", "prompt", lambda draw: "a", lambda draw, right: None, lambda *_: "a")  # type: ignore[arg-type,return-value]
     with pytest.raises(InputError, match="kind has only 1 different answers, not 2"):
         answers(task, Draw("test", "key"), right=2, faulty=0)

@@ -64,7 +64,7 @@ def test_a_rank_ends_with_a_command_that_is_killed(tmp_path: Path) -> None:
     wait_for(lambda: is_dead(rank))
 
 
-def test_a_lifeline_leaves_nothing(tmp_path: Path) -> None:
+def test_a_lifeline_leaves_nothing() -> None:
     with lifeline() as line:
         (pipe,) = map(Path, line.values())
         assert pipe.is_fifo()

@@ -8,8 +8,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from filelock import FileLock
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from pipeline.experiments.matrix import benchmark_data, run_configs, train_and_score
@@ -18,7 +16,7 @@ from pipeline.experiments.status import status
 from pipeline.launch.lock import LOCK_FILE, only_one
 from pipeline.run.run_folder import INPUTS_FILE
 from pipeline.run.training import train
-from pipeline.settings.configuration import CONF
+from pipeline.settings.configuration import compose_config
 from rm.errors import InputError
 
 Words = list[str]
@@ -27,9 +25,7 @@ Words = list[str]
 def composed(folder: Path, cache: Path, *own: str) -> tuple[DictConfig, Words]:
     words = ["profile=smoke", f"cache_dir={cache}", f"runs_dir={folder}/runs", "seeds=[0]"]
     words += [f"results_dir={folder}/results", *(own or ("data.train_pairs=16",))]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("reproduce", words), words
+    return compose_config("reproduce", words), words
 
 
 def do(cfg: DictConfig, words: Words, count: int) -> list[Run]:

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from analysis import figure11
 from pipeline.experiments import measure
@@ -26,13 +24,7 @@ pytestmark = pytest.mark.slow
 def run(folder: Path, cache: Path, *own: str) -> Path:
     words = ["profile=smoke", f"cache_dir={cache}", f"runs_dir={folder}/runs", "seeds=[0]"]
     words += [f"results_dir={folder}/results", "data.train_pairs=16", *own]
-    return sweep(composed(words), words)
-
-
-def composed(words: list[str]) -> DictConfig:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("sweep", words)
+    return sweep(compose_config("sweep", words), words)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +118,7 @@ def test_the_value_that_the_configuration_has_is_the_matrix_s_own_run(
 ) -> None:
     words = ["profile=smoke", f"cache_dir={cache}", f"runs_dir={tmp_path}/runs"]
     words += ["data.train_pairs=16"]
-    one = train_config(composed(words), words, "normbt", 0, "train")
+    one = train_config(compose_config("sweep", words), words, "normbt", 0, "train")
     train(one)
     weights = Path(one.run_dir) / "checkpoint/model.safetensors"
     written = weights.read_bytes()
@@ -139,7 +131,9 @@ def test_the_value_that_the_configuration_has_is_the_matrix_s_own_run(
 
 def test_a_run_of_other_settings_stays_where_reproduce_made_it(tmp_path: Path, cache: Path) -> None:
     words = ["profile=smoke", f"cache_dir={cache}", f"runs_dir={tmp_path}/runs"]
-    one = train_config(composed(words), [*words, "data.train_pairs=16"], "normbt", 0, "train")
+    one = train_config(
+        compose_config("sweep", words), [*words, "data.train_pairs=16"], "normbt", 0, "train"
+    )
     train(one)
     run(tmp_path, cache, "sweep=beta", "sweep.values=[0.9]", "data.train_pairs=24")
     assert (Path(one.run_dir) / "checkpoint/model.safetensors").is_file()
@@ -180,7 +174,7 @@ def test_what_cannot_be_swept_is_said_before_anything_is_trained(
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "sweep").glob("*.yaml")))
 def test_every_sweep_composes_for_every_method_and_value(name: str) -> None:
-    cfg = composed([f"sweep={name}"])
+    cfg = compose_config("sweep", [f"sweep={name}"])
     assert cfg.sweep.parameter == name
     for method in cfg.sweep.methods:
         for value in cfg.sweep["values"]:

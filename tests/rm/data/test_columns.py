@@ -15,15 +15,8 @@ from rm.data.preferences import PreferencePair, load_preferences, parse_row
 from rm.data.schemas import read_prompt
 from rm.data.sources import DropRow
 from rm.errors import InputError
-
-
-def user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-def bot(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
-
+from tests.messages import assistant as bot
+from tests.messages import user
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 TALK = [SYSTEM, user("Hi"), bot("Hello"), user("2+2?")]

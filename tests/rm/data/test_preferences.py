@@ -31,15 +31,8 @@ from rm.data.preferences import (
 from rm.data.schemas import SCHEMAS, detect_schema
 from rm.data.sources import DropRow, Reason, splits_of
 from rm.errors import InputError
-
-
-def user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-def bot(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
-
+from tests.messages import assistant as bot
+from tests.messages import user
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 PLAIN = {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
@@ -375,12 +368,6 @@ def test_limit_samples_uniformly(write: Callable[..., Path]) -> None:
 def test_limit_must_be_positive(write: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="limit is 0"):
         load_preferences(write([PLAIN]), limit=0)
-
-
-def test_progress_is_told_every_ten_thousand_rows(write: Callable[..., Path]) -> None:
-    told: list[int] = []
-    load_preferences(write([PLAIN] * 20_001), progress=told.append)
-    assert told == [10_000, 20_000]
 
 
 # --- Files, folders, the Hub ---------------------------------------------------------------------

@@ -91,9 +91,7 @@ def test_tiny_backbones_are_reproducible(
     assert {path.name for path in tmp_path.iterdir()} == {again.name, f".{again.name}.lock"}
 
 
-def test_a_backbone_of_other_settings_under_the_same_name_is_refused(
-    backbones: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_backbone_of_other_settings_under_the_same_name_is_refused(tmp_path: Path) -> None:
     tiny = {"architecture": "llama", "hidden": 8, "layers": 1, "heads": 1, "vocabulary": 300}
     prepare_backbone(BackboneSettings("t", "none", tiny={**tiny, "seed": 0}), tmp_path, build_tiny)
     with pytest.raises(InputError, match="made from other settings"):
