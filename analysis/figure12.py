@@ -45,7 +45,9 @@ def draw(frame: pd.DataFrame, note: str = "", crossed: bool = False) -> Figure:
     cells = [cell for cell in COLUMNS if cell in set(rows["cell"])]
     heights = [0.3 + len(cells) * (0.12 + 0.1 * len(main)), 0.3 + 0.17 * len(apart)]
     heights = heights if apart else heights[:1]
-    parts = [*rows.groupby(GROUP, sort=True)]
+    by_place = dict([*rows.groupby(GROUP)])
+    places = frame[GROUP].drop_duplicates().itertuples(index=False, name=None)
+    parts = [(place, by_place[place]) for place in places if place in by_place]
     figure = style.new_figure(height=1.1 + sum(heights))
     grid = figure.subplots(
         len(heights), len(parts), squeeze=False, sharex=True, sharey="row", height_ratios=heights
@@ -157,13 +159,9 @@ def verdict(rows: pd.DataFrame) -> str:
     ours = rows[(rows["method"] == "normbt") & rows["cell"].isin(LOOKS)]
     if ours.empty:
         return "Each method minus its base loss, by section"
-    places = ours.groupby(GROUP, sort=True).ngroups
-    if places > 1:
-        of = ours[ours["cell"] == "reasoning"].sort_values(GROUP)
-        told = [name for name in reversed(GROUP) if of[name].nunique() > 1]
-        names = of[told].agg(", ".join, axis=1)
-        words = [f"{signed(gain)} ({name})" for gain, name in zip(of["gain"], names, strict=True)]
-        return f"NormBT − BT on Reasoning: {', '.join(words)}"
+    if ours.groupby(GROUP).ngroups > 1:
+        gains = ours.loc[ours["cell"] == "reasoning", "gain"]
+        return f"NormBT − BT on Reasoning: {signed(gains.min())} to {signed(gains.max())} points"
     words = [f"{COLUMNS[row['cell']]} {with_interval(row)}" for _, row in ours.iterrows()]
     return f"NormBT − BT: {', '.join(words)} points"
 

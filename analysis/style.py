@@ -220,7 +220,7 @@ def plural(count: int, noun: str) -> str:
 def plural_range(counts: Sequence[int], noun: str) -> str:
     """Return "3 seeds" where all counts are one, "2 to 3 seeds" where they differ."""
     least, most = min(counts), max(counts)
-    return plural(most, noun) if least == most else f"{least} to {plural(most, noun)}"
+    return plural(most, noun) if least == most else f"{least:,} to {plural(most, noun)}"
 
 
 def short(value: float, digits: int = 3) -> str:

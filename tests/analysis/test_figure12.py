@@ -1,5 +1,6 @@
 """Figure 12 from hand-made outcomes."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -93,10 +94,18 @@ def test_generated_and_real_stand_side_by_side(frame: pd.DataFrame) -> None:
         "made · real"
     )
     assert drawn(left).keys() == drawn(right).keys()
-    assert figure.get_suptitle() == "NormBT − BT on Reasoning: +50.0 (generated), +50.0 (real)"
-    larger = pd.concat([frame, frame.assign(backbone="large")])
-    title = figure12.draw(larger).get_suptitle()
-    assert title == "NormBT − BT on Reasoning: +50.0 (large), +50.0 (tiny)"
+    assert figure.get_suptitle() == "NormBT − BT on Reasoning: +50.0 to +50.0 points"
+
+
+def test_panels_are_in_the_order_of_the_rows_and_the_title_gives_the_range(
+    frame: pd.DataFrame,
+) -> None:
+    weaker = frame.assign(backbone="a", correct=frame["correct"] * (frame["seed"] < 1))
+    figure = figure12.draw(pd.concat([frame, weaker]))
+    names = [axes.get_title().split(" · ")[0] for axes in figure.axes]
+    assert names == ["tiny", "a"]
+    low, high = re.findall(r"[+−][\d.]+", figure.get_suptitle())
+    assert high == "+50.0" and low != high
 
 
 def test_the_title_states_normbts_gain_with_its_interval(frame: pd.DataFrame) -> None:
