@@ -60,7 +60,8 @@ def draw(frame: pd.DataFrame, note: str = "", crossed: bool = False) -> Figure:
         if apart:
             by_method(axes, part, apart)
         axes.set_xlabel("difference (percentage points)")
-    words = caption(table, crossed, marks=bool(apart)) + table1.rows_note(frame)
+    notes = [table1.rows_note(part) for _, part in frame.groupby("benchmark", sort=False)]
+    words = caption(table, crossed, marks=bool(apart)) + "".join(notes)
     style.add_text(figure, verdict(rows), words, note, legend=grid[:, 0])
     return figure
 

@@ -95,6 +95,11 @@ def test_generated_and_real_stand_side_by_side(frame: pd.DataFrame) -> None:
     )
     assert drawn(left).keys() == drawn(right).keys()
     assert figure.get_suptitle() == "NormBT − BT on Reasoning: +50.0 to +50.0 points"
+    cut = both.assign(truncated=(both["benchmark"] == "real") & (both["section"] == "Chat"))
+    number = cut.loc[cut["benchmark"] == "real", "pair_id"].nunique()
+    assert f" of {number} test pairs are truncated (Chat 100%)." in str(
+        figure12.draw(cut).get_label()
+    )
 
 
 def test_panels_are_in_the_order_of_the_rows_and_the_title_gives_the_range(
