@@ -14,8 +14,6 @@ have changed is out of date and is rerun. An interrupted run resumes from its la
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
 from pipeline.settings import configuration
@@ -26,13 +24,13 @@ def main(cfg: DictConfig) -> None:
     """Run the pipeline; print Table 1, the verdicts and where everything is."""
     with configuration.quick_imports():
         from pipeline.experiments.closing import closing_lines
-        from pipeline.experiments.reproduce import reproduce
+        from pipeline.experiments.reproduce import committed_folder, reproduce
 
     results = reproduce(cfg, configuration.words())
     if cfg.until == "rates":
         print(f"learning rates: {results / 'data' / 'grid.csv'}")
         return
-    for line in closing_lines(results, Path("results") / cfg.profile.name):
+    for line in closing_lines(results, committed_folder(cfg)):
         print(line)
 
 

@@ -58,6 +58,12 @@ from rm.model.checkpoints import keeps_head, new_reward_model, save_reward_model
 from rm.model.precision import DTYPES
 from rm.provenance import environment
 
+TIMED_BY = (
+    *("model.name", "data.kind", "training.part", "training.top_layers", "training.epochs"),
+    *("training.reuse_trunk", "training.share_prefix", "training.max_length"),
+)
+"""Settings that the training time per pair depends on most."""
+
 
 def reproduce(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     """Run the missing parts of the pipeline; return the results folder.
@@ -134,10 +140,6 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Pat
     return results
 
 
-LIKE = ("part", "top_layers", "epochs", "reuse_trunk", "share_prefix", "max_length")
-"""Training settings that the time per pair depends on most."""
-
-
 def outline(cfg: DictConfig) -> list[str]:
     """What a call will run, roughly how long it takes, and where the log is."""
     number, seeds = len(cfg.methods) * len(cfg.seeds), plural(len(cfg.seeds), "seed")
@@ -168,11 +170,9 @@ def seconds_per_pair(cfg: DictConfig) -> float | None:
     if not path.is_file() or "train_pairs" not in cfg.data:
         return None
     runs = read_json(path)["runs"]
-    keys = ("model.name", "data.kind", *(f"training.{key}" for key in LIKE))
-    for run in runs:
-        made = OmegaConf.create(run["config"])
-        if any(OmegaConf.select(made, key) != OmegaConf.select(cfg, key) for key in keys):
-            return None
+    made = OmegaConf.create(runs[0]["config"])  # the others have the same model and data
+    if any(OmegaConf.select(made, key) != OmegaConf.select(cfg, key) for key in TIMED_BY):
+        return None
     return statistics.median(run["seconds"] / run["config"]["data"]["train_pairs"] for run in runs)
 
 

@@ -32,6 +32,12 @@ def test_bt_is_minus_log_sigmoid() -> None:
     assert torch.allclose(losses.bt(DIFFERENCES), -log_sigmoid(DIFFERENCES), rtol=1e-12)
 
 
+def test_bt_at_zero_is_log_two() -> None:
+    assert losses.bt(torch.zeros(1, dtype=torch.float64)).item() == pytest.approx(
+        0.6931471805599453, rel=1e-15
+    )
+
+
 def test_bt_margin_shifts_the_difference() -> None:
     expected = -log_sigmoid(DIFFERENCES - MARGINS)
     assert torch.allclose(losses.bt_margin(DIFFERENCES, MARGINS), expected, rtol=1e-12)
