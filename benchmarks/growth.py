@@ -7,7 +7,9 @@ pairs   Scoring generated pairs with a tiny random Llama, so that our own code d
         the largest size (1: linear). `memory_mb`: peak memory minus the peak before scoring. Values
         are medians over rounds.
 length  One full training step of SmolLM2-135M on 4 pairs of random tokens, half of each shared.
-        `time_a_token`: time per token divided by that of the shortest length.
+        `time_a_token`: time per token divided by that of the shortest length. `attention_share`:
+        the attention kernel's share of the step's CPU time (torch.profiler). `kernel_s`: seconds
+        of the plain causal kernel in all layers on the unshared rows, forward and backward.
 
 Writes results/benchmarks/growth.csv.
 """
@@ -19,6 +21,7 @@ import json
 import os
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,9 +29,21 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch.nn import functional
 from tqdm import tqdm
+from transformers import AutoConfig
 
-from benchmarks.common import RESULTS, interleave, machine, timed, write
+from benchmarks.common import (
+    DTYPE,
+    RESULTS,
+    Way,
+    backbone,
+    interleave,
+    machine,
+    profiled,
+    timed,
+    write,
+)
 from benchmarks.prefix import synthetic
 from benchmarks.training import Task, our_step
 from eval.scoring import Scorer
@@ -97,11 +112,38 @@ def by_length(lengths: list[int], rounds: int) -> pd.DataFrame:
             ways[str(length)] = our_step(
                 task, share_prefix=True, weight=NormBT(0.9, 1e-6), micro_batch=4
             )
-        frame = interleave(ways, rounds, "length")
-    frame = frame.rename(columns={"way": "size"}).assign(what="length")
-    frame["tokens"] = frame["size"].map(tokens)
+        frame = interleave(ways, rounds, "length").rename(columns={"way": "size"})
+        frame["attention_share"] = [attention_share(ways[size]) for size in frame["size"]]
+    frame = frame.assign(what="length", tokens=frame["size"].map(tokens))
+    frame["kernel_s"] = [kernel_seconds(int(size), rows=8) for size in frame["size"]]
     each = frame.wall_s / frame.tokens
     return frame.assign(time_a_token=each / each.iloc[0], size=frame["size"].astype(int))
+
+
+def attention_share(step: Way) -> float:
+    """The attention kernels' share of a step's CPU time."""
+    table = profiled(step)
+    return float(table.share[table.operation.str.contains("scaled_dot_product")].sum())
+
+
+def kernel_seconds(length: int, rows: int) -> float:
+    """Seconds of PyTorch's causal attention, forward and backward, in all layers of SmolLM2.
+
+    `rows` rows of `length` tokens; the median of five calls, times the number of layers.
+    """
+    config = AutoConfig.from_pretrained(backbone())
+    heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    shape = (3, rows, heads, length, width)
+    states = torch.randn(shape, dtype=DTYPE, requires_grad=True)
+
+    def work() -> None:
+        query, key, value = states
+        attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        attended.sum().backward()
+
+    work()
+    seconds = statistics.median(timed(work)[0] for _ in range(5))
+    return config.num_hidden_layers * seconds
 
 
 def main() -> None:

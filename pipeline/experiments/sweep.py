@@ -18,9 +18,11 @@ from analysis.style import plural
 from analysis.table5 import SWEPT
 from eval.spreadsheet import csv_text, read_csv, write_parquet
 from pipeline.experiments.matrix import (
+    Rates,
     benchmark_data,
     benchmark_name,
     check_call,
+    choose_rates,
     for_others,
     label,
     run_facts,
@@ -42,6 +44,7 @@ RUN = [*SWEPT, "method", "seed"]
 """Columns that identify a run among those of all sweeps."""
 OF_A_LOSS = ("seed", "training.micro_batch", "training.micro_batch_tokens", "training.share_prefix")
 """Settings that depend on the method and the seed, and so differ within a sweep."""
+RATE = "training.learning_rate"
 DIGITS = ".6g"
 """Format of numbers in sweep.csv; two values are equal if they are written alike."""
 
@@ -54,16 +57,25 @@ def sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
 
 def _sweep(cfg: DictConfig, overrides: Sequence[str], shown: Screen) -> Path:
     check_call(cfg, overrides)
+    if cfg.grid and cfg.sweep.key == RATE:
+        raise InputError(f"a sweep of {RATE} chooses no learning rates: give grid=[]")
     noted = Path(cfg.results_dir) / "data" / "sweep.json"
     parts = read_json(noted) if noted.is_file() else {}
     check(cfg, parts, noted.parent)
     test = benchmark_data(cfg, Path(cfg.runs_dir))
-    plan = [
-        (value, method, seed, sweep_config(cfg, overrides, method, seed, value))
-        for value in cfg.sweep["values"]
-        for method in cfg.sweep.methods
-        for seed in cfg.seeds
-    ]
+
+    def planned(rates: Rates) -> list[tuple[float, str, int, DictConfig]]:
+        return [
+            (value, method, seed, sweep_config(cfg, overrides, method, seed, value, rates))
+            for value in cfg.sweep["values"]
+            for method in cfg.sweep.methods
+            for seed in cfg.seeds
+        ]
+
+    plan = planned({})  # raises what is wrong before anything is trained
+    if cfg.grid:  # rates are chosen at the configured value and kept at all others
+        asked = OmegaConf.create({**cfg, "methods": cfg.sweep.methods})
+        plan = planned(choose_rates(asked, overrides, shown))
     check_alike(cfg, plan[0][-1], parts, noted.parent)
     runs = [Run(method, seed, Path(one.run_dir)) for _, method, seed, one in plan]
     jobs = [
@@ -120,11 +132,12 @@ def check(cfg: DictConfig, parts: dict[str, Any], folder: Path) -> None:
 def check_alike(cfg: DictConfig, one: DictConfig, parts: dict[str, Any], folder: Path) -> None:
     """Raise InputError if a recorded run has other settings than `one`, a run of this sweep.
 
-    Seed, loss, the swept key and what a loss asks for (`train_config`) may differ.
+    Seed, loss, the swept key, what a loss asks for (`train_config`) and learning rates chosen from
+    a grid may differ.
     """
     asked: Any = OmegaConf.to_container(one, resolve=True)
     for part in parts.values():
-        swept = {part["sweep"]["key"], cfg.sweep.key}
+        swept = {part["sweep"]["key"], cfg.sweep.key, *([RATE] if cfg.grid else [])}
         ours = settings_beside(asked, swept)
         for noted in part["runs"]:
             unlike = differences(ours, settings_beside(noted["config"], swept))
@@ -151,16 +164,17 @@ def settings_beside(config: dict[str, Any], swept: set[str]) -> dict[str, Any]:
 
 
 def sweep_config(
-    cfg: DictConfig, overrides: Sequence[str], method: str, seed: int, value: float
+    cfg: DictConfig, overrides: Sequence[str], method: str, seed: int, value: float, rates: Rates
 ) -> DictConfig:
     """Compose one run of the sweep, in the value's own folder or in that of reproduce's run.
 
     The latter if the configuration has that value anyway, and no run of other settings lies there.
-    (Reproduce's runs with learning rates chosen on validation pairs lie elsewhere.)
 
     Raises InputError for a method whose loss has no such key.
     """
-    base = train_config(cfg, overrides, method, seed, "train")
+    own = rates.get(method, [])
+    overrides = [*overrides, *own]
+    base = train_config(cfg, overrides, method, seed, "-".join(["train", *own]))
     same = OmegaConf.select(base, cfg.sweep.key) == value
     if same and not stale_because(base, Path(base.run_dir)):
         return base

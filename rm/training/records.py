@@ -174,5 +174,7 @@ class MetricsFile(TrainerCallback):
 
 
 def _metrics_line(entry: Mapping[str, float]) -> str:
+    """One step as a line; floats keep six digits: what is computed in float32 has no more."""
     ordered = {"step": entry["step"], **dict(sorted(entry.items()))}
-    return json.dumps(ordered, allow_nan=False) + "\n"
+    six = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in ordered.items()}
+    return json.dumps(six, allow_nan=False) + "\n"

@@ -155,6 +155,8 @@ def test_a_run_of_other_settings_stays_where_reproduce_made_it(tmp_path: Path, c
         (["sweep=cap", "sweep.methods=[]"], r"sweep.methods=\[\]: give a list"),
         (["sweep=cap", "model=tiny-gemma"], "has sweeps of tiny-llama"),
         (["sweep=cap", "sweep.methods=[bt]"], "loss.weight.cap"),
+        (["sweep=cap", "sweep.methods=[bt]", "grid=[0.1]"], "loss.weight.cap"),
+        (["sweep=learning_rate", "grid=[0.1]"], r"chooses no learning rates: give grid=\[\]"),
         (["sweep=cap", "sweep.key=loss.weight.kap"], "unknown key loss.weight.kap"),
         (["sweep=cap", "loss=bt"], r"loss=bt: .* give methods="),
         (["sweep=cap", "seed=7"], r"seed=7: .* give seeds="),
@@ -169,7 +171,20 @@ def test_what_cannot_be_swept_is_said_before_anything_is_trained(
     noted.write_text(json.dumps({"beta": {"label": made, "sweep": {"key": "x"}, "runs": []}}))
     with pytest.raises(InputError, match=message):
         run(tmp_path, cache, *words)
-    assert not (tmp_path / "runs/sweep").exists() and not (tmp_path / "runs/train").exists()
+    assert not [*(tmp_path / "runs").rglob("metrics.jsonl")]
+
+
+def test_each_method_keeps_the_rate_that_it_chose_on_validation_pairs(
+    tmp_path: Path, cache: Path
+) -> None:
+    run(tmp_path, cache, "sweep=train_pairs", "sweep.values=[8,16]", "grid=[0.001,0.01]")
+    grid = pd.read_csv(tmp_path / "results/data/grid.csv")
+    chosen = grid[grid["chosen"]].groupby("method")["learning_rate"].first().to_dict()
+    noted = json.loads((tmp_path / "results/data/sweep.json").read_text())["train_pairs"]["runs"]
+    assert {one["method"]: one["config"]["training"]["learning_rate"] for one in noted} == chosen
+    assert {one["value"] for one in noted} == {8, 16} and set(chosen) == {"bt", "normbt"}
+    own = sorted({path.parent.name for path in tmp_path.glob("runs/train*/*")})
+    assert own == sorted({f"train-training.learning_rate={rate}" for rate in chosen.values()})
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "sweep").glob("*.yaml")))
@@ -178,7 +193,7 @@ def test_every_sweep_composes_for_every_method_and_value(name: str) -> None:
     assert cfg.sweep.parameter == name
     for method in cfg.sweep.methods:
         for value in cfg.sweep["values"]:
-            one = sweep_config(cfg, [], method, 0, value)
+            one = sweep_config(cfg, [], method, 0, value, {})
             assert OmegaConf.select(one, cfg.sweep.key) == value
 
 
