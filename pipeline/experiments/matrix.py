@@ -125,14 +125,15 @@ def run_configs(
 ) -> list[DictConfig]:
     """Configurations of all methods × seeds, with the learning rate that was chosen for each.
 
+    Seed by seed: a call that is cut off leaves all methods with the same seeds.
     Raises InputError for a word that only a single run takes.
     """
     check_call(cfg, overrides)
     return [
         train_config(cfg, [*overrides, *words], method, seed, "-".join(["train", *words]))
+        for seed in cfg.seeds
         for method in cfg.methods
         for words in [rates.get(method, [])]
-        for seed in cfg.seeds
     ]
 
 

@@ -109,8 +109,8 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Pat
     runs = [Run(c.loss.name, c.seed, Path(c.run_dir)) for c in configs]
     jobs = [
         Job(f"{run.method}, seed {run.seed}", train_and_score, (cfg, one, run, test))
-        for one, run in sorted(zip(configs, runs, strict=True), key=lambda both: both[1].seed)
-    ]  # seed by seed: a call that is cut off leaves all methods with the same seeds
+        for one, run in zip(configs, runs, strict=True)
+    ]
     do_all(cfg, screen, f"train and score {plural(len(runs), 'model')}", jobs, runs, configs)
     with screen.stage("measure gradients and distances"):
         measure_all(cfg, [untrained, *runs], test, results / "data")

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from pipeline.experiments.measure import Run
 from pipeline.launch.side_by_side import Job, run_all
 from pipeline.launch.terminal import Screen
-from pipeline.run.run_folder import steps_done
+from pipeline.run.run_folder import stale_because, steps_done
 from pipeline.run.training import prepare
 from rm.errors import InputError
 from rm.training.settings import step_count
@@ -31,6 +31,7 @@ def do_all(
 ) -> None:
     """Do the `jobs` that train and score `runs`, as many at a time as `workers_of` says.
 
+    jobs[i], runs[i] and configs[i] belong together.
     Jobs side by side are preceded by a stage that prepares what they share: backbone, tokens and
     frozen layers. If a job fails, the others are ended and its error is raised.
     """
@@ -42,12 +43,23 @@ def do_all(
             with screen.stage("prepare backbone, tokens and frozen layers"):
                 prepare(begun)  # with all cores
     with screen.stage(name, lambda: progress(runs, steps)):
-        if workers > 1:
-            run_all(jobs, workers, log_file(cfg))
-            return
-        for job in jobs:
+        here, beside = (jobs, []) if workers == 1 else split(jobs, runs, configs)
+        for job in here:
             print(job.name, flush=True)
             job.work(*job.arguments)
+        run_all(beside, workers, log_file(cfg))
+
+
+def split(
+    jobs: Sequence[Job], runs: Sequence[Run], configs: Sequence[DictConfig]
+) -> tuple[list[Job], list[Job]]:
+    """The jobs of finished runs, checked faster than a process starts, and the other jobs."""
+    here: list[Job] = []
+    beside: list[Job] = []
+    for job, run, one in zip(jobs, runs, configs, strict=True):
+        finished = is_scored(run) and not stale_because(one, run.folder)
+        (here if finished else beside).append(job)
+    return here, beside
 
 
 def workers_of(cfg: DictConfig) -> int:
@@ -90,8 +102,13 @@ def progress(runs: Sequence[Run], steps: Sequence[int | None]) -> tuple[float, s
     return sum(done) / len(done), f"run {place} of {len(runs)}" + (f", {names}" if names else "")
 
 
+def is_scored(run: Run) -> bool:
+    """Whether a run is trained and scored to its end."""
+    return (run.scores / "manifest.json").is_file()
+
+
 def _done(run: Run, most: int | None) -> float:
-    if (run.scores / "manifest.json").is_file():
+    if is_scored(run):
         return 1.0
     if is_trained(run.folder):
         return TRAINING_SHARE

@@ -12,7 +12,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -397,11 +397,16 @@ def write_pairs(pairs: Iterable[PreferencePair], path: str | Path) -> None:
 def _fields(pair: PreferencePair) -> dict[str, Any]:
     """Return the fields by name; empty histories are left out to keep older fingerprints valid."""
     histories = ("chosen_history", "rejected_history")
-    return {key: value for key, value in asdict(pair).items() if value or key not in histories}
+    return {key: value for key, value in _values(pair).items() if value or key not in histories}
+
+
+def _values(pair: PreferencePair) -> dict[str, Any]:
+    """Field → value, without the deep copies of `dataclasses.asdict`."""
+    return {field.name: getattr(pair, field.name) for field in fields(pair)}
 
 
 def _as_json(pair: PreferencePair) -> dict[str, Any]:
     histories = ("chosen_history", "rejected_history")
-    row = {key: value for key, value in asdict(pair).items() if key not in histories}
+    row = {key: value for key, value in _values(pair).items() if key not in histories}
     chosen, rejected = pair.sides
     return row | {"chosen": list(chosen), "rejected": list(rejected)}

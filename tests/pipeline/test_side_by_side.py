@@ -18,12 +18,17 @@ from pipeline.experiments import runs
 from pipeline.experiments.measure import Run
 from pipeline.launch.side_by_side import Job, run_all
 from pipeline.launch.terminal import Screen
+from pipeline.run import run_folder
 from pipeline.settings.configuration import CONF, compose_config
 from rm.errors import InputError, InterruptedRunError
 
 
 def write_threads(path: Path) -> None:
     path.write_text(str(torch.get_num_threads()))
+
+
+def write_process(path: Path) -> None:
+    path.write_text(str(os.getpid()))
 
 
 def refuse(message: str) -> None:
@@ -71,6 +76,27 @@ def test_what_runs_share_is_prepared_in_a_stage_of_its_own(
     assert prepared == ["new"]
     begins = [line.removesuffix(" …") for line in stream.getvalue().splitlines() if "…" in line]
     assert begins == ["prepare backbone, tokens and frozen layers", "train"]
+
+
+def test_a_finished_run_is_checked_in_this_process_and_a_stale_one_is_not(tmp_path: Path) -> None:
+    """A process takes seconds to start, which a call that has nothing to do would pay per run."""
+    words = ["profile=smoke", f"runs_dir={tmp_path}", "workers=2"]
+    made = [Run("bt", number, tmp_path / name) for number, name in enumerate(("same", "other"))]
+    configs = []
+    for run, pairs in zip(made, (16, 24), strict=True):
+        one = compose_config("train", ["profile=smoke", f"run_dir={run.folder}"])
+        one.data.train_pairs = 16
+        run_folder.claim_run_dir(one, run.folder)
+        (run.folder / "manifest.json").write_text("{}")
+        run.scores.mkdir()
+        (run.scores / "manifest.json").write_text("{}")
+        configs.append(compose_config("train", [*words[:1], f"run_dir={run.folder}"]))
+        configs[-1].data.train_pairs = pairs
+    jobs = [Job(run.folder.name, write_process, (tmp_path / str(run.seed),)) for run in made]
+    cfg = compose_config("reproduce", words)
+    runs.do_all(cfg, Screen(io.StringIO(), live=False), "train", jobs, made, configs)
+    here = [(tmp_path / str(run.seed)).read_text() == str(os.getpid()) for run in made]
+    assert here == [True, False]
 
 
 def test_an_error_ends_the_other_jobs_and_is_raised_as_it_is(tmp_path: Path) -> None:
