@@ -93,13 +93,15 @@ def is_trained(folder: Path) -> bool:
 
 
 def progress(runs: Sequence[Run], steps: Sequence[int | None]) -> tuple[float, str]:
-    """How much of the runs is done, 0 to 1, and which are at work: "run 3 of 6, normbt seed 1"."""
+    """Share of the runs' steps that is done, and what is at work: "run 3 of 6, bt seed 1"."""
     done = [_done(run, most) for run, most in zip(runs, steps, strict=True)]
     working = [run for run, share in zip(runs, done, strict=True) if 0 < share < 1]
     finished = sum(share == 1 for share in done)
     names = ", ".join(f"{run.method} seed {run.seed}" for run in working)
     place = min(finished + max(len(working), 1), len(runs))
-    return sum(done) / len(done), f"run {place} of {len(runs)}" + (f", {names}" if names else "")
+    sizes = [most or 1 for most in steps]
+    total = sum(size * share for size, share in zip(sizes, done, strict=True)) / sum(sizes)
+    return total, f"run {place} of {len(runs)}" + (f", {names}" if names else "")
 
 
 def is_scored(run: Run) -> bool:

@@ -78,6 +78,15 @@ def test_what_runs_share_is_prepared_in_a_stage_of_its_own(
     assert begins == ["prepare backbone, tokens and frozen layers", "train"]
 
 
+def test_a_run_counts_by_its_steps(tmp_path: Path) -> None:
+    """Else a sweep over numbers of pairs would tell the time left from its short runs alone."""
+    made = [Run("bt", number, tmp_path / str(number)) for number in range(2)]
+    made[0].scores.mkdir(parents=True)
+    (made[0].scores / "manifest.json").write_text("{}")
+    assert runs.progress(made, [10, 30]) == (0.25, "run 2 of 2")
+    assert runs.progress(made, [None, None]) == (0.5, "run 2 of 2")
+
+
 def test_a_finished_run_is_checked_in_this_process_and_a_stale_one_is_not(tmp_path: Path) -> None:
     """A process takes seconds to start, which a call that has nothing to do would pay per run."""
     words = ["profile=smoke", f"runs_dir={tmp_path}", "workers=2"]
