@@ -16,6 +16,8 @@ from rm.objective.objective import Objective
 
 PARTS = ("pair_loss", "weight", "distance", "difference", "regularizer", "text", "deal")
 """Keys that name a function or a class."""
+FOR_TABLES = ("label", "base", "role")
+"""Keys that eval/methods.py reads."""
 SAID_BY_PARTS = ("whole_batch", "needs_margin")
 """Keys that loss files used to have."""
 
@@ -31,21 +33,14 @@ def objective_of(loss: DictConfig) -> Objective:
     absent = [part for part in ("pair_loss", "weight") if part not in made]
     if absent:
         raise InputError(f"loss={loss.name} has no {absent[0]}: conf/loss/bt.yaml shows one")
-    known = described(loss.name)
-    return Objective(
-        **made,
-        name=loss.name,
-        head=loss.get("head", "linear"),
-        label=known.label,
-        base=known.base,
-        role=known.role,
-    )
+    described(loss.name)  # raises before training what tables would raise after it
+    return Objective(**made, name=loss.name, head=loss.get("head", "linear"))
 
 
 def _check_keys(loss: DictConfig) -> None:
     if not isinstance(loss.name, str):
         raise InputError(f"loss.name={loss.name}: give a text")
-    valid = [field.name for field in fields(Objective)]
+    valid = [*(field.name for field in fields(Objective)), *FOR_TABLES]
     unknown = [str(key) for key in loss if key not in valid]
     if unknown:
         own = "the parts say so themselves (docs/extending.md): delete it"

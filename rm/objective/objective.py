@@ -45,8 +45,7 @@ class Objective:
     `distance`: the weight is computed from it; by default ‖h_w − h_l‖. `difference`: replaces d in
     the pair loss; the weight still gets the prediction error of d. `regularizer`: a penalty on the
     rewards. `text`: GRM's text term. `deal`: redistributes a batch's weights by category. `head`:
-    the kind of score head. `name`, `label`, `base` (the method that tables compare it with) and
-    `role` are for tables.
+    the kind of score head. `name` is for messages and records.
     """
 
     pair_loss: PairLoss
@@ -58,9 +57,6 @@ class Objective:
     deal: Deal | None = None
     head: str = "linear"
     name: str = ""
-    label: str = ""
-    base: str | None = None
-    role: str = ""
 
     def __post_init__(self) -> None:
         """Try every part on two pairs.

@@ -12,6 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from eval.methods import described
 from pipeline.run.run_folder import comparable, differences
 from pipeline.settings import configuration
 from pipeline.settings.checks import check
@@ -60,8 +61,8 @@ def test_what_every_loss_needs_of_a_run_follows_from_its_parts() -> None:
     assert {name for name, one in found.items() if one.every_token} == {"grm", "normbt_mean_pooled"}
     heads = {name: one.head for name, one in found.items() if one.head != "linear"}
     assert heads == {"layer_norm": "layer_norm", "mlp": "mlp", "normbt_mlp": "mlp"}
-    assert found["normbt_margin_out"].label == "NormBT + margin out"
-    assert (found["normbt_mlp"].base, found["normbt_mlp"].role) == ("mlp", "form")
+    assert described("normbt_margin_out").label == "NormBT + margin out"
+    assert (described("normbt_mlp").base, described("normbt_mlp").role) == ("mlp", "form")
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -146,7 +147,8 @@ def test_a_users_loss_is_not_called_by_the_label_that_it_inherits(
     own_loss: Callable[[str], None],
 ) -> None:
     own_loss(OWN)
-    found = made("loss=mine")
+    assert made("loss=mine").name == "mine"
+    found = described("mine")
     assert (found.name, found.label, found.base, found.role) == ("mine", "mine", "bt", "rival")
 
 
