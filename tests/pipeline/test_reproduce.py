@@ -80,7 +80,7 @@ def test_table_is_the_mean_of_the_runs_summaries(done: Path) -> None:
 def test_manifest_names_every_run_with_its_data_and_code(done: Path) -> None:
     manifest = json.loads((done / "results/manifest.json").read_text())
     assert [(run["method"], run["seed"]) for run in manifest["runs"]] == [
-        (method, seed) for method in ("bt", "normbt") for seed in (0, 1, 2)
+        (method, seed) for seed in (0, 1, 2) for method in ("bt", "normbt")
     ]
     drawn = {(run["seed"], run["data_fingerprint"]) for run in manifest["runs"]}
     assert len(drawn) == len({data for _, data in drawn}) == 3  # every seed draws its own pairs
