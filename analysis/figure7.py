@@ -45,7 +45,7 @@ def collect(data: Path) -> pd.DataFrame:
     Columns: method, seed, step (optimiser steps) and, of the following, those that the file has:
     accuracy (fraction of the batch, here turned into percent), gradient_norm (of the whole batch,
     before clipping), distance_q10, distance_q50, distance_q90, weight_q10, weight_q50, weight_q90
-    (quantiles within the batch; a weight is NaN without NormBT).
+    (quantiles within the batch; weights are 1 without NormBT).
 
     Raises InputError: the file is missing, empty, repeats a step, or has none of the methods or
     none of the columns to show.
@@ -101,7 +101,7 @@ def draw(frame: pd.DataFrame, note: str = "") -> Figure:
     """
     require(frame, KEYS, "figure 7's data")
     if not shown_columns(frame):
-        raise AbsentError("figure 7's data has nothing to show: no loss, accuracy, … in any row")
+        raise AbsentError("figure 7's data has nothing to show: no accuracy, … in any row")
     table = bands(smooth(frame))
     methods = ordered(frame["method"], SHOWN)
     figure = style.new_figure(height=4.2)

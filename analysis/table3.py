@@ -15,7 +15,6 @@ TRAINING: Final = (
     "part", "top_layers", "learning_rate", "epochs", "global_batch", "max_length", "schedule",
     "optimizer", "weight_decay", "clip_norm", "compute_dtype",
 )  # fmt: skip
-HEADERS: Final = {"cpus": "CPUs", "compute_dtype": "Compute dtype", "kib": "KiB"}
 
 
 def collect(results: Path) -> pd.DataFrame:
@@ -58,4 +57,4 @@ def exact(value: Any) -> Any:
 
 def write(results: Path, folder: Path, note: str = "") -> list[Path]:
     """Write table3 into `folder` and return its paths. Raises InputError: as `collect`."""
-    return [*write_table(collect(results), folder / "table3", CAPTION, note, HEADERS)]
+    return [*write_table(collect(results), folder / "table3", CAPTION, note)]

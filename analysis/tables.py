@@ -39,7 +39,7 @@ MARK: Final = "†"
 """What marks an estimate whose adjusted p-value is below 0.05."""
 LABELS: Final = {"method": method_label, "minus": method_label}
 """Columns whose words readers see by other names, and how each is made."""
-HEADERS: Final = {"chat_hard": "Chat Hard", "normbt": "NormBT", "bt": "BT", "kl": "KL"}
+HEADERS: Final = {"chat_hard": "Chat Hard"}
 LATEX: Final = {
     "\\": r"\textbackslash{}",
     "&": r"\&",

@@ -109,7 +109,7 @@ class Scorer:
         todo = [batch for batch in plan if any(row_fingerprint(row) not in found for row in batch)]
         if not todo:
             return found
-        trunk = self._trunk(rows)
+        trunk = self.prepare_trunk(rows)
         with settled(), self._store() as keep, self._progress(plan, todo) as bar:
             for batch in todo:
                 values = self._forward(batch, trunk, hidden)
@@ -126,10 +126,6 @@ class Scorer:
             return sorted(batches, key=lambda batch: max(map(len, batch)), reverse=True)
         unique = sorted(set(rows), key=lambda row: (len(row), row))
         return list(batches_by_tokens(unique, self.batch_tokens))[::-1]
-
-    def prepare_trunk(self, rows: Sequence[Row]) -> None:
-        """Compute the frozen trunk's states of `rows`, if there is a trunk, before ranks start."""
-        self._trunk(rows)
 
     def _known(self, hidden: bool) -> Found:
         if self.partial is None:
@@ -170,7 +166,8 @@ class Scorer:
         columns = [output.rewards[:, None], *([output.hidden] if hidden else [])]
         return torch.cat(columns, dim=1).cpu().numpy()
 
-    def _trunk(self, rows: Sequence[Row]) -> TrunkCache | None:
+    def prepare_trunk(self, rows: Sequence[Row]) -> TrunkCache | None:
+        """Compute the frozen trunk's states of `rows`, if there is a trunk and they are missing."""
         if not self.trunk_layers:
             return None
         return open_cache(

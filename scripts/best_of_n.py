@@ -10,7 +10,7 @@ data, code checks them, and the trained checkpoints of the matrix pick.
 Other engines: a language model answers, the gold relabels training pairs, and proxies (methods ×
 seeds) are trained on those pairs.
 
-Output: results/<profile>/data/best_of_n.csv, Figure 5 and three tables.
+Output: results_dir/data/best_of_n.csv, Figure 5 and three tables.
 Resume: each stage keeps its output in runs/<profile> under a name made of all that it depends on,
 and is skipped if that is there. Sampling resumes after the last prompt written, training from its
 last checkpoint.

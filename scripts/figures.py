@@ -2,7 +2,7 @@
 
 python -m scripts.figures profile=cpu
 
-Output: results/<profile>/figures and tables, and one line per figure or table: drawn, or why not.
+Output: results_dir/figures and tables, and one line per figure or table: drawn, or why not.
 Nothing is trained or measured.
 """
 

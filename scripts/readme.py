@@ -5,9 +5,12 @@ python -m scripts.readme
 
 from __future__ import annotations
 
+import argparse
+
 
 def main() -> None:
     """Rewrite README.md and draw its figure."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     from analysis.style import write_figure
     from pipeline.experiments.readme import FIGURE, ROOT, answers, overview, updated
     from rm.files import atomic_write_text

@@ -2,7 +2,7 @@
 
 python -m scripts.report profile=cpu
 
-Output: results/<profile>/report.html, from what scripts.figures has drawn in results/<profile>.
+Output: results_dir/report.html, from what scripts.figures has drawn there.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ python -m scripts.sweep -m profile=cpu 'sweep=glob(*)'    # all of them
 
 Trains and scores every value × method × seed of conf/sweep/<name>.yaml, as scripts.reproduce does.
 
-Output, in results/<profile>/data: sweep.csv (method, parameter, value, seed, section, accuracy as a
+Output, in results_dir/data: sweep.csv (method, parameter, value, seed, section, accuracy as a
 fraction), sweep_scores.parquet (one row per run and pair) and sweep.json (the runs of each
 parameter; settings and environment of the newest call). Rows of other runs stay, so a sweep can be
 done value by value and seed by seed.

@@ -17,8 +17,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from eval.benchmarks import BENCHMARKS
-from eval.scoring import score_pairs
+from eval.benchmarks import BENCHMARKS, benchmark_of
 from eval.spreadsheet import csv_text, read_csv
 from pipeline.experiments.measure import Run
 from pipeline.experiments.runs import do_all
@@ -335,9 +334,7 @@ def grid_file(cfg: DictConfig) -> Path:
 
 def check_benchmark(cfg: DictConfig) -> None:
     """Raise InputError for an unknown benchmark, or one that does not fit figures or data."""
-    if cfg.benchmark not in BENCHMARKS:
-        raise InputError(f"benchmark={cfg.benchmark}: choose {', '.join(BENCHMARKS)}")
-    if BENCHMARKS[cfg.benchmark].score is not score_pairs:
+    if not benchmark_of(cfg.benchmark).in_pairs:
         raise InputError(
             f"benchmark={cfg.benchmark} has several responses per prompt, and the figures are "
             "about pairs: choose rewardbench, judgebench, pairs or generated"

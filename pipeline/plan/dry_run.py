@@ -416,7 +416,8 @@ def model_access(model: DictConfig) -> str:
     except InputError as error:
         if model.wheel is None:
             raise
-        raise NotChecked(f"{error}; the package {model.wheel.package} would be taken") from error
+        names = model.wheel.get("packages") or [model.wheel.package]
+        raise NotChecked(f"{error}; {' and '.join(names)} would be taken from PyPI") from error
 
 
 def access(repo: str, kind: str, local: str, licence: str | None = None) -> str:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from eval.best_of_n.settings import BonSettings
 from pipeline.experiments.best_of_n_proxies import outline, policy_model, proxy_words
-from pipeline.experiments.matrix import GRID_SEEDS, kept_words
+from pipeline.experiments.matrix import GRID_SEEDS
 from pipeline.plan.architecture import (
     architecture_of,
     architecture_of_checkpoint,
@@ -190,7 +190,7 @@ def samples(bon: BonSettings) -> int:
 
 def bon_config(words: Sequence[str], own: Sequence[str]) -> DictConfig:
     """Compose one training run of Best-of-N: the command line's words, then its own."""
-    return outline(proxy_words(kept_words(words)), own)
+    return outline(proxy_words(words), own)
 
 
 def sampling_stage(material: Material, bon: BonSettings) -> Stage:

@@ -27,10 +27,9 @@ from rm.model.backbones import folder_fingerprint
 NEUTRAL = (
     *("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment", "launch"),
     "training.attention",
-    *("loss.label", "loss.base", "loss.role"),  # words for tables; older runs have none
-    *("loss.whole_batch", "loss.needs_margin"),  # of older runs: the loss's parts say so now
+    *("loss.label", "loss.base", "loss.role"),  # words for tables
 )
-ADDED: dict[str, Any] = {"model.head": "auto", "data.ignore": [], "training.trunk_pool": False}
+ADDED: dict[str, Any] = {"data.ignore": []}
 """Settings that older runs lack → the value that behaves as before, which counts as equal."""
 MODEL_FILE = "reward_model.json"
 INPUTS_FILE = "inputs.json"
@@ -128,23 +127,14 @@ def comparable(cfg: Any) -> dict[str, Any]:
     }
 
 
-MOVED = {f"rm.{name}.": f"rm.objective.{name}." for name in ("losses", "weights", "distances")}
-"""Old name of a function → its name now. A run saved with the old name is not out of date."""
-
-
 def _flatten(content: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict):
             flat.update(_flatten(value, f"{prefix}{key}."))
         else:
-            flat[f"{prefix}{key}"] = _moved(value) if key == "_target_" else value
+            flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _moved(target: str) -> str:
-    old = next((name for name in MOVED if target.startswith(name)), None)
-    return target if old is None else target.replace(old, MOVED[old], 1)
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

@@ -95,7 +95,7 @@ def set_pad_token(tokenizer: PreTrainedTokenizerBase, classifier: PreTrainedMode
 
 
 def keeps_head(folder: Path, choice: str, kind: str) -> bool:
-    """Whether training starts from the score head in `folder` (pitfall 26).
+    """Whether training starts from the score head in `folder`.
 
     choice: model.head: "keep", "new", or "auto", which keeps the head of a reward model. kind: the
     head that the loss needs (`set_head`). Raises InputError for any other choice. Raises it too if
@@ -211,7 +211,7 @@ def _head_kind(config: PreTrainedConfig) -> str:
 
 
 def _check_labels(folder: Path, config: PreTrainedConfig, otherwise: str) -> None:
-    """Raise InputError unless configuration and score head both have one label (pitfall 28)."""
+    """Raise InputError unless configuration and score head both have one label."""
     shape = stored_shape(folder, "score.weight")
     rows = config.num_labels if shape is None else shape[0]
     if rows != 1:
@@ -228,7 +228,7 @@ def _check_labels(folder: Path, config: PreTrainedConfig, otherwise: str) -> Non
 
 
 def _check_tokens(tokenizer: PreTrainedTokenizerBase, model: RewardModel, folder: Path) -> None:
-    """Raise InputError if the tokenizer can give a token without an embedding (pitfall 27)."""
+    """Raise InputError if the tokenizer can give a token without an embedding."""
     rows = cast(nn.Embedding, model.classifier.get_input_embeddings()).num_embeddings
     names = {index: name for name, index in tokenizer.get_vocab().items()}
     beyond = [names[i] for i in sorted(names) if i >= rows and names[i] not in PLACEHOLDERS]
@@ -339,8 +339,8 @@ def save_reward_model(
     """Write a plain `AutoModelForSequenceClassification` folder, whole or not at all.
 
     The configuration says float32, whatever the dtype of the weights. So stock transformers
-    computes the head in float32 as we do, not in bfloat16 (pitfall 31). The configuration also says
-    regression, so pipelines give the reward itself and apply no sigmoid (pitfall 30).
+    computes the head in float32 as we do, not in bfloat16. The configuration also says
+    regression, so pipelines give the reward itself and apply no sigmoid.
     `state`: the wrapper's gathered state dict (ZeRO-3); default: the model's own.
     `extra`: further text files, name -> content (for example the pair weight's state).
     """

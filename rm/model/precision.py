@@ -19,7 +19,7 @@ def multiplies_bfloat16(device: str) -> bool:
 
     True for GPUs from Ampere on, x86 processors with AVX-512 BF16 or AMX, and Arm processors with
     BF16. Others emulate it: on an AVX2 processor a product took 7 times as long as in float32.
-    False if this build of torch cannot tell (on Apple silicon it has no mkldnn, pitfall 42).
+    False if this build of torch cannot tell (on Apple silicon it has no mkldnn).
     """
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -220,7 +220,7 @@ def miniature(
 def text_part(model: PreTrainedModel) -> PreTrainedModel:
     """The language part of a multimodal model, as a separate classifier.
 
-    Only this part is trained and saved, without the vision and audio towers (pitfall 29). It keeps
+    Only this part is trained and saved, without the vision and audio towers. It keeps
     the score head, or gets one that the caller must draw. A text-only model is returned unchanged.
     Raises InputError if transformers has no classifier for the language part.
     """

