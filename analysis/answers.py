@@ -10,7 +10,6 @@ import yaml
 
 from analysis import claims
 from analysis.claims import Judged, Measured
-from analysis.style import short
 from eval.verdicts import EQUIVALENT, NOT_TESTABLE
 
 FOLDERS: Final = {"generated": "cpu", "gemma": "gemma", "real": "real"}
@@ -48,6 +47,8 @@ def build(results: Path) -> pd.DataFrame:
 def cell(judged: Judged) -> str:
     """Return effect, interval, unit (but for points) and verdict.
 
+    Points have one decimal, other units two.
+
     "75.2 → 79.4: +4.2 [1.1, 7.3], supported"; an equivalence says within which margin.
     """
     measured = judged.measured
@@ -58,19 +59,27 @@ def cell(judged: Judged) -> str:
     sides = ""
     if measured.sides:
         sides = f"{measured.sides[0]:.1f} → {measured.sides[1]:.1f}: "
-    value = short(measured.estimate.value)
-    signed = f"+{value}" if judged.claim.unit == "points" and measured.estimate.value > 0 else value
-    unit = "" if judged.claim.unit == "points" else f"({judged.claim.unit})"
-    number = " ".join(filter(None, (f"{sides}{signed}", span(measured), unit)))
+    points = judged.claim.unit == "points"
+    places = 1 if points else 2
+    value = decimal(measured.estimate.value, places)
+    signed = f"+{value}" if points and measured.estimate.value > 0 else value
+    unit = "" if points else f"({judged.claim.unit})"
+    number = " ".join(filter(None, (f"{sides}{signed}", span(measured, places), unit)))
     margin = judged.claim.margins.equivalent
     within = f" (within ±{margin:g})" if judged.verdict == EQUIVALENT and margin else ""
     return f"{number}, {judged.verdict}{within}"
 
 
-def span(measured: Measured) -> str:
+def span(measured: Measured, places: int) -> str:
     """Return "[1.1, 7.3]"; "" where the interval is unknown."""
     low, high = measured.low, measured.high
-    return f"[{short(low)}, {short(high)}]" if np.isfinite([low, high]).all() else ""
+    known = np.isfinite([low, high]).all()
+    return f"[{decimal(low, places)}, {decimal(high, places)}]" if known else ""
+
+
+def decimal(value: float, places: int) -> str:
+    """Return a number with so many decimals and a minus sign of the length of a plus."""
+    return f"{value:.{places}f}".replace("-", "−")
 
 
 def interim(manifest: Mapping[str, Any], matrices: Path = MATRICES) -> str:

@@ -26,9 +26,12 @@ COLUMNS = {
 CAPTION = (
     "Each cell: both accuracies in percent where two methods are compared (base → method), the "
     "effect [95% interval] in percentage points unless another unit is named, and the verdict by "
-    "the thresholds of conf/claims.yaml. *Equivalent*: no effect as large as our smallest effect "
-    "of interest. The first {primary} rows are the primary claims, with Holm's correction. The "
-    "other rows are secondary and not corrected. –: not run or not reported."
+    "the thresholds of conf/claims.yaml. *Equivalent*: the 90% interval lies within our smallest "
+    "effect of interest. *Refuted*: the paper's effect is excluded; a smaller one may exist. "
+    "*Inconclusive*: no rule holds, as where the interval lies on the other side of zero. The "
+    "first {primary} rows are the primary claims: *supported* needs p < 0.05 after Holm's "
+    "correction over them, per backbone, while all intervals are uncorrected. The other rows are "
+    "secondary. Distances and updates: 24 pairs per section. –: not run or not reported."
 )
 LONGEST = 9
 """Most rows that README's table may have."""

@@ -27,11 +27,11 @@ def judged(
     [
         (
             judged(SUPPORTED, Measured(Student(4.25, 1, 1e9), "", sides=(75.25, 79.5))),
-            "75.2 → 79.5: +4.25 [2.29, 6.21], supported",
+            "75.2 → 79.5: +4.2 [2.3, 6.2], supported",
         ),
         (
             judged(INCONCLUSIVE, Measured(Student(-1, 1, 1e9), "")),
-            "−1.00 [−2.96, 0.960], inconclusive",
+            "−1.0 [−3.0, 1.0], inconclusive",
         ),
         (
             judged(SUPPORTED, Measured(Student(2, 0.1, 1e9), ""), unit="ratio"),
@@ -44,7 +44,7 @@ def judged(
         (judged(NOT_RUN, None), "–"),
         (
             judged(EQUIVALENT, Measured(Student(1, 1, 1e9), ""), margin=4),
-            "+1.00 [−0.960, 2.96], equivalent (within ±4)",
+            "+1.0 [−1.0, 3.0], equivalent (within ±4)",
         ),
     ],
 )
