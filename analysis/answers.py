@@ -47,8 +47,6 @@ def build(results: Path) -> pd.DataFrame:
 def cell(judged: Judged) -> str:
     """Return effect, interval, unit (but for points) and verdict.
 
-    Points have one decimal, other units two.
-
     "75.2 → 79.4: +4.2 [1.1, 7.3], supported"; an equivalence says within which margin.
     """
     measured = judged.measured
@@ -59,27 +57,26 @@ def cell(judged: Judged) -> str:
     sides = ""
     if measured.sides:
         sides = f"{measured.sides[0]:.1f} → {measured.sides[1]:.1f}: "
-    points = judged.claim.unit == "points"
-    places = 1 if points else 2
-    value = decimal(measured.estimate.value, places)
-    signed = f"+{value}" if points and measured.estimate.value > 0 else value
-    unit = "" if points else f"({judged.claim.unit})"
-    number = " ".join(filter(None, (f"{sides}{signed}", span(measured, places), unit)))
+    unit = judged.claim.unit
+    value = decimal(measured.estimate.value, unit)
+    signed = f"+{value}" if unit == "points" and measured.estimate.value > 0 else value
+    named = "" if unit == "points" else f"({unit})"
+    number = " ".join(filter(None, (f"{sides}{signed}", span(measured, unit), named)))
     margin = judged.claim.margins.equivalent
     within = f" (within ±{margin:g})" if judged.verdict == EQUIVALENT and margin else ""
     return f"{number}, {judged.verdict}{within}"
 
 
-def span(measured: Measured, places: int) -> str:
+def span(measured: Measured, unit: str) -> str:
     """Return "[1.1, 7.3]"; "" where the interval is unknown."""
     low, high = measured.low, measured.high
     known = np.isfinite([low, high]).all()
-    return f"[{decimal(low, places)}, {decimal(high, places)}]" if known else ""
+    return f"[{decimal(low, unit)}, {decimal(high, unit)}]" if known else ""
 
 
-def decimal(value: float, places: int) -> str:
-    """Return a number with so many decimals and a minus sign of the length of a plus."""
-    return f"{value:.{places}f}".replace("-", "−")
+def decimal(value: float, unit: str) -> str:
+    """Return a number with one decimal in points, with two in other units."""
+    return f"{value:.{1 if unit == 'points' else 2}f}".replace("-", "−")
 
 
 def interim(manifest: Mapping[str, Any], matrices: Path = MATRICES) -> str:

@@ -4,6 +4,7 @@ The rows of table 1's differences as a picture, generated and real pairs side by
 there. Of more than four methods, NormBT's other forms, rivals and controls stand apart, below.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -30,10 +31,16 @@ collect = table1.collect
 
 
 @style.styled
-def draw(frame: pd.DataFrame, note: str = "", crossed: bool = False) -> Figure:
+def draw(
+    frame: pd.DataFrame,
+    note: str = "",
+    crossed: bool = False,
+    names: Mapping[tuple[str, ...], str] | None = None,
+) -> Figure:
     """Return the figure: a column of panels per backbone, data set and benchmark.
 
     `frame` is what `collect` returns; `crossed`: intervals as `table1.differences` makes them.
+    `names`: (backbone, data, benchmark) → title of its panels, by default these three.
 
     Raises InputError: as `table1.differences`, and (AbsentError) no method stands beside its base.
     """
@@ -55,7 +62,8 @@ def draw(frame: pd.DataFrame, note: str = "", crossed: bool = False) -> Figure:
     for axes, (place, part) in zip(grid[0], parts, strict=True):
         by_section(axes, part, cells, main)
         if len(parts) > 1:
-            axes.set_title(wrap(" · ".join(map(str, place)), 100 // len(parts)), fontsize=7)
+            name = (names or {}).get(place, " · ".join(map(str, place)))
+            axes.set_title(wrap(name, 100 // len(parts)), fontsize=7)
     for axes, (_, part) in zip(grid[-1], parts, strict=True):
         if apart:
             by_method(axes, part, apart)
@@ -156,13 +164,13 @@ def finish(axes: Axes, names: list[str]) -> None:
 
 
 def verdict(rows: pd.DataFrame) -> str:
-    """Return NormBT − BT on Reasoning and on the average; of several places, on Reasoning."""
+    """Return NormBT − BT on Reasoning and on the average; of several places, how many gain."""
     ours = rows[(rows["method"] == "normbt") & rows["cell"].isin(LOOKS)]
     if ours.empty:
         return "Each method minus its base loss, by section"
     if ours.groupby(GROUP).ngroups > 1:
-        gains = ours.loc[ours["cell"] == "reasoning", "gain"]
-        return f"NormBT − BT on Reasoning: {signed(gains.min())} to {signed(gains.max())} points"
+        above = ours.loc[ours["cell"] == "reasoning", "gain" + LOW] > 0
+        return f"NormBT − BT, Reasoning: interval above zero in {above.sum()} of {len(above)} cases"
     words = [f"{COLUMNS[row['cell']]} {with_interval(row)}" for _, row in ours.iterrows()]
     return f"NormBT − BT: {', '.join(words)} points"
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import answers, claims, figure1
-from analysis.answers import span
+from analysis.answers import decimal, span
 from analysis.gallery import TABLES, Item, read_index, read_manifest
 from analysis.style import method_label, model_label, plural, section_label, short
 from analysis.tables import TEXTS, AbsentError, read_markdown
@@ -221,8 +221,8 @@ def claim_row(judged: claims.Judged) -> dict[str, Any]:
     measured, claim = judged.measured, judged.claim
     number = interval = basis = ""
     if measured is not None and np.isfinite(measured.estimate.value):
-        number = short(measured.estimate.value)
-        interval = span(measured)
+        number = decimal(measured.estimate.value, claim.unit)
+        interval = span(measured, claim.unit)
         basis = measured.basis
     return {
         **{name: getattr(claim, name) for name in ("id", "kind", "text", "where", "paper", "says")},

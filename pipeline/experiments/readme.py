@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis import figure12
 from analysis.answers import FOLDERS, build, interim
+from analysis.tables import GROUP
 from rm.errors import InputError
 from rm.files import read_json
 
@@ -71,9 +72,11 @@ def overview(results: Path) -> Figure:
 
     Raises InputError if existing data cannot be used.
     """
-    data = [results / name / "data" for name in FOLDERS.values()]
-    frames = [figure12.collect(folder) for folder in data if folder.is_dir()]
-    return figure12.draw(pd.concat(frames, ignore_index=True), crossed=True)
+    folders = {column: results / name / "data" for column, name in FOLDERS.items()}
+    found = {name: figure12.collect(data) for name, data in folders.items() if data.is_dir()}
+    names = {tuple(frame[GROUP].iloc[0]): COLUMNS[name] for name, frame in found.items()}
+    frame = pd.concat([*found.values()], ignore_index=True)
+    return figure12.draw(frame, crossed=True, names=names)
 
 
 def updated(text: str, content: str) -> str:
