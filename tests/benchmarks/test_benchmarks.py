@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import common, gpu, training
+from benchmarks import common, gpu, growth, training
 from generated.backbones import build_tiny
 from pipeline.settings.configuration import CONF
 from rm.model.backbones import BackboneSettings, prepare_backbone
@@ -75,3 +75,15 @@ def test_our_steps_run_two_row_and_shared(
     assert task.row_tokens == 4 * 2 * 256 and task.tree_tokens(4) == 4 * 384
     for share in (False, True):
         training.our_step(task, share_prefix=share, weight=NormBT(0.9, 1e-6), micro_batch=2)()
+
+
+def test_growth_with_length_names_the_share_of_attention(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (growth, training):
+        monkeypatch.setattr(module, "backbone", lambda: tiny)
+    monkeypatch.setattr(growth, "synthetic", partial(training.synthetic, vocabulary=200))
+    found = growth.by_length([16, 32], rounds=1)
+    assert found["size"].tolist() == [16, 32] and found.tokens.tolist() == [128, 256]
+    assert found.time_a_token.iloc[0] == 1 and found.attention_share.between(0, 1).all()
+    assert (found.attention_share > 0).all() and (found.kernel_s > 0).all()
