@@ -280,6 +280,8 @@ def collect(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> None:
         if run.method != UNTRAINED:
             lines = (run.folder / "metrics.jsonl").read_text().splitlines()
             steps = pd.DataFrame(map(json.loads, lines))
+            floats = steps.select_dtypes("float").columns
+            steps = steps.astype(dict.fromkeys(floats, "float32"))  # the lines have six digits
             metrics.append(steps.assign(method=run.method, seed=run.seed))
     write_parquet(pd.concat(scores), folder / "scores.parquet")
     write_parquet(pd.concat(metrics), folder / "metrics.parquet")

@@ -23,6 +23,7 @@ from pipeline.experiments.matrix import (
     benchmark_name,
     check_call,
     choose_rates,
+    command,
     for_others,
     label,
     run_facts,
@@ -85,7 +86,9 @@ def _sweep(cfg: DictConfig, overrides: Sequence[str], shown: Screen) -> Path:
     shown.line(f"{cfg.sweep.key} = {cfg.sweep['values']}, {label(cfg)}; log: {log_file(cfg)}")
     name = f"train and score {plural(len(runs), 'model')}"
     do_all(cfg, shown, name, jobs, runs, [one for *_, one in plan])
-    return write(cfg, [value for value, *_ in plan], runs)
+    table = write(cfg, [value for value, *_ in plan], runs)
+    write_manifest(cfg, overrides, Path(cfg.results_dir))
+    return table
 
 
 def train_one(cfg: DictConfig, one: DictConfig, run: Run, test: str) -> None:
@@ -108,6 +111,28 @@ def write(cfg: DictConfig, values: Sequence[float], runs: Sequence[Run]) -> Path
     merge(pd.concat(scores), folder / "sweep_scores.parquet", RUN)
     note(cfg, facts, folder / "sweep.json")
     return folder / "sweep.csv"
+
+
+def write_manifest(cfg: DictConfig, overrides: Sequence[str], results: Path) -> None:
+    """Write the manifest that figures need, if `reproduce` has not written one here."""
+    path = results / "manifest.json"
+    if path.is_file() and "sweeps" not in read_json(path):
+        return
+    parts = read_json(results / "data" / "sweep.json")
+    atomic_write_json(
+        path,
+        {
+            "profile": cfg.profile.name,
+            "label": label(cfg),
+            "command": command("scripts.sweep", overrides),
+            "sweeps": [*parts],
+            "runs": [run for part in parts.values() for run in part["runs"]],
+            "benchmark": cfg.benchmark,
+            "benchmark_data": benchmark_name(cfg),
+            **({"intervals": "crossed"} if len(cfg.seeds) > 1 else {}),
+            "environment": environment(),
+        },
+    )
 
 
 def result(table: Path, parameter: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from analysis import figure11
+from analysis import figure11, gallery
 from pipeline.experiments import measure
 from pipeline.experiments.matrix import train_config
 from pipeline.experiments.measure import Run
@@ -54,6 +54,8 @@ def test_sweeps_fill_one_table(both: Path, cache: Path, capsys: pytest.CaptureFi
     assert [one.read_bytes() for one in tables_of(path)] == written
     frame = figure11.collect(path.parent)
     assert set(frame["parameter"]) == {"cap", "label_noise"}
+    drawn = {item.name for item in gallery.draw_all(path.parents[1]) if not item.missing}
+    assert drawn == {"figure11", "table3", "table5"}  # of a folder that holds sweeps alone
 
 
 def test_a_sweep_may_be_worked_off_value_by_value_and_seed_by_seed(
