@@ -73,7 +73,7 @@ def test_the_answers_are_a_table_of_cells(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / "results" / name / "data").mkdir(parents=True)
     *start, figure, caption = answers(tmp_path).split("\n\n")
     assert start == ["\n".join(table), readme.CAPTION.format(primary=1)]
-    assert figure.startswith("![NormBT − BT, Reasoning: interval above zero in ") and figure.endswith(
+    assert figure.startswith("![NormBT − BT, Reasoning: interval above ") and figure.endswith(
         f"({readme.FIGURE})"
     )
     assert caption.startswith("Each method minus BT")
