@@ -29,7 +29,7 @@ NEUTRAL = (
     "training.attention",
     *("loss.label", "loss.base", "loss.role"),  # words for tables
 )
-ADDED: dict[str, Any] = {"data.ignore": []}
+ADDED: dict[str, Any] = {"model.head": "auto", "data.ignore": [], "training.trunk_pool": False}
 """Settings that older runs lack → the value that behaves as before, which counts as equal."""
 MODEL_FILE = "reward_model.json"
 INPUTS_FILE = "inputs.json"
