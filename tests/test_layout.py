@@ -1,4 +1,4 @@
-"""The layout that README's Layout promises: which room imports which, and how much is one."""
+"""What README's Layout promises: which room imports which, and how much is one."""
 
 from __future__ import annotations
 

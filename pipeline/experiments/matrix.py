@@ -125,6 +125,7 @@ def run_configs(
     """Configurations of all methods × seeds, with the learning rate that was chosen for each.
 
     Seed by seed: a call that is cut off leaves all methods with the same seeds.
+
     Raises InputError for a word that only a single run takes.
     """
     check_call(cfg, overrides)

@@ -32,6 +32,7 @@ def do_all(
     """Do the `jobs` that train and score `runs`, as many at a time as `workers_of` says.
 
     jobs[i], runs[i] and configs[i] belong together.
+
     Jobs side by side are preceded by a stage that prepares what they share: backbone, tokens and
     frozen layers. If a job fails, the others are ended and its error is raised.
     """
