@@ -29,6 +29,7 @@ LABELS: Final = {
     "beta": "β of the moving average",
     "epsilon": "ε (activation units)",
     "cap": "weight cap",
+    "clip_norm": "largest gradient norm",
 }
 """The swept parameters, in the order of their panels."""
 SHOWN: Final[dict[str, tuple[str, dict[str, Any]]]] = {

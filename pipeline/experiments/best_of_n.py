@@ -36,6 +36,9 @@ from rm.files import atomic_write_json, atomic_write_text
 from rm.model.precision import DTYPES
 from rm.provenance import environment
 
+MOST_PROMPTS = 400
+"""Prompts where bon.prompts.number is null and the data have enough test pairs."""
+
 
 def run(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     """Run the missing parts of the experiment and draw it; return the results folder."""
@@ -99,7 +102,10 @@ def check_all(cfg: DictConfig) -> BonSettings:
 
 def settings_of(cfg: DictConfig) -> BonSettings:
     """Return the typed bon section, with `gold` of the command line in it. Raises InputError."""
-    bon = configuration.typed(BonSettings, cfg.bon)
+    section = cfg.bon.copy()
+    if section.prompts.number is None:
+        section.prompts.number = prompts_by_default(cfg)
+    bon = configuration.typed(BonSettings, section)
     choices = {kind: [kind] for kind in GOLDS} | {"both": list(GOLDS)}
     if cfg.gold is not None:
         if cfg.gold not in choices:
@@ -109,6 +115,15 @@ def settings_of(cfg: DictConfig) -> BonSettings:
     if bon.policy.dtype not in DTYPES:
         raise InputError(f"bon.policy.dtype={bon.policy.dtype}: choose {', '.join(DTYPES)}")
     return bon
+
+
+def prompts_by_default(cfg: DictConfig) -> int:
+    """Return `MOST_PROMPTS`, or half as many as Reasoning has test pairs if that is fewer.
+
+    So the small generated data ask for a small Best-of-N.
+    """
+    pairs = cfg.data.test_pairs["Reasoning"] if cfg.data.kind == "generated" else 2 * MOST_PROMPTS
+    return int(min(MOST_PROMPTS, pairs // 2))
 
 
 def write_data(

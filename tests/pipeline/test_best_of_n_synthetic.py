@@ -73,6 +73,20 @@ def test_every_kind_of_reasoning_is_asked(tmp_path: Path, cache: Path) -> None:
     assert gold.shape == (24, 4) and 0.1 < gold.mean() < 0.5
 
 
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        (["profile=cpu"], 100),
+        (["profile=cpu", "experiment=confirmatory", "matrix=confirmatory"], 400),
+        (["profile=cpu", "bon.prompts.number=7"], 7),
+        (["profile=cpu", "data=files", "data.train=x.jsonl"], 400),
+    ],
+)
+def test_small_data_ask_fewer_prompts(words: list[str], number: int) -> None:
+    bon = script.settings_of(compose_config("best_of_n", words))
+    assert bon.prompts.number == number
+
+
 def test_scores_equal_those_of_every_candidate_by_itself(finished: Path, cache: Path) -> None:
     cfg, _ = compose(finished, cache, "eval.share_prefix=false", "eval.batch_tokens=1")
     run = finished / "runs/train/normbt-seed0"
