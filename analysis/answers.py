@@ -10,6 +10,7 @@ import yaml
 
 from analysis import claims
 from analysis.claims import Judged, Measured
+from analysis.tables import decimals
 from eval.verdicts import EQUIVALENT, NOT_TESTABLE
 
 FOLDERS: Final = {"generated": "cpu", "gemma": "gemma", "real": "real"}
@@ -56,7 +57,7 @@ def cell(judged: Judged) -> str:
         return f"{NOT_TESTABLE}: {judged.reason}"
     sides = ""
     if measured.sides:
-        sides = f"{measured.sides[0]:.1f} → {measured.sides[1]:.1f}: "
+        sides = " → ".join(decimals(side, 1) for side in measured.sides) + ": "
     unit = judged.claim.unit
     value = decimal(measured.estimate.value, unit)
     signed = f"+{value}" if unit == "points" and measured.estimate.value > 0 else value
@@ -76,7 +77,7 @@ def span(measured: Measured, unit: str) -> str:
 
 def decimal(value: float, unit: str) -> str:
     """Return a number with one decimal in points, with two in other units."""
-    return f"{value:.{1 if unit == 'points' else 2}f}".replace("-", "−")
+    return decimals(value, 1 if unit == "points" else 2)
 
 
 def interim(manifest: Mapping[str, Any], matrices: Path = MATRICES) -> str:

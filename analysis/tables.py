@@ -248,9 +248,14 @@ def cell(value: Any, digits: int) -> str:
     if value is None or (not isinstance(value, str) and pd.isna(value)):
         return ""
     if isinstance(value, float):
-        rounded = f"{value:.{digits}f}"
-        return rounded.removeprefix("-") if float(rounded) == 0 else rounded.replace("-", "−")
+        return decimals(value, digits)
     return str(value)
+
+
+def decimals(value: float, digits: int) -> str:
+    """Return a number with `digits` decimals, the same for two numbers that differ by rounding."""
+    rounded = f"{round(value, 9):.{digits}f}"
+    return rounded.removeprefix("-") if float(rounded) == 0 else rounded.replace("-", "−")
 
 
 def header(name: str, headers: Mapping[str, str] | None) -> str:

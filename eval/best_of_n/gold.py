@@ -54,7 +54,7 @@ class Verifier:
 class RewardGold:
     """The reward of a sequence-classification model, with its own tokenizer and chat template.
 
-    `truncated` counts the prompts that had to be cut to the model's length.
+    `truncated`: how many prompts of the last call were cut to the model's length.
     """
 
     def __init__(self, scorer: Scorer, rewards: GroupedRewards = grouped_rewards) -> None:
@@ -64,7 +64,7 @@ class RewardGold:
     def score(self, items: Sequence[Candidates]) -> list[list[float | None]]:
         """Score every response; no value is None."""
         encoded = [self.scorer.encode(item.prompt, item.texts) for item in items]
-        self.truncated += sum(cut for _, cut in encoded)
+        self.truncated = sum(cut for _, cut in encoded)
         scored = self.rewards(self.scorer, [rows for rows, _ in encoded])
         return [list(values) for values in scored]
 

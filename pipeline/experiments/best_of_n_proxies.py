@@ -143,7 +143,7 @@ def judge(
     texts = [Candidates(one.prompt.turns, one.prompt.subset, tuple(one.texts)) for one in answered]
     samples = texts_fingerprint(texts)
     path = folder / f"gold-{kind}-{fingerprint_of([name, samples])}.npy"
-    truth = kept_array(path, lambda: np.array(require_all(gold().score(texts), texts)))
+    truth = kept_array(path, lambda: np.array(require_all(gold_scores(gold(), texts), texts)))
     train_file, report = relabelled(folder, kind, name, gold, material)
     proxies: dict[str, dict[int, np.ndarray]] = {}
     runs = [(method, seed) for method in bon.proxy.methods for seed in bon.proxy.seeds]
@@ -177,6 +177,15 @@ def open_gold(
         return opened[0]
 
     return once, {"reward model": name, "eval": scores_depend_on(cfg.eval)}
+
+
+def gold_scores(gold: Gold, items: Sequence[Candidates]) -> list[list[float | None]]:
+    """Score with the gold, and say how many prompts its length cut."""
+    scores = gold.score(items)
+    if isinstance(gold, RewardGold) and gold.truncated:
+        most = f"{gold.scorer.max_length:,} tokens"
+        print(f"gold: {gold.truncated:,} of {len(items):,} prompts cut to {most}", flush=True)
+    return scores
 
 
 def train_gold(cfg: DictConfig, bon: BonSettings, kept: Sequence[str]) -> Path:
@@ -220,7 +229,7 @@ def relabelled(
             Candidates(pair.prompt, subset, pair.sides)
             for pair, subset in zip(material.pairs, material.subsets, strict=True)
         ]
-        pairs, report = relabel(material.pairs, gold().score(items))
+        pairs, report = relabel(material.pairs, gold_scores(gold(), items))
         write_pairs(pairs, path)
         print(f"{kind}: {report.line()}", flush=True)
         atomic_write_json(noted, report.as_dict())

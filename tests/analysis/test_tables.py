@@ -32,6 +32,13 @@ def scores(**changes: object) -> pd.DataFrame:
     return pd.DataFrame([row | changes])
 
 
+def test_two_floats_that_differ_by_rounding_are_one_number() -> None:
+    noisy = 76.55 + 2**-46
+    assert f"{noisy:.1f}" != f"{76.55:.1f}"
+    assert tables.decimals(noisy, 1) == tables.decimals(76.55, 1) == "76.5"
+    assert tables.decimals(-0.004, 2) == "0.00"
+
+
 def test_display_folds_intervals_and_leaves_unknown_cells_empty() -> None:
     shown = tables.display(FRAME)
     assert list(shown) == ["method", "chat_hard", "seeds"]

@@ -22,6 +22,7 @@ from eval.best_of_n.sampling import sample_all, transformers_sampler
 from eval.best_of_n.vllm_engine import vllm_sampler
 from eval.scoring import Scorer, grouped_rewards
 from generated.backbones import build_tiny
+from pipeline.experiments.best_of_n_proxies import gold_scores
 from rm.data.tokens import pad
 from rm.errors import InputError
 from rm.model.backbones import BackboneSettings, prepare_backbone
@@ -257,13 +258,15 @@ def test_a_gold_with_another_tokenizer_reads_the_texts_its_own_way(
 
 
 def test_a_prompt_longer_than_the_gold_model_is_cut_and_counted(
-    scorer: Callable[..., Scorer],
+    scorer: Callable[..., Scorer], capsys: pytest.CaptureFixture[str]
 ) -> None:
     short = scorer("llama", max_length=24)
     gold = RewardGold(short)
     item = Candidates(({"role": "user", "content": "many words " * 60},), "", ("one", "two words"))
-    scores = gold.score([item, Candidates(ASK, "", ("one", "two"))])
-    assert gold.truncated >= 1
+    short_one = Candidates(({"role": "user", "content": "hi"},), "", ("one", "two"))
+    scores = gold_scores(gold, [item, short_one])
+    assert gold.truncated == 1
+    assert capsys.readouterr().out == "gold: 1 of 2 prompts cut to 24 tokens\n"
     expected, _ = short.score(short.encode(item.prompt, item.texts)[0])
     assert scores[0] == pytest.approx(expected.tolist(), abs=1e-5)
 
