@@ -65,15 +65,23 @@ def values_of(frame: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
             yield parameter, float(str(value)), part
 
 
+def several_seeds(frame: pd.DataFrame) -> bool:
+    """Whether all methods of a value share at least two seeds, at every value."""
+    return all(
+        len(set.intersection(*rows.groupby("method")["seed"].agg(set))) > 1
+        for _, rows in frame.groupby(SWEPT)
+    )
+
+
 def write(data: Path, folder: Path, note: str = "", crossed: bool = False) -> list[Path]:
     """Write table5 and table5_differences into `folder` and return their paths.
 
-    `crossed`: as `table1.build`, if every value has two seeds or more of every method.
+    `crossed`: as `table1.build`, if the methods share two seeds or more at every value.
 
     Raises InputError: as `collect`, `build` and `differences`.
     """
     frame = collect(data)
-    crossed = crossed and frame.groupby([*SWEPT, "method"])["seed"].nunique().min() > 1
+    crossed = crossed and several_seeds(frame)
     words = {"parameter": parameter_label}
     interval = table1.CROSSED if crossed else table1.INTERVAL
     under = f"{UNUSED} {interval}{table1.rows_note(frame, SWEPT)}"

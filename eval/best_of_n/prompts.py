@@ -42,8 +42,7 @@ def prompts_of_generated(made: Iterable[GeneratedPair]) -> list[Prompt]:
 def choose(prompts: Sequence[Prompt], number: int) -> list[Prompt]:
     """Take `number` prompts, equally many of each subset while it has some left, in order.
 
-    A source lists its prompts in random order, so the first of each subset are a random sample.
-    Raises InputError if there are fewer.
+    Prompts in random order give a random sample. Raises InputError if there are fewer.
     """
     if not 0 < number <= len(prompts):
         raise InputError(

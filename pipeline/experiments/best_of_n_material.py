@@ -48,7 +48,7 @@ def find_prompts(cfg: DictConfig, bon: BonSettings) -> list[Prompt]:
         ]
     if cfg.data.kind == "generated":
         return _generated_prompts(cfg, bon, subsets_of(bon))
-    return _source_prompts(_source(cfg, bon), bon)
+    return _source_prompts(_source(cfg, bon), bon, cfg.data.seed)
 
 
 def asked_prompts(cfg: DictConfig, bon: BonSettings) -> list[Asked]:
@@ -68,7 +68,7 @@ def _from_source(cfg: DictConfig, bon: BonSettings) -> Material:
     data = _source(cfg, bon)
     order = np.random.default_rng(cfg.data.seed).permutation(len(data.train))
     pairs = [data.train[place] for place in sorted(order[: bon.proxy.pairs])]
-    return Material(_source_prompts(data, bon), pairs, [""] * len(pairs))
+    return Material(_source_prompts(data, bon, cfg.data.seed), pairs, [""] * len(pairs))
 
 
 def _source(cfg: DictConfig, bon: BonSettings) -> TrainingData:
@@ -82,8 +82,11 @@ def _source(cfg: DictConfig, bon: BonSettings) -> TrainingData:
     return load_data(settings)
 
 
-def _source_prompts(data: TrainingData, bon: BonSettings) -> list[Prompt]:
-    return choose(prompts_of_pairs(data.validation), bon.prompts.number)
+def _source_prompts(data: TrainingData, bon: BonSettings, seed: int) -> list[Prompt]:
+    """A seeded sample of the validation prompts: a source may list them by origin."""
+    prompts = prompts_of_pairs(data.validation)
+    order = np.random.default_rng(seed).permutation(len(prompts))
+    return choose([prompts[place] for place in order], bon.prompts.number)
 
 
 def _generated(cfg: DictConfig, bon: BonSettings) -> Material:

@@ -12,6 +12,7 @@ from analysis.report import claim_row
 from analysis.style import method_label
 from eval.spreadsheet import read_csv
 
+TABLE = Path("tables") / "table1.csv"
 CELLS = {
     "chat": "Chat",
     "chat_hard": "Chat Hard",
@@ -23,8 +24,11 @@ CELLS = {
 
 def closing_lines(results: Path, committed: Path) -> Iterator[str]:
     """Lines for the person who ran the command; `committed`: results folder to compare with."""
-    yield "\nAccuracy by section, percent; [95% interval] in tables/table1.md"
-    yield main_table(results)
+    if (results / TABLE).is_file():
+        yield "\nAccuracy by section, percent; [95% interval] in tables/table1.md"
+        yield main_table(results)
+    else:
+        yield "\nNo Table 1: the benchmark has none of RewardBench's sections"
     yield "\nClaims that these runs can judge (conf/claims.yaml)"
     yield from verdict_lines(results)
     compared = beside(results, committed)
@@ -36,7 +40,7 @@ def closing_lines(results: Path, committed: Path) -> Iterator[str]:
 
 def main_table(results: Path) -> str:
     """Table 1 without its intervals, as aligned text and without sections that were not scored."""
-    table = read_csv(results / "tables" / "table1.csv")
+    table = read_csv(results / TABLE)
     table["method"] = [method_label(name) for name in table["method"]]
     known = [name for name in CELLS if name in table and table[name].notna().any()]
     shown = table[["method", *known, "seeds"]].rename(columns=CELLS)
@@ -54,10 +58,10 @@ def verdict_lines(results: Path) -> Iterator[str]:
 
 def beside(results: Path, committed: Path) -> list[str]:
     """Our averages beside the committed ones with their intervals; [] without common methods."""
-    file = Path("tables") / "table1.csv"
-    if not (committed / file).is_file() or results.resolve() == committed.resolve():
+    both_have = (results / TABLE).is_file() and (committed / TABLE).is_file()
+    if not both_have or results.resolve() == committed.resolve():
         return []
-    ours, theirs = (_averages(folder / file) for folder in (results, committed))
+    ours, theirs = (_averages(folder / TABLE) for folder in (results, committed))
     if ours.index.names != theirs.index.names:
         return []
     both = [key for key in ours.index if key in theirs.index]

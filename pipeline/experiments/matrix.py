@@ -226,14 +226,18 @@ def _evaluation_config(cfg: DictConfig, run: Run, test: str) -> DictConfig:
     )
 
 
-def choose_rates(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> Rates:
+def choose_rates(
+    cfg: DictConfig, overrides: Sequence[str], screen: Screen, *, keep_others: bool = False
+) -> Rates:
     """Choose each method's learning rate from `grid` on validation pairs; return it as an override.
 
     Every method and rate is run with two seeds that no table uses. The test pairs are never read
     here. Writes data/grid.csv: method, learning_rate, seed, accuracy (fraction, mean of the
-    sections), pairs, one column per section, chosen. An empty grid keeps training.learning_rate.
+    sections), pairs, one column per section, chosen. `keep_others` keeps that file's rows of other
+    methods. An empty grid keeps training.learning_rate and removes the file.
     """
     if not cfg.grid:
+        grid_file(cfg).unlink(missing_ok=True)
         return {}
     held_out = validation_data(cfg, "validation.jsonl")
     tried = [
@@ -260,6 +264,9 @@ def choose_rates(cfg: DictConfig, overrides: Sequence[str], screen: Screen) -> R
     )
     for line in at_the_edge(frame):
         screen.line(line)
+    if keep_others and grid_file(cfg).is_file():
+        earlier = read_csv(grid_file(cfg))
+        frame = pd.concat([earlier[~earlier["method"].isin(frame["method"])], frame])
     atomic_write_text(grid_file(cfg), csv_text(frame))
     return known_rates(cfg)
 
@@ -364,7 +371,7 @@ def benchmark_data(cfg: DictConfig, runs_dir: Path) -> str:
 
 
 def prompts_trained_on(cfg: DictConfig, test: str) -> int:
-    """Return how many pairs of the benchmark share their prompt with a training pair.
+    """Return how many pairs of the benchmark share their prompt with a training pair of any seed.
 
     Raises InputError if learning rates would be chosen on prompts of the benchmark.
     """
@@ -376,7 +383,7 @@ def prompts_trained_on(cfg: DictConfig, test: str) -> int:
             f"({cfg.benchmark}): learning rates would be chosen on test pairs; give other "
             "validation data, or grid=[]"
         )
-    return len(rows) - len(unseen(rows, data.train))
+    return len(rows) - len(unseen(rows, data.pool or data.train))
 
 
 def benchmark_name(cfg: DictConfig) -> str:
@@ -388,11 +395,12 @@ def benchmark_name(cfg: DictConfig) -> str:
 
 
 def _as_row(pair: PreferencePair, subset: str, cluster: str = "") -> str:
+    chosen, rejected = pair.sides
     row = {
         "pair_id": pair.pair_id,
         "prompt": list(pair.prompt),
-        "chosen": pair.chosen,
-        "rejected": pair.rejected,
+        "chosen": list(chosen) if pair.chosen_history else pair.chosen,
+        "rejected": list(rejected) if pair.rejected_history else pair.rejected,
         "category": pair.category or "all",
         "section": pair.category or "all",
         "subset": subset,

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
+from analysis.style import plural
 from pipeline.experiments.measure import Run
 from pipeline.launch.side_by_side import Job, run_all
 from pipeline.launch.terminal import Screen
@@ -34,9 +35,15 @@ def do_all(
     jobs[i], runs[i] and configs[i] belong together.
 
     Jobs side by side are preceded by a stage that prepares what they share: backbone, tokens and
-    frozen layers. If a job fails, the others are ended and its error is raised.
+    frozen layers. If a job fails, the others are ended and its error is raised. Runs that are out
+    of date are named before they are retrained.
     """
     workers = min(workers_of(cfg), len(jobs))
+    stale = [stale_because(one, run.folder) for one, run in zip(configs, runs, strict=True)]
+    if any(stale):
+        named = plural(sum(map(bool, stale)), "run")
+        why = "; ".join(next(filter(None, stale))[:3])
+        screen.line(f"out of date, to be retrained: {named} in {cfg.runs_dir} ({why})")
     steps = [most_steps(one) for one in configs]
     if workers > 1:
         begun = next((one for one in configs if not is_trained(Path(one.run_dir))), None)
@@ -44,7 +51,7 @@ def do_all(
             with screen.stage("prepare backbone, tokens and frozen layers"):
                 prepare(begun)  # with all cores
     with screen.stage(name, lambda: progress(runs, steps)):
-        here, beside = (jobs, []) if workers == 1 else split(jobs, runs, configs)
+        here, beside = (jobs, []) if workers == 1 else split(jobs, runs, stale)
         for job in here:
             print(job.name, flush=True)
             job.work(*job.arguments)
@@ -52,14 +59,13 @@ def do_all(
 
 
 def split(
-    jobs: Sequence[Job], runs: Sequence[Run], configs: Sequence[DictConfig]
+    jobs: Sequence[Job], runs: Sequence[Run], stale: Sequence[list[str]]
 ) -> tuple[list[Job], list[Job]]:
     """The jobs of finished runs, checked faster than a process starts, and the other jobs."""
     here: list[Job] = []
     beside: list[Job] = []
-    for job, run, one in zip(jobs, runs, configs, strict=True):
-        finished = is_scored(run) and not stale_because(one, run.folder)
-        (here if finished else beside).append(job)
+    for job, run, why in zip(jobs, runs, stale, strict=True):
+        (here if is_scored(run) and not why else beside).append(job)
     return here, beside
 
 

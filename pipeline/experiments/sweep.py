@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from analysis.style import plural
 from analysis.table5 import SWEPT
 from eval.spreadsheet import csv_text, read_csv, write_parquet
+from pipeline.experiments.freeze import check_freeze
 from pipeline.experiments.matrix import (
     Rates,
     benchmark_data,
@@ -58,6 +59,7 @@ def sweep(cfg: DictConfig, overrides: Sequence[str]) -> Path:
 
 def _sweep(cfg: DictConfig, overrides: Sequence[str], shown: Screen) -> Path:
     check_call(cfg, overrides)
+    check_freeze(cfg)
     if cfg.grid and cfg.sweep.key == RATE:
         raise InputError(f"a sweep of {RATE} chooses no learning rates: give grid=[]")
     noted = Path(cfg.results_dir) / "data" / "sweep.json"
@@ -76,7 +78,7 @@ def _sweep(cfg: DictConfig, overrides: Sequence[str], shown: Screen) -> Path:
     plan = planned({})  # raises what is wrong before anything is trained
     if cfg.grid:  # rates are chosen at the configured value and kept at all others
         asked = OmegaConf.create({**cfg, "methods": cfg.sweep.methods})
-        plan = planned(choose_rates(asked, overrides, shown))
+        plan = planned(choose_rates(asked, overrides, shown, keep_others=True))
     check_alike(cfg, plan[0][-1], parts, noted.parent)
     runs = [Run(method, seed, Path(one.run_dir)) for _, method, seed, one in plan]
     jobs = [
@@ -152,6 +154,23 @@ def check(cfg: DictConfig, parts: dict[str, Any], folder: Path) -> None:
         raise InputError(
             f"{folder} has sweeps of {'; '.join(sorted(others))}: give another results_dir"
         )
+    asked = scored_how(cfg)
+    for part in parts.values():
+        unlike = [key for key, value in asked.items() if part.get(key, value) != value]
+        if unlike:
+            raise InputError(
+                f"{folder} has a sweep that was scored with other {' and '.join(unlike)}: give "
+                "another results_dir"
+            )
+
+
+def scored_how(cfg: DictConfig) -> dict[str, Any]:
+    """The benchmark and the settings of scoring, as sweep.json records them."""
+    return {
+        "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
+        "benchmark": cfg.benchmark,
+        "benchmark_data": benchmark_name(cfg),
+    }
 
 
 def check_alike(cfg: DictConfig, one: DictConfig, parts: dict[str, Any], folder: Path) -> None:
@@ -255,9 +274,7 @@ def note(cfg: DictConfig, runs: Sequence[dict[str, Any]], path: Path) -> None:
         "label": label(cfg),
         "sweep": OmegaConf.to_container(cfg.sweep),
         "runs": sorted(noted.values(), key=lambda one: (one["value"], one["method"], one["seed"])),
-        "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
-        "benchmark": cfg.benchmark,
-        "benchmark_data": benchmark_name(cfg),
+        **scored_how(cfg),
         "environment": environment(),
     }
     atomic_write_json(path, dict(sorted(parts.items())))

@@ -208,11 +208,12 @@ def sampling_stage(material: Material, bon: BonSettings) -> Stage:
 
 
 def samples_load(material: Material, bon: BonSettings, max_length: int) -> Load:
-    """Scoring all samples once: prompts once each where their length was counted."""
+    """Scoring all samples once, prompts once each; rows that are cut may not share theirs."""
     prompt, number = material.lengths.prompt, bon.prompts.number
-    row = min(prompt + bon.policy.max_new_tokens, max_length)
-    fresh = row - prompt if material.lengths.counted else row
-    shared = prompt if material.lengths.counted else 0
+    whole = prompt + bon.policy.max_new_tokens
+    row = min(whole, max_length)
+    shares = material.lengths.counted or whole <= max_length
+    fresh, shared = (row - prompt, prompt) if shares else (row, 0)
     every = Load(max(fresh, 0), row**2) * samples(bon)
     return every + Load(shared, 0) * number
 

@@ -26,7 +26,7 @@ from rm.model.backbones import folder_fingerprint
 # Settings that do not change a run's result: not compared between two configurations.
 NEUTRAL = (
     *("run_dir", "cache_dir", "debug", "tracking", "profile", "experiment", "launch"),
-    "training.attention",
+    *("training.attention", "training.save_steps", "data.license", "data.test_pairs"),
     *("loss.label", "loss.base", "loss.role"),  # words for tables
 )
 ADDED: dict[str, Any] = {"model.head": "auto", "data.ignore": [], "training.trunk_pool": False}
@@ -122,8 +122,11 @@ def comparable(cfg: Any) -> dict[str, Any]:
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
     flat = _flatten({k: v for k, v in content.items() if k not in NEUTRAL})
+    neutral = tuple(f"{name}." for name in NEUTRAL)
     return {
-        k: v for k, v in flat.items() if k not in NEUTRAL and not (k in ADDED and ADDED[k] == v)
+        k: v
+        for k, v in flat.items()
+        if not f"{k}.".startswith(neutral) and not (k in ADDED and ADDED[k] == v)
     }
 
 

@@ -156,6 +156,10 @@ def content_fingerprint(data: DictConfig) -> str:
     """
     settings = check_data(data)
     content: list[str] = []
+    if isinstance(settings, FilesData):
+        for source in filter(None, (settings.train, settings.validation)):
+            if local_path(source) is None:
+                content += hub_files(source, "train", None)
     if isinstance(settings, HubData):
         own = local_path(settings.hub) is None
         asked = (settings.hub, settings.train_split, settings.config)

@@ -4,7 +4,7 @@ Truncation keeps the end of the response. If prompt + response exceeds the limit
 in this order until both sides fit:
 
 1. the oldest exchanges of the prompt, the same for both sides; then the system message;
-2. the beginning of the last user text;
+2. the beginning of the last user text, on each side as much as its own length asks for;
 3. the beginning of the response.
 
 The chat template's own tokens (beginning of sequence, role headers) stay. Training drops a pair if

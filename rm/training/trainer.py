@@ -109,7 +109,8 @@ class PairTrainer(Trainer):
     def _distances(self, samples: Sequence[dict[str, Tensor]]) -> Tensor:
         """Distances of a global batch, float64, equal to those in the training pass that follows.
 
-        The random state is restored, so the training pass draws the same dropout. Raises
+        The random state is restored, so the training pass draws the same dropout; only a resumed
+        run's first step does not, as its random state is loaded after this. Raises
         FloatingPointError with the pair ids if a distance is not finite.
         """
         self.reward_model.train()

@@ -90,3 +90,15 @@ def test_a_run_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
     pd.concat([made(), made()]).to_parquet(tmp_path / "sweep_scores.parquet")
     with pytest.raises(InputError, match="more than one row for parameter, value, method"):
         table5.collect(tmp_path)
+
+
+def test_methods_that_share_one_seed_get_the_bootstrap(tmp_path: Path) -> None:
+    """Seed by seed, a sweep may hold a method's seeds before its base's."""
+    one = swept("beta", 0.9, {"bt": {"Reasoning": 5}, "normbt": {"Reasoning": 4}})
+    one = one[one["seed"] == one["seed"].min()]
+    whole = pd.concat([one.assign(seed=seed) for seed in (0, 1, 2)])
+    frame = whole[whole["seed"].ne(2) | whole["method"].eq("normbt")]
+    frame = frame[frame["seed"].ne(0) | frame["method"].eq("bt")]
+    assert table5.several_seeds(whole) and not table5.several_seeds(frame)
+    frame.to_parquet(tmp_path / "sweep_scores.parquet")
+    assert table5.write(tmp_path, tmp_path / "out", crossed=True)

@@ -22,7 +22,8 @@ from pipeline.launch import ranks
 from pipeline.launch.launchers import Launcher
 from pipeline.run import scoring_ranks
 from pipeline.settings.configuration import CONF, compose_config
-from pipeline.settings.data import load_data
+from pipeline.settings.data import TrainingData, load_data
+from rm.data.preferences import PreferencePair
 from rm.errors import InputError
 
 SMALL = [
@@ -287,3 +288,23 @@ def test_prompts_and_pairs_of_ones_own_data(tmp_path: Path) -> None:
     material = making.find_material(cfg, script.settings_of(cfg))
     asked = {prompt.turns[-1]["content"] for prompt in material.prompts}
     assert not asked & {pair.prompt[-1]["content"] for pair in material.pairs}
+
+
+def test_prompts_of_a_source_are_a_sample_of_all_its_parts() -> None:
+    """A file may list its rows by origin; the first ones would all be of one."""
+    ask = [({"role": "user", "content": f"{origin} {n}"},) for origin in "abcd" for n in range(50)]
+    pairs = [PreferencePair(str(n), prompt, "yes", "no") for n, prompt in enumerate(ask)]
+    bon = script.settings_of(compose_config("best_of_n", ["bon=paper", "bon.prompts.number=20"]))
+    chosen = making._source_prompts(TrainingData([], pairs, {}), bon, 0)
+    assert Counter(one.turns[0]["content"][0] for one in chosen).keys() == set("abcd")
+    assert chosen == making._source_prompts(TrainingData([], pairs, {}), bon, 0)
+    assert chosen != making._source_prompts(TrainingData([], pairs, {}), bon, 1)
+
+
+@pytest.mark.parametrize("experiment", ["gemma_unified_feedback", "llama_skywork_80k"])
+def test_proxies_at_paper_scale_train_as_in_the_script_of_the_protocol(experiment: str) -> None:
+    words = ["profile=paper", f"experiment={experiment}"]
+    bon = script.settings_of(compose_config("best_of_n", words))
+    one = proxies.outline(proxies.proxy_words(words), [*bon.proxy.overrides, "loss=bt"]).training
+    assert (one.part, one.lora.r, one.learning_rate, one.epochs) == ("lora", 32, 5e-6, 1)
+    assert (one.max_length, one.global_batch) == (3000, 256)

@@ -11,10 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from generated import SUBSETS
 from pipeline.run.run_folder import comparable
+from pipeline.settings import data as data_settings
 from pipeline.settings.configuration import compose_config
 from pipeline.settings.data import (
     CLOSE,
     TrainingData,
+    content_fingerprint,
     draw_pairs,
     load_data,
     source_fingerprint,
@@ -156,3 +158,16 @@ def test_the_test_split_has_the_sizes_of_the_design() -> None:
     close = [m.subset.endswith("close") for m in made if m.pair.category == "Reasoning"]
     assert len(close) == 1500 and sum(close) == 750
     assert len(make_test_pairs(tasks("data.seed=3", "data.test_pairs=40"))) == 40
+
+
+@pytest.mark.parametrize("words", [["data=files", "data.train=o/n"], ["data=skywork_80k"]])
+def test_another_revision_on_the_hub_is_other_content(
+    monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Its cached tokens would be those of the earlier one."""
+    cfg = compose_config("train", ["profile=smoke", *words])
+    found = []
+    for revision in ("one", "two"):
+        monkeypatch.setattr(data_settings, "hub_files", lambda *_, revision=revision: [revision])
+        found.append(content_fingerprint(cfg.data))
+    assert found[0] != found[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import html
+import io
 import json
 import os
 import shlex
@@ -21,11 +22,14 @@ from omegaconf import DictConfig
 from analysis import style
 from analysis.gallery import read_index, read_manifest
 from analysis.tables import TEXTS
-from pipeline.experiments import matrix
+from eval.benchmarks import BENCHMARKS
+from pipeline.experiments import closing, matrix
 from pipeline.experiments import reproduce as pipeline
 from pipeline.experiments.archive import pack, unpack
 from pipeline.experiments.measure import Run
+from pipeline.launch.terminal import Screen
 from pipeline.settings.configuration import CONF, compose_config
+from pipeline.settings.data import load_data
 from rm.errors import InputError
 
 pytestmark = pytest.mark.slow
@@ -318,6 +322,62 @@ def test_prompts_of_the_benchmark_are_counted_in_training_data_and_refused_for_c
     with pytest.raises(InputError, match="2 of 3 validation pairs have a prompt of the benchmark"):
         pipeline.reproduce(*composed(tmp_path, cache, *words, "grid=[1e-3]"))
     assert not [*tmp_path.glob("runs/**/manifest.json")]
+
+
+def test_held_out_conversations_are_scored_whole(tmp_path: Path) -> None:
+    """Sides may differ from an earlier turn on."""
+    sides = {
+        side: [
+            {"role": "assistant", "content": f"{side} first"},
+            {"role": "user", "content": f"{side} question"},
+            {"role": "assistant", "content": f"{side} last"},
+        ]
+        for side in ("chosen", "rejected")
+    }
+    rows = [
+        {"prompt": "several turns", **sides, "category": "c"},
+        {"prompt": "one turn", "chosen": "a", "rejected": "b", "category": "c"},
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["data=files", f"data.train={path}", "data.validation_share=0.0"]
+    pairs = load_data(compose_config("train", words).data).train
+    path.write_text("".join(matrix._as_row(pair, "c") + "\n" for pair in pairs))
+    scored = BENCHMARKS["pairs"].load(str(path), [])
+    assert [row.sides for row in scored] == [pair.sides for pair in pairs]
+    assert json.loads(path.read_text().splitlines()[1])["chosen"] == "a"
+
+
+def test_the_end_of_a_call_without_table_1_says_so(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    lines = [*closing.closing_lines(tmp_path, REPOSITORY / "results/cpu")]
+    assert lines[0] == "\nNo Table 1: the benchmark has none of RewardBench's sections"
+    assert lines[-1].startswith("\nreport: ")
+
+
+def test_a_sweep_s_rates_stand_beside_those_of_the_matrix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gates and status read the file; another call of the matrix itself replaces it whole."""
+    validated = {"accuracy": 0.5, "pairs": 2, "chat": 0.5}
+    monkeypatch.setattr(matrix, "do_all", lambda *_: None)
+    monkeypatch.setattr(matrix, "_validated", lambda run, rate: {
+        "method": run.method, "learning_rate": rate, "seed": run.seed, **validated,
+    })  # fmt: skip
+
+    def choose(methods: str, grid: str = "grid=[0.1,0.2]", **options: bool) -> set[str]:
+        words = ["profile=smoke", f"runs_dir={tmp_path}/runs", f"results_dir={tmp_path}/results"]
+        words += [f"methods={methods}", grid, "data.train_pairs=16"]
+        matrix.choose_rates(
+            compose_config("reproduce", words), words, Screen(io.StringIO(), live=False), **options
+        )
+        return set(pd.read_csv(tmp_path / "results/data/grid.csv")["method"])
+
+    assert choose("[bt,normbt]") == {"bt", "normbt"}
+    assert choose("[hinge]", keep_others=True) == {"bt", "normbt", "hinge"}
+    assert choose("[normbt]") == {"normbt"}
+    with pytest.raises(FileNotFoundError):
+        choose("[normbt]", "grid=[]")
 
 
 def test_a_rate_from_the_edge_of_the_grid_is_named() -> None:

@@ -102,8 +102,10 @@ def test_a_finished_run_is_checked_in_this_process_and_a_stale_one_is_not(tmp_pa
         configs.append(compose_config("train", [*words[:1], f"run_dir={run.folder}"]))
         configs[-1].data.train_pairs = pairs
     jobs = [Job(run.folder.name, write_process, (tmp_path / str(run.seed),)) for run in made]
-    cfg = compose_config("reproduce", words)
-    runs.do_all(cfg, Screen(io.StringIO(), live=False), "train", jobs, made, configs)
+    cfg, shown = compose_config("reproduce", words), io.StringIO()
+    runs.do_all(cfg, Screen(shown, live=False), "train", jobs, made, configs)
+    named = f"out of date, to be retrained: 1 run in {tmp_path} (data.train_pairs: 24 ≠ 16"
+    assert shown.getvalue().startswith(named)
     here = [(tmp_path / str(run.seed)).read_text() == str(os.getpid()) for run in made]
     assert here == [True, False]
 

@@ -121,6 +121,14 @@ def test_a_change_retrains_what_depends_on_it(
     assert states(status(cfg, words))["train/bt-seed0"] == "done"
 
 
+def test_what_changes_no_model_retrains_none(tmp_path: Path, cache: Path) -> None:
+    cfg, words = composed(tmp_path, cache)
+    do(cfg, words, 1)
+    own = ["data.train_pairs=16", "data.test_pairs.Chat=24", "data.license=CC0"]
+    cfg, words = composed(tmp_path, cache, *own, "training.save_steps=7")
+    assert states(status(cfg, words))["train/bt-seed0"] == "done"
+
+
 def test_a_changed_file_is_other_data(tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"Q{n}?", "chosen": "Yes, so.", "rejected": "No."} for n in range(40)]

@@ -212,3 +212,26 @@ def test_runs_of_other_settings_do_not_join_a_curve(both: Path, cache: Path) -> 
                 "training.learning_rate=0.7",
             )
     assert both.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [(["eval.max_length=64"], "evaluation"), (["benchmark_data=FILE"], "benchmark_data")],
+)
+def test_runs_that_were_scored_otherwise_do_not_join_a_curve(
+    both: Path, cache: Path, tmp_path: Path, words: list[str], named: str
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text((both.parents[2] / "runs/data/test.jsonl").read_text())
+    words = [word.replace("FILE", str(other)) for word in words]
+    before = both.read_text()
+    with pytest.raises(InputError, match=f"scored with other {named}: give another results_dir"):
+        run(both.parents[2], cache, "sweep=cap", "sweep.values=[2]", *words)
+    assert both.read_text() == before
+
+
+def test_a_sweep_scores_no_test_pair_before_the_freeze(tmp_path: Path, cache: Path) -> None:
+    words = ["+experiment.name=confirmatory", "+experiment.freeze=null", "sweep=cap"]
+    with pytest.raises(InputError, match="is not set: no test pair may be scored"):
+        run(tmp_path, cache, *words)
+    assert not [*(tmp_path / "runs").rglob("metrics.jsonl")]
