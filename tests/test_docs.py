@@ -23,6 +23,7 @@ from eval import benchmarks
 from eval.benchmarks import BENCHMARKS, Benchmark
 from eval.methods import Method, methods
 from pipeline.settings import configuration
+from pipeline.settings.checks import check
 from pipeline.settings.configuration import CONF, compose_config, hydra_words
 from pipeline.settings.objective import objective_of
 from rm.data.tokens import TokenPair
@@ -217,7 +218,9 @@ def test_every_command_composes(name: str, words: str) -> None:
     # Optuna chooses from an interval; tests/pipeline/test_sweep.py composes every file of a glob.
     left_out = ("interval(", "glob(", "…")
     kept = [w for w in overrides if not w.startswith("hydra") and not any(x in w for x in left_out)]
-    compose_config(name, hydra_words(kept) if name == "evaluate" else kept)
+    cfg = compose_config(name, hydra_words(kept) if name == "evaluate" else kept)
+    if name == "train":
+        check(cfg)  # batch sizes fit the devices, and the like
 
 
 def test_pages_are_short_and_the_index_lists_them() -> None:
