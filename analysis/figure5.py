@@ -137,7 +137,8 @@ def caption(frame: pd.DataFrame) -> str:
     return (
         f"{plural(int(most['prompts']), 'prompt')}, best of up to {int(most['samples'])}, "
         f"{plural(int(most['seeds']), 'seed')}. Gold score of the pick minus that of the base "
-        "loss; KL = ln n − (n − 1)/n; dotted: n. Bands: 95% bootstrap over prompts and seeds."
+        "loss; KL = ln n − (n − 1)/n; dotted lines and their numbers: n. Bands: 95% bootstrap over "
+        "prompts and seeds."
         f"{qualities(frame)}"
     )
 
@@ -190,8 +191,10 @@ def write(data: Path, folder: Path, note: str) -> list[Path]:
         written += save(table, folder / "best_of_n_gains", f"{about}{golds}", note)
     falls = read_tidy(data / "best_of_n_overoptimisation.csv", ["method", "peak_n", "drop"])
     about = (
-        "Over-optimisation: gold at its peak minus gold at the largest n, the peak taken from the "
-        f"other half of the prompts ({interval}); proxy_rise: what the proxy gains meanwhile{golds}"
+        "Over-optimisation. Gold peak: the best mean gold score, at peak n. Drop: gold at the n "
+        "that is best on the other half of the prompts minus gold at the largest n; below zero, "
+        f"gold still rises ({interval}). Proxy rise: the proxy's gain from the peak to the largest "
+        f"n{golds}"
     )
     front = ["gold_kind", "method"]
     falls = falls[[*front, *(name for name in falls if name not in front)]]

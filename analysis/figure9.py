@@ -194,8 +194,8 @@ def caption(frame: pd.DataFrame) -> str:
     exact = f", by random projection (error ≤ {bound:.4f})" if bound else ""
     return (
         f"{plural(counts, 'pair')}, {plural(frame['seed'].nunique(), 'seed')}. Above: mean cosine "
-        f"of two pairs' BT gradients{exact}. Below: of a pair's with the sum of the others'; r: "
-        "Pearson. Brackets: 95% bootstrap over pairs."
+        f"of two pairs' BT gradients{exact}. Below: cosine of a pair's gradient with the sum of "
+        "the others'; r: Pearson. Brackets: 95% bootstrap over pairs."
     )
 
 

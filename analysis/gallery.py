@@ -117,7 +117,8 @@ def write_index(results: Path, items: list[Item]) -> list[Item]:
         f"{markdown_text(item.caption)}"
         for item in drawn
     ]
-    atomic_write_text(folder / PAGE, "\n\n".join(["# Figures", *parts]) + "\n")
+    what = markdown_text(str(read_manifest(results)["label"]))
+    atomic_write_text(folder / PAGE, "\n\n".join(["# Figures", what, *parts]) + "\n")
     return items
 
 

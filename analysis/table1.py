@@ -50,14 +50,16 @@ INTERVAL: Final = f"Brackets: {BOOTSTRAP}"
 CROSSED: Final = (
     "Brackets: 95% interval for new training seeds and new test pairs (crossed random effects, "
     "Satterthwaite's degrees of freedom). Parentheses: 95% interval for new seeds on these pairs "
-    "(Student's t over seeds). A tie counts as a loss; the average is the mean of the sections."
+    "(Student's t over seeds). With three seeds read the wider one: the degrees of freedom of the "
+    "first are estimated. A tie counts as a loss; the average is the mean of the sections."
 )
 ADJUSTED: Final = (
     f"{MARK}: also p < 0.05 by the same bootstrap after Holm's adjustment for the rows of a column."
 )
 CROSSED_ADJUSTED: Final = (
-    f"{MARK}: p < 0.05 for new seeds and pairs after Holm's correction over the rows of a column. "
-    "The primary claims are corrected over one another instead: a † is no verdict on a claim."
+    f"{MARK}: p < 0.05 for new seeds and pairs after Holm's correction over the rows of a column, "
+    "if there are several. The primary claims are corrected over one another instead: a † is no "
+    "verdict on a claim."
 )
 READS_NO_PROMPT: Final = (
     "Last rows: logistic regressions on n-grams and on the length of the answers, fitted to the "

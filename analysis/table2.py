@@ -12,8 +12,8 @@ from eval.methods import described
 
 OURS: Final = "normbt"
 CAPTION: Final = (
-    "Table 2. NormBT with its weight in other forms (the paper's: without its moving average μ, "
-    '"without EMA"): accuracy by section, percent.'
+    "Table 2. NormBT with its weight in other forms: accuracy by section, percent. The paper "
+    'reports one of them, without the moving average μ ("without EMA").'
 )
 ROLES: Final = ("form", "control")
 """Of NormBT's methods, those with these roles are other forms of its weight."""

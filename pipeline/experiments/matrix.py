@@ -409,12 +409,16 @@ def _as_row(pair: PreferencePair, subset: str, cluster: str = "") -> str:
 
 
 def label(cfg: DictConfig) -> str:
-    """One line for every table and figure: backbone, data, benchmark, profile, experiment."""
+    """One line for every table and figure: backbone, data, benchmark, profile, experiment.
+
+    A sweep is no part of an experiment; it may take an experiment's settings.
+    """
     kinds = {"generated": "generated preference pairs"}
     data = kinds.get(cfg.data.kind, f"training pairs: {cfg.data.name}")
     facts = [cfg.model.name, data, f"benchmark: {cfg.benchmark}", f"profile {cfg.profile.name}"]
     if cfg.get("experiment"):
-        facts.append(f"experiment {cfg.experiment.name}")
+        kind = "sweep with the settings of" if "sweep" in cfg else "experiment"
+        facts.append(f"{kind} {cfg.experiment.name}")
     return " · ".join(facts)
 
 
