@@ -26,6 +26,8 @@ from pipeline.settings.data import TrainingData, load_data
 from rm.data.preferences import PreferencePair
 from rm.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "profile=smoke",
     "bon.policy.engine=transformers",

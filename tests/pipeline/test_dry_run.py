@@ -26,6 +26,8 @@ from pipeline.settings.configuration import compose_config
 from rm.errors import InputError
 from tests.pipeline.hub_layout import skywork, unified_feedback
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("[gl]*.yaml"))
 

@@ -22,6 +22,8 @@ from pipeline.run import run_folder
 from pipeline.settings.configuration import CONF, compose_config
 from rm.errors import InputError, InterruptedRunError
 
+pytestmark = pytest.mark.slow
+
 
 def write_threads(path: Path) -> None:
     path.write_text(str(torch.get_num_threads()))

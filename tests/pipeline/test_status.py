@@ -19,6 +19,8 @@ from pipeline.run.training import train
 from pipeline.settings.configuration import compose_config
 from rm.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 Words = list[str]
 
 

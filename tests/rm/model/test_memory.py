@@ -112,9 +112,8 @@ def test_reading_a_bfloat16_model_takes_about_two_bytes_per_parameter(
     assert 1.5 < json.loads(done.stdout.splitlines()[-1]) < 3
 
 
-@pytest.mark.parametrize(
-    "size", [LLAMA, pytest.param(LARGE, marks=pytest.mark.slow)], ids=["40M", "400M"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [LLAMA, LARGE], ids=["40M", "400M"])
 def test_a_rank_of_zero3_reads_its_share_alone(
     size: dict[str, Any], backbones: dict[str, Path], tmp_path: Path
 ) -> None:
