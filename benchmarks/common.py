@@ -122,7 +122,7 @@ def matrix_numbers(modules: Sequence[nn.Module]) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """The machine's description, for every row of a table."""
+    """The machine's description and the date, for every row of a table."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -134,6 +134,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "dtype": str(DTYPE).removeprefix("torch."),
+        "date": time.strftime("%Y-%m-%d"),
     }
 
 
