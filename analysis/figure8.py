@@ -36,7 +36,9 @@ def collect(data: Path) -> pd.DataFrame:
     backbone was not scored, or a pair has no text.
     """
     path = data / "scores.parquet"
-    untrained = of_method(read_scores(path), "untrained", path).drop_duplicates("pair_id")
+    untrained = of_method(
+        require(read_scores(path), ["distance"], str(path)), "untrained", path
+    ).drop_duplicates("pair_id")
     frame = with_texts(untrained, data, list(FEATURES))
     return frame.assign(section=frame["section"].map(section_label))[COLUMNS]
 

@@ -25,7 +25,7 @@ TEXTS: Final = ["prompt", "chosen", "rejected"]
 """Columns of pairs.parquet that hold texts."""
 SCORES: Final = [
     *("method", *GROUP, "seed", "pair_id", "subset", "section"),
-    *("reward_chosen", "reward_rejected", "distance"),
+    *("reward_chosen", "reward_rejected"),
 ]
 LOW: Final = "_low"
 HIGH: Final = "_high"

@@ -25,6 +25,8 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NAMES = ("pair_id", "pair_a", "pair_b", "section", "subset", "cluster")
 """Columns of names, read as texts even if all look like numbers or empty cells."""
 Compression = Literal["zstd", "snappy"]
+LEVEL = 19
+"""Of zstd: files that are committed are written once and kept for ever."""
 EMPTY = ("", "nan", "NaN")
 """Cells that mean "no value" in other columns."""
 
@@ -90,6 +92,7 @@ def parquet_bytes(frame: pd.DataFrame, compression: Compression = "zstd") -> byt
         buffer,
         index=False,
         compression=compression,
+        compression_level=LEVEL if compression == "zstd" else None,
         use_byte_stream_split=split,
         use_dictionary=[name for name in frame if name not in split],
     )

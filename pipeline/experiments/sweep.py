@@ -44,6 +44,11 @@ from rm.provenance import environment
 COLUMNS = ["method", "parameter", "value", "seed", "section", "accuracy"]
 RUN = [*SWEPT, "method", "seed"]
 """Columns that identify a run among those of all sweeps."""
+OF_A_PAIR = (
+    *("pair_id", "subset", "section", "cluster"),
+    *("reward_chosen", "reward_rejected", "truncated"),
+)
+"""Columns of a run's scores that sweep_scores.parquet keeps."""
 OF_A_LOSS = ("seed", "training.micro_batch", "training.micro_batch_tokens", "training.share_prefix")
 """Settings that depend on the method and the seed, and so differ within a sweep."""
 RATE = "training.learning_rate"
@@ -236,8 +241,9 @@ def rows_of(run: Run, parameter: str, value: float) -> list[dict[str, Any]]:
 
 
 def scores_of(cfg: DictConfig, run: Run, value: float) -> pd.DataFrame:
-    """A scored run's pairs, with the columns that identify the run."""
+    """A scored run's pairs: what Table 5 reads of them, and the columns that identify the run."""
     frame = pd.read_parquet(run.scores / "scores.parquet")
+    frame = frame[[name for name in OF_A_PAIR if name in frame]]
     facts = {"parameter": cfg.sweep.parameter, "value": float(value)}
     facts |= {"method": run.method, "seed": run.seed, "backbone": cfg.model.name}
     return frame.assign(**facts, data=cfg.data.name, benchmark=cfg.benchmark)
