@@ -35,6 +35,8 @@ PANELS: Final = {
 COLUMNS: Final = tuple(name for names in PANELS for name in names)
 WINDOWS: Final = 15
 """The moving average spans a fifteenth of a run's rows."""
+POINTS: Final = 150
+"""Of a smoothed curve, about as many steps are drawn: more would only make the file larger."""
 LAST: Final = 0.1
 """The part of a run's rows that the title calls its end."""
 
@@ -130,6 +132,7 @@ def panel(axes: Axes, table: pd.DataFrame, methods: list[str], names: tuple[str,
 def line(axes: Axes, rows: pd.DataFrame, method: str, first: bool) -> None:
     """Draw the mean over seeds as a line (a dot for a single step) and their range as a band."""
     colour = style.METHOD_COLOURS.get(method, style.OTHER)
+    rows = rows[:: -max(1, len(rows) // POINTS)][::-1]  # the last step is drawn
     axes.plot(
         rows["step"], rows["mean"], color=colour, linestyle=style.METHOD_LINES.get(method, "-"),
         linewidth=1.4 if first else 0.7, marker="o" if len(rows) == 1 else "", markersize=3,

@@ -36,9 +36,8 @@ def collect(data: Path) -> pd.DataFrame:
     backbone was not scored, or a pair has no text.
     """
     path = data / "scores.parquet"
-    untrained = of_method(
-        require(read_scores(path), ["distance"], str(path)), "untrained", path
-    ).drop_duplicates("pair_id")
+    scores = require(read_scores(path), ["distance"], str(path))
+    untrained = of_method(scores, "untrained", path).drop_duplicates("pair_id")
     frame = with_texts(untrained, data, list(FEATURES))
     return frame.assign(section=frame["section"].map(section_label))[COLUMNS]
 

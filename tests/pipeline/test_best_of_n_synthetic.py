@@ -76,7 +76,7 @@ def test_every_kind_of_reasoning_is_asked(tmp_path: Path, cache: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "number"),
     [
-        (["profile=cpu"], 100),
+        (["profile=cpu"], 80),
         (["profile=cpu", "experiment=confirmatory", "matrix=confirmatory"], 400),
         (["profile=cpu", "bon.prompts.number=7"], 7),
         (["profile=cpu", "data=files", "data.train=x.jsonl"], 400),
