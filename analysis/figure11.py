@@ -156,20 +156,26 @@ def seeds_of(table: pd.DataFrame) -> str:
 
 
 def panel(axes: Axes, table: pd.DataFrame, method: str) -> None:
-    """Draw one method's differences over one parameter's values."""
+    """Draw one method's differences over one parameter's values; two values get no scale."""
     axes.axhline(0, color=style.GREY, linewidth=0.8, linestyle="--")
+    values = sorted(table["value"].unique())
+    two = len(values) == 2
     for section, (label, look) in SHOWN.items():
         rows = table[table["section"] == section]
         if len(rows):
+            places = rows["value"].map(values.index) if two else rows["value"]
             style.interval_points(
-                axes, rows["value"], rows, "gain", markersize=3.5, capsize=2, elinewidth=0.8,
+                axes, places, rows, "gain", markersize=3.5, capsize=2, elinewidth=0.8,
                 label=label, **look,
             )  # fmt: skip
     minus = table["minus"].iloc[0]
     title = f"{method_label(method)} − {minus if minus == OWN_MEAN else method_label(minus)}"
     axes.set_title(style.wrap(title, 34), loc="left", fontsize=7)
     positive = table.loc[table["value"] > 0, "value"]
-    if len(positive) and positive.max() >= LOG_FROM * positive.min():
+    if two:
+        axes.set_xticks([0, 1], [f"{value:g}" for value in values])
+        axes.set_xlim(-0.5, 1.5)
+    elif len(positive) and positive.max() >= LOG_FROM * positive.min():
         if table["value"].min() > 0:
             axes.set_xscale("log")
         else:

@@ -83,6 +83,13 @@ def test_draw_uses_a_logarithmic_axis_where_values_span_decades(tmp_path: Path) 
     assert scales["swapped labels among Reasoning"] == "linear"
 
 
+def test_two_values_stand_side_by_side_whatever_lies_between(tmp_path: Path) -> None:
+    rows = sweep((5.0, 1e9)).assign(parameter="clip_norm")
+    axes = figure11.draw(collected(tmp_path, rows)).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["5", "1e+09"]
+    assert axes.get_xlabel() == "largest gradient norm" and axes.get_xscale() == "linear"
+
+
 def test_one_value_one_seed_draws_and_claims_nothing(tmp_path: Path) -> None:
     figure = figure11.draw(collected(tmp_path, sweep((1.0,), seeds=1)))
     assert "not swept side by side" in figure.get_suptitle()
