@@ -96,9 +96,9 @@ def test_the_time_of_training_is_said_where_committed_runs_trained_the_same_mode
     Path("results/cpu").mkdir(parents=True)
     manifest = {"runs": [{"seconds": 360.0, "config": config}]}
     Path("results/cpu/manifest.json").write_text(json.dumps(manifest))
-    words = ["profile=cpu", "workers=2"]  # 600 pairs, two methods, three seeds
+    words = ["profile=cpu", "workers=2"]  # 440 pairs, two methods, three seeds
     lines = pipeline.outline(compose_config("reproduce", words))
-    assert lines[1] == "about 3 min 0 s of training at the speed of results/cpu"
+    assert lines[1] == "about 2 min 12 s of training at the speed of results/cpu"
     files = ["data=files", "data.train=x.jsonl"]
     for other in (["model=gemma-3-270m"], files, ["grid=[1e-3]"], ["training.epochs=3"]):
         lines = pipeline.outline(compose_config("reproduce", [*words, *other]))

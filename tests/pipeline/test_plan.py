@@ -78,9 +78,9 @@ def test_every_paper_experiment_is_planned_without_its_files(
 def test_steps_and_tokens_of_a_paper_run_by_hand(tmp_path: Path) -> None:
     plan, _ = planned(tmp_path, *paper("gemma_unified_feedback"), "best_of_n=false", "seeds=[0]")
     training = stages(plan)["training"]
-    assert "10,000 steps each of 16 pairs" in plan.facts["Runs"]  # 80,000 pairs, 2 epochs
-    assert training.sequences == 2 * 2 * 160_000
-    assert training.tokens == 2 * 160_000 * 2 * 1024
+    assert "6,666 steps each of 24 pairs" in plan.facts["Runs"]  # 80,000 pairs, 2 epochs
+    assert training.sequences == 2 * 2 * 6_666 * 24
+    assert training.tokens == 2 * 6_666 * 24 * 2 * 1024
     assert list(stages(plan)) == ["training", "scoring, untrained too"]
 
 
@@ -142,7 +142,7 @@ def test_local_copies_are_counted(
     assert f"{usable - held_out} to train on" in plan.facts["Pairs"]
     training = stages(plan)["training"]
     assert training.tokens / training.sequences < 100  # far below max_length
-    kept = (usable - held_out) // 256 * 256 if "skywork" in experiment else 2 * usable
+    kept = (usable - held_out) // 256 * 256  # the proxies' batches, in one epoch
     assert stages(plan)["Best-of-N: proxies"].sequences == 24 * 2 * kept
     fetched = {item.name.split("/")[0] for item in plan.downloads}
     assert fetched == {"model google", "model Ray2333", "benchmark rewardbench"}
