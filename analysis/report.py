@@ -141,8 +141,9 @@ def labels(manifest: dict[str, Any]) -> list[str]:
         )
     if data.get("kind") == "generated":
         found.append(
-            "Generated preference pairs: prompts, responses and labels are made and checked by "
-            "code. They are not human preferences, and the benchmark is not RewardBench."
+            "Generated preference pairs: templates make prompts, responses and labels, and code "
+            "checks the labels of Reasoning and Chat Hard. They are not human preferences, and the "
+            "benchmark is not RewardBench."
         )
     found.append(
         "The paper released no code. Settings that it does not state (ε, the first μ, schedules, "
