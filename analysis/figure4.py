@@ -52,7 +52,7 @@ def collect(data: Path) -> pd.DataFrame:
     seed is shared, or a pair lacks distance.
     """
     path = data / "scores.parquet"
-    scores = require(read_scores(path), ["distance"], str(path))
+    scores = read_scores(path, needed=["distance"])
     scores = scores[scores["section"].map(section_key) == section_key(SECTION)]
     require(scores, GROUP, f"{path}, section {SECTION},")
     bt, normbt = (of_method(scores, name, path) for name in ("bt", "normbt"))

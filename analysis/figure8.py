@@ -36,7 +36,7 @@ def collect(data: Path) -> pd.DataFrame:
     backbone was not scored, or a pair has no text.
     """
     path = data / "scores.parquet"
-    scores = require(read_scores(path), ["distance"], str(path))
+    scores = read_scores(path, needed=["distance"])
     untrained = of_method(scores, "untrained", path).drop_duplicates("pair_id")
     frame = with_texts(untrained, data, list(FEATURES))
     return frame.assign(section=frame["section"].map(section_label))[COLUMNS]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.style import section_label
-from analysis.tables import TEXTS, of_method, read_scores, require, with_texts
+from analysis.tables import TEXTS, of_method, read_scores, with_texts
 from rm.errors import InputError
 
 FACTS: Final = ["pair_id", "section", "subset"]
@@ -23,7 +23,7 @@ def collect(data: Path, a: str = "bt", b: str = "normbt", seed: int | None = Non
     Raises InputError: a file, method or seed is missing.
     """
     path = data / "scores.parquet"
-    scores = require(read_scores(path), ["distance"], str(path))
+    scores = read_scores(path, needed=["distance"])
     models = [of_method(scores, method, path) for method in (a, b)]
     shared = sorted(set(models[0]["seed"]) & set(models[1]["seed"]))
     if not shared or (seed is not None and seed not in shared):

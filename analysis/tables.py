@@ -84,18 +84,19 @@ def read_tidy(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return require(frame, columns, str(path))
 
 
-def read_scores(path: Path, keys: Sequence[str] = ()) -> pd.DataFrame:
+def read_scores(path: Path, keys: Sequence[str] = (), needed: Sequence[str] = ()) -> pd.DataFrame:
     """Return the scores in `path`, one row per run and pair, with `correct` and `cluster` added.
 
     `correct` is True where the chosen response scores strictly higher: a tie is a loss. `cluster`
     names what is resampled together (the problem behind several pairs); a pair that stands alone is
     its own cluster. `keys`: columns that tell runs apart besides method, data and seed.
+    `needed`: columns that must be there beside `SCORES`.
 
     Raises InputError: the file is missing, empty, lacks a column, repeats a pair within a run or
     holds a reward that is no finite number.
     """
     every = [*keys, "method", *GROUP, "seed", "pair_id"]
-    scores = one_row_each(read_tidy(path, [*keys, *SCORES]), every, str(path))
+    scores = one_row_each(read_tidy(path, [*keys, *SCORES, *needed]), every, str(path))
     check_finite(scores, ("reward_chosen", "reward_rejected"), "pair_id")
     alone = "pair:" + scores["pair_id"].astype(str)
     named = scores["cluster"].fillna("").astype(str) if "cluster" in scores else None
@@ -253,7 +254,7 @@ def cell(value: Any, digits: int) -> str:
 
 
 def decimals(value: float, digits: int) -> str:
-    """Return a number with `digits` decimals, the same for two numbers that differ by rounding."""
+    """Return a number with `digits` decimals; rounding error does not change the text."""
     rounded = f"{round(value, 9):.{digits}f}"
     return rounded.removeprefix("-") if float(rounded) == 0 else rounded.replace("-", "−")
 

@@ -394,8 +394,17 @@ def benchmark_name(cfg: DictConfig) -> str:
     return f"{path.name} ({file_fingerprint(path)})" if path.is_file() else path.name
 
 
+def scored_how(cfg: DictConfig) -> dict[str, Any]:
+    """The benchmark and the settings of scoring, as manifests and sweep.json record them."""
+    return {
+        "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
+        "benchmark": cfg.benchmark,
+        "benchmark_data": benchmark_name(cfg),
+    }
+
+
 def _as_row(pair: PreferencePair, subset: str, cluster: str = "") -> str:
-    chosen, rejected = pair.sides
+    chosen, rejected = pair.sides  # a single turn stays a text: scored test files keep their bytes
     row = {
         "pair_id": pair.pair_id,
         "prompt": list(pair.prompt),

@@ -28,7 +28,6 @@ from pipeline.experiments.best_of_n_material import find_prompts
 from pipeline.experiments.freeze import check_freeze
 from pipeline.experiments.matrix import (
     benchmark_data,
-    benchmark_name,
     check_call,
     choose_rates,
     command,
@@ -37,6 +36,7 @@ from pipeline.experiments.matrix import (
     prompts_trained_on,
     run_configs,
     run_facts,
+    scored_how,
     train_and_score,
     train_config,
 )
@@ -308,9 +308,7 @@ def write_manifest(
             "label": label(cfg),
             "command": command("scripts.reproduce", overrides),
             "runs": [run_facts(run) for run in runs],
-            "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
-            "benchmark": cfg.benchmark,
-            "benchmark_data": benchmark_name(cfg),
+            **scored_how(cfg),
             **facts,
             **({"intervals": "crossed"} if len(cfg.seeds) > 1 else {}),
             "seconds_of_this_call": round(time.time() - started, 1),

@@ -28,6 +28,7 @@ from pipeline.experiments.matrix import (
     for_others,
     label,
     run_facts,
+    scored_how,
     train_and_score,
     train_config,
 )
@@ -167,15 +168,6 @@ def check(cfg: DictConfig, parts: dict[str, Any], folder: Path) -> None:
                 f"{folder} has a sweep that was scored with other {' and '.join(unlike)}: give "
                 "another results_dir"
             )
-
-
-def scored_how(cfg: DictConfig) -> dict[str, Any]:
-    """The benchmark and the settings of scoring, as sweep.json records them."""
-    return {
-        "evaluation": OmegaConf.to_container(cfg.eval, resolve=True),
-        "benchmark": cfg.benchmark,
-        "benchmark_data": benchmark_name(cfg),
-    }
 
 
 def check_alike(cfg: DictConfig, one: DictConfig, parts: dict[str, Any], folder: Path) -> None:

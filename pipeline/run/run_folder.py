@@ -121,11 +121,10 @@ def comparable(cfg: Any) -> dict[str, Any]:
     """Return the settings that change a run's result, flat: dotted key -> value."""
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
-    flat = _flatten({k: v for k, v in content.items() if k not in NEUTRAL})
     neutral = tuple(f"{name}." for name in NEUTRAL)
     return {
         k: v
-        for k, v in flat.items()
+        for k, v in _flatten(content).items()
         if not f"{k}.".startswith(neutral) and not (k in ADDED and ADDED[k] == v)
     }
 

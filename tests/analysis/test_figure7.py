@@ -87,6 +87,12 @@ def test_draw_has_four_panels_and_names_what_is_absent(tmp_path: Path) -> None:
     assert figure.get_suptitle() == title
 
 
+def test_a_long_run_is_drawn_by_part_of_its_steps_the_last_included(tmp_path: Path) -> None:
+    axes = figure7.draw(collected(tmp_path, metrics(steps=450))).axes[0]
+    places = axes.lines[0].get_xdata()
+    assert len(places) == figure7.POINTS and places[-1] == 450
+
+
 def test_extreme_inputs_draw_or_say_why(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no rows"):
         figure7.draw(metrics().head(0))

@@ -84,5 +84,7 @@ def test_the_page_of_figures_has_their_captions(results: Path) -> None:
     items = {item.name: item for item in gallery.draw_all(results)}
     page = (results / "figures" / "README.md").read_text()
     drawn = [item for item in items.values() if item.name in gallery.FIGURES and item.files]
+    label = markdown_text(str(gallery.read_manifest(results)["label"]))
+    assert label and page.startswith(f"# Figures\n\n{label}\n\n")
     assert [item.name for item in drawn] == ["figure4", "figure12"] and page.count("![") == 2
     assert all(f"]({item.name}.png)\n\n{markdown_text(item.caption)}\n" in page for item in drawn)

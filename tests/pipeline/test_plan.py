@@ -84,6 +84,13 @@ def test_steps_and_tokens_of_a_paper_run_by_hand(tmp_path: Path) -> None:
     assert list(stages(plan)) == ["training", "scoring, untrained too"]
 
 
+def test_proxies_read_a_prompt_once_for_all_its_samples(tmp_path: Path) -> None:
+    """Rows of 1,024 + 1,024 tokens fit the proxies' 3,000, so none is cut and all share."""
+    words = paper("gemma_unified_feedback")
+    scored = stages(planned(tmp_path, *words)[0])["Best-of-N: proxies score"]
+    assert scored.tokens == 24 * (1_000 * 1_024 + 405_000 * 1_024)
+
+
 def test_counts_follow_matrix_and_grid(tmp_path: Path) -> None:
     words = ["profile=smoke", "matrix=main", "grid=[1e-3,1e-2]", "seeds=[0,1]", GIVEN]
     plan, cfg = planned(tmp_path, *words)

@@ -187,6 +187,8 @@ def test_the_label_names_an_experiment() -> None:
     assert plain.endswith("generated preference pairs · benchmark: generated · profile cpu")
     words = ["profile=cpu", "experiment=confirmatory", "matrix=forms"]
     assert matrix.label(compose_config("reproduce", words)) == f"{plain} · experiment confirmatory"
+    swept = matrix.label(compose_config("sweep", words[:2]))
+    assert swept == f"{plain} · sweep with the settings of confirmatory"
 
 
 def test_a_loss_that_needs_every_token_goes_without_the_kernel_for_shared_rows() -> None:
