@@ -17,7 +17,6 @@ feed-forward part of that layer.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -40,6 +39,9 @@ KERNELS = {"sdpa": "sdpa_shared_prefix", "eager": "eager_shared_prefix"}
 
 FLEX = "flex_attention"
 """Value of `training.attention` and `eval.attention` that selects FlexAttention."""
+
+BLOCK = 128
+"""Queries per block of `causal_products`: the scores of a block stay in the processor's cache."""
 
 LAST_LAYER = "reads_last_tokens_only"
 """Marks the attention module of the last layer."""
@@ -78,20 +80,17 @@ class AttentionPlan:
         In the last layer, only the last token of each row gets an output; the others get zeros.
         """
         dtype = value.dtype
-        cpu = query.device.type == "cpu" and dtype == torch.bfloat16
-        if cpu:  # the kernel's backward pass is up to twice as fast in float32
-            query, key, value = query.float(), key.float(), value.float()
+        attend = row_attention(module, value, **options)
         queries = query.split(self.queries, dim=2)
         keys, values = key.split(self.pieces, dim=2), value.split(self.pieces, dim=2)
         outputs = []
-        with torch.autocast("cpu", enabled=False) if cpu else contextlib.nullcontext():
-            for own, pieces, mask in zip(queries, self.keys, self.masks, strict=True):
-                row_keys = torch.cat([keys[index] for index in pieces], dim=2)
-                row_values = torch.cat([values[index] for index in pieces], dim=2)
-                skipped = own.shape[2] - 1 if getattr(module, LAST_LAYER, False) else 0
-                own, mask = (own[:, :, skipped:], None) if skipped else (own, mask)
-                output = plain_attention(module, own, row_keys, row_values, mask, **options)
-                outputs.append(nn.functional.pad(output, (0, 0, 0, 0, skipped, 0)))
+        for own, pieces, mask in zip(queries, self.keys, self.masks, strict=True):
+            row_keys = torch.cat([keys[index] for index in pieces], dim=2)
+            row_values = torch.cat([values[index] for index in pieces], dim=2)
+            skipped = own.shape[2] - 1 if getattr(module, LAST_LAYER, False) else 0
+            own, mask = (own[:, :, skipped:], None) if skipped else (own, mask)
+            output = attend(module, own, row_keys, row_values, mask, **options)
+            outputs.append(nn.functional.pad(output, (0, 0, 0, 0, skipped, 0)))
         return torch.cat(outputs, dim=1).to(dtype)
 
 
@@ -256,6 +255,48 @@ def plain_attention(
         weights.to(query.dtype), options.get("dropout", 0.0), module.training
     )
     return (dropped @ value).transpose(1, 2).contiguous()
+
+
+def row_attention(module: nn.Module, value: Tensor, **options: Any) -> Callable[..., Tensor]:
+    """The function that computes a row's attention: `causal_products` where it is faster."""
+    dropout = module.training and options.get("dropout", 0.0)
+    special = dropout or options.get("softcap") is not None
+    if value.device.type == "cpu" and value.dtype == torch.bfloat16 and not special:
+        return causal_products
+    return plain_attention
+
+
+def causal_products(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _mask: Tensor | None,
+    *,
+    scaling: float,
+    **_: Any,
+) -> Tensor:
+    """Causal attention of a row's last queries by matrix products, in blocks of queries.
+
+    With bfloat16 in hardware it takes a third to a half of the time of torch's CPU kernel, which
+    computes in float32. Scores are rounded to bfloat16 before the softmax, as in transformers'
+    eager attention. query (1, heads, queries, size), key and value (1, groups, keys, size), where
+    the queries belong to the last keys -> (1, queries, heads, size). The mask is not read.
+    """
+    query, key, value = query[0].to(value.dtype), key[0].to(value.dtype), value[0]
+    heads, queries, size = query.shape
+    groups, before = len(key), key.shape[1] - queries
+    outputs = []
+    for start in range(0, queries, BLOCK):
+        own = query[:, start : start + BLOCK]
+        count = own.shape[1]
+        seen = before + start + count
+        later = torch.full((count, seen), -torch.inf, dtype=value.dtype).triu(seen - count + 1)
+        later = later.expand(groups, heads // groups, -1, -1).reshape(groups, -1, seen)
+        own = own.reshape(groups, -1, size)
+        scores = torch.baddbmm(later, own, key[:, :seen].mT, alpha=scaling)
+        outputs.append((scores.softmax(-1) @ value[:, :seen]).view(heads, count, size))
+    return torch.cat(outputs, dim=1).transpose(0, 1).unsqueeze(0)
 
 
 for _name in KERNELS.values():

@@ -172,11 +172,10 @@ class PairCollator:
     ) -> None:
         """With `trunk`, the batch has cached trunk states instead of token ids.
 
-        With `share`, the batch has each shared token once (`rm.model.attention`). Rows of equal
-        length that share nothing stay rows, which is 5% faster (benchmarks/training.py).
-        `distance`: computes a pair's distance from its tokens. `likelihood`: add the targets for
-        the log-likelihood of the chosen responses; needs pairs with a `response_start` and no
-        shared prefixes.
+        With `share`, the batch has each shared token once (`rm.model.attention`). `distance`:
+        computes a pair's distance from its tokens. `likelihood`: add the targets for the
+        log-likelihood of the chosen responses; needs pairs with a `response_start` and no shared
+        prefixes.
         """
         self.pad_id, self.trunk, self.side, self.share = pad_id, trunk, side, share
         self.distance, self.likelihood = distance, likelihood
@@ -185,7 +184,7 @@ class PairCollator:
         """Return a dict with these entries.
 
         attention_mask and input_ids or trunk_states: 2·pairs rows. With `share`, one entry `shared`
-        (a SharedBatch) may replace them. targets: (2·pairs, length), only with `likelihood`.
+        (a SharedBatch) replaces them. targets: (2·pairs, length), only with `likelihood`.
         margin: (pairs,) float32, only if every pair has one. pair_id and category: one per pair, in
         order ("" for no category). distance: (pairs,) float32, only if the collator has a distance.
         """
@@ -209,9 +208,7 @@ class PairCollator:
         return pad([*chosen, *rejected], IGNORED, self.side)[0]
 
     def _rows(self, rows: Sequence[tuple[int, ...]]) -> dict[str, Any]:
-        starts, lengths = {row[0] for row in rows}, {len(row) for row in rows}
-        plain = len(starts) == len(rows) and len(lengths) == 1  # nothing shared, no padding
-        if self.share and not plain:
+        if self.share:
             return {"shared": shared_batch(rows, self.trunk.states if self.trunk else None)}
         if self.trunk is not None:
             states, mask = self.trunk.batch(rows)

@@ -228,7 +228,13 @@ def grow_adapters(model: RewardModel) -> None:
 
 
 @pytest.mark.parametrize("part", ["full", "lora"])
-def test_gradients_in_float64(backbone: Path, part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("products", [False, True], ids=["kernel", "products"])
+def test_gradients_in_float64(
+    backbone: Path, part: Any, products: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if products:  # blocks of three queries, so that rows end inside a block
+        monkeypatch.setattr(prefix, "row_attention", lambda *_, **__: prefix.causal_products)
+        monkeypatch.setattr(prefix, "BLOCK", 3)
     model = model_of(backbone, torch.float64)
     train_part(model, part, lora=LORA)
     grow_adapters(model)
@@ -242,6 +248,43 @@ def norm_without_float32(self: Any, states: Tensor) -> Tensor:
     """RMS norm; transformers' own rounds to float32 even in a float64 model."""
     scale = (states.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
     return states * scale * (self.weight + type(self).__name__.startswith("Gemma"))
+
+
+@pytest.mark.parametrize("keys", [7, 128, 300])
+@pytest.mark.parametrize("queries", [1, 7, 128, 129, 300])
+def test_attention_by_products_is_that_of_the_kernel(queries: int, keys: int) -> None:
+    """Outputs and gradients in float64, for six heads in two groups."""
+    if queries > keys:
+        pytest.skip("a row has no more queries than keys")
+    torch.manual_seed(0)
+    shapes = (6, queries), (2, keys), (2, keys)
+    inputs = [torch.randn(1, *shape, 8, dtype=torch.float64).requires_grad_() for shape in shapes]
+    module = SimpleNamespace(num_key_value_groups=3, training=True, is_causal=True)
+    mask = torch.ones(1, 1, queries, keys, dtype=torch.bool).tril(keys - queries)
+    found = []
+    for attend in (prefix.plain_attention, prefix.causal_products):
+        output = attend(module, *inputs, mask, scaling=0.3)  # type: ignore[arg-type]
+        found.append([output, *torch.autograd.grad(output.cos().sum(), inputs)])
+    for expected, value in zip(*found, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "training", "options", "products"),
+    [
+        (torch.bfloat16, True, {"dropout": 0.0}, True),
+        (torch.bfloat16, False, {"dropout": 0.1}, True),
+        (torch.bfloat16, True, {"dropout": 0.1}, False),
+        (torch.bfloat16, False, {"softcap": 50.0}, False),
+        (torch.float32, True, {}, False),
+    ],
+)
+def test_products_are_for_bfloat16_without_dropout_and_cap(
+    dtype: torch.dtype, training: bool, options: dict[str, Any], products: bool
+) -> None:
+    module: Any = SimpleNamespace(training=training)
+    chosen = prefix.row_attention(module, torch.zeros(1, dtype=dtype), **options)
+    assert chosen is (prefix.causal_products if products else prefix.plain_attention)
 
 
 def test_bfloat16_differs_by_no_more_than_its_rounding(backbone: Path) -> None:
