@@ -83,14 +83,14 @@ def between(samples: list[np.ndarray]) -> np.ndarray:
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """Return the layer at which categories separate most."""
-    known = table[table["share"].notna()]
+    """Return the layer at which categories separate most, at the token that the head reads."""
+    known = table[table["share"].notna() & (table["pooling"] == "last")]
     if known.empty:
         return "One section, or too few pairs: nothing to separate"
     best = known.nlargest(1, "share").iloc[0]
     return (
-        f"Sections separate most at layer {best['layer']:.0f} of {known['layer'].max():.0f}: "
-        f"{best['share']:.0%} of the variance"
+        f"Last token: sections separate most at layer {best['layer']:.0f} of "
+        f"{known['layer'].max():.0f}, {best['share']:.0%} of variance"
     )
 
 

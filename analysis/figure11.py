@@ -91,7 +91,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """Return NormBT's gain on Reasoning over BT at the fewest and most training pairs.
+    """Return NormBT's gain on Reasoning over BT at the fewest and most training pairs, in points.
 
     Where those were not swept: its range over all values.
     """
@@ -99,9 +99,11 @@ def verdict(table: pd.DataFrame) -> str:
     beside = rows[rows["minus"] == "bt"]
     pairs = beside[beside["parameter"] == "train_pairs"].sort_values("value")
     if len(pairs) > 1:
-        (few, at_few), (many, at_many) = pairs[["value", "gain"]].iloc[[0, -1]].to_numpy()
-        gains = f"{signed(at_few)} points at {few:,.0f} pairs, {signed(at_many)} at {many:,.0f}"
-        return f"NormBT's Reasoning gain: {gains}"
+        ends = pairs.iloc[[0, -1]]
+        numbers = ends[["gain", "value"]].to_numpy()
+        few, many = (f"{signed(gain)} at {value:,.0f}" for gain, value in numbers)
+        ranges = "overlap" if ends["gain_low"].max() <= ends["gain_high"].min() else "differ"
+        return f"Reasoning gain: {few} pairs, {many}; seed ranges {ranges}"
     if len(beside):
         low, high = (signed(end) for end in (beside["gain"].min(), beside["gain"].max()))
         return f"NormBT's Reasoning gain over BT: {low} to {high} points"

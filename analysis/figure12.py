@@ -19,6 +19,8 @@ from eval.methods import described
 from rm.data.preferences import section_key
 
 COLUMNS: Final = {**{section_key(name): name for name in style.SECTIONS}, "average": "Average"}
+FEW: Final = 5
+"""Below this number of seeds, the wider of Table 1's intervals counts (docs/design.md)."""
 TOGETHER: Final = 4
 """Most methods that stand together, one point each per section."""
 LOOKS: Final[dict[str, dict[str, Any]]] = {
@@ -70,7 +72,8 @@ def draw(
         axes.set_xlabel("difference (percentage points)")
     notes = [table1.rows_note(part) for _, part in frame.groupby("benchmark", sort=False)]
     words = caption(table, crossed, marks=bool(apart)) + "".join(notes)
-    style.add_text(figure, verdict(rows), words, note, legend=grid[:, 0])
+    title = verdict(pd.concat([part for _, part in parts]))
+    style.add_text(figure, title, words, note, legend=grid[:, 0])
     return figure
 
 
@@ -164,13 +167,13 @@ def finish(axes: Axes, names: list[str]) -> None:
 
 
 def verdict(rows: pd.DataFrame) -> str:
-    """Return NormBT − BT on Reasoning and on the average; of several places, how many gain."""
+    """Return NormBT − BT on Reasoning and on the average; of several places, on Reasoning alone."""
     ours = rows[(rows["method"] == "normbt") & rows["cell"].isin(LOOKS)]
     if ours.empty:
         return "Each method minus its base loss, by section"
     if ours.groupby(GROUP).ngroups > 1:
-        above = ours.loc[ours["cell"] == "reasoning", "gain" + LOW] > 0
-        return f"NormBT − BT, Reasoning: interval above zero in {above.sum()} of {len(above)} cases"
+        gains = ours.loc[ours["cell"] == "reasoning", "gain"]
+        return f"NormBT − BT, Reasoning: {', '.join(map(signed, gains))} points"
     words = [f"{COLUMNS[row['cell']]} {with_interval(row)}" for _, row in ours.iterrows()]
     return f"NormBT − BT: {', '.join(words)} points"
 
@@ -185,9 +188,11 @@ def caption(table: pd.DataFrame, crossed: bool, marks: bool) -> str:
     """Return what a row is, how it is marked (with `marks` also by †), n, seeds and interval."""
     kind = "interval for new seeds and test pairs" if crossed else "bootstrap over seeds and pairs"
     rows = "Each method minus BT" if set(table["minus"]) == {"bt"} else table1.ROWS
+    few = f" With fewer than {FEW} seeds read the wider of Table 1's two intervals."
+    few = few if crossed and table["seeds"].min() < FEW else ""
     holm = f" {MARK}: p < 0.05 after Holm's correction over the methods." if marks else ""
     return (
         f"{rows}: {plural_range([*table['seeds']], 'seed')}, "
         f"{plural_range([*table['pairs']], 'test pair')}. Bars: 95% {kind}, not corrected for "
-        f"their number; filled: excludes zero.{holm}"
+        f"multiple comparisons; filled: excludes zero.{few}{holm}"
     )

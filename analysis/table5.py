@@ -13,7 +13,7 @@ import pandas as pd
 from analysis import table1
 from analysis.figure11 import LABELS, parameter_label
 from analysis.style import ordered
-from analysis.tables import read_scores, write_table
+from analysis.tables import HIGH, LOW, read_scores, write_table
 
 FILE: Final = "sweep_scores.parquet"
 SWEPT: Final = ["parameter", "value"]
@@ -33,8 +33,13 @@ def collect(data: Path) -> pd.DataFrame:
 
 
 def build(frame: pd.DataFrame, resamples: int = 2000, crossed: bool = False) -> pd.DataFrame:
-    """Return table 5: parameter and value, then table 1's columns. Errors: as `table1.build`."""
-    return by_value(frame, lambda rows: table1.build(rows, resamples, crossed))
+    """Return table 5: parameter and value, then table 1's columns. Errors: as `table1.build`.
+
+    Ends of intervals beyond 0 or 100 percent, which few seeds give, are cut there.
+    """
+    table = by_value(frame, lambda rows: table1.build(rows, resamples, crossed))
+    ends = [name for name in table if str(name).endswith((LOW, HIGH))]
+    return table.assign(**table[ends].clip(0, 100))
 
 
 def differences(frame: pd.DataFrame, resamples: int = 2000, crossed: bool = False) -> pd.DataFrame:

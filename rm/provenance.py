@@ -25,6 +25,13 @@ PACKAGES = (
 )
 
 
+def usable_cores() -> int:
+    """Number of cores that this process may use: a scheduler or container may give it fewer."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def fingerprint_of(content: Any) -> str:
     """SHA-256 (16 hex digits) of JSON-like content, independent of key order."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
 """Pack finished runs, without their weights, into one small file, to resume on another machine.
 
-python -m scripts.archive profile=cpu action=pack      # runs/cpu → results/cpu/runs.tar.xz
-python -m scripts.archive profile=cpu action=unpack    # and back; make reproduce then resumes
+python -m scripts.archive action=pack archive=mine.tar.xz runs_dir=runs/cpu
+python -m scripts.archive action=unpack archive=results/cpu/runs.tar.xz runs_dir=runs/from_archive
 
 Output: the archive holds each run's configuration, manifests, metrics, split, per-pair scores and
 measured gradients. That is all that reproduce, sweep and status read of a run whose weights were

@@ -31,7 +31,7 @@ def run(cfg: DictConfig) -> pd.DataFrame:
         rows = held_out_rows(data.validation)
     else:
         test = benchmark_data(cfg, Path(cfg.output).parent)
-        rows = BENCHMARKS[cfg.benchmark].load(test)
+        rows = BENCHMARKS[cfg.benchmark].load(test, cfg.ignore)
     if not rows:
         raise InputError(f"data={cfg.data.name} has no validation pairs: give benchmark=…")
     table = baselines(data.train, rows, cfg.resamples)
@@ -45,10 +45,7 @@ def held_out_rows(pairs: list[PreferencePair]) -> list[EvaluationRow]:
     fine = len({source for source, _ in named}) == len(named)
     return [
         EvaluationRow(
-            pair.pair_id,
-            pair.prompt,
-            pair.chosen,
-            pair.rejected,
+            **vars(pair),
             subset=pair.source if fine else pair.category or "all",
             section=pair.category or "all",
         )

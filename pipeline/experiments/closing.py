@@ -31,10 +31,10 @@ def closing_lines(results: Path, committed: Path) -> Iterator[str]:
         yield "\nNo Table 1: the benchmark has none of RewardBench's sections"
     yield "\nClaims that these runs can judge (conf/claims.yaml)"
     yield from verdict_lines(results)
-    compared = beside(results, committed)
-    if compared:
+    if results.resolve() != committed.resolve():
         yield f"\nAverage here and in {committed}, percent"
-        yield from compared
+        absent = f"  nothing to compare: {committed} has other methods, backbones or data"
+        yield from beside(results, committed) or [absent]
     yield f"\nreport: {results / 'report.html'}   figures: {results / 'figures'}"
 
 
@@ -57,9 +57,8 @@ def verdict_lines(results: Path) -> Iterator[str]:
 
 
 def beside(results: Path, committed: Path) -> list[str]:
-    """Our averages beside the committed ones with their intervals; [] without common methods."""
-    both_have = (results / TABLE).is_file() and (committed / TABLE).is_file()
-    if not both_have or results.resolve() == committed.resolve():
+    """Our averages beside the committed ones with their intervals; [] without common rows."""
+    if not ((results / TABLE).is_file() and (committed / TABLE).is_file()):
         return []
     ours, theirs = (_averages(folder / TABLE) for folder in (results, committed))
     if ours.index.names != theirs.index.names:

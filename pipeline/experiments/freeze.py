@@ -50,6 +50,7 @@ def check_freeze(cfg: DictConfig, root: Path = ROOT) -> dict[str, Any] | None:
             "experiment.freeze is not set: no test pair may be scored before the rules are frozen; "
             "give until=rates, or the commit that freezes them"
         )
+    require_ancestor(commit, root)
     now = {path: rules(path, (root / path).read_text()) for path in FROZEN}
     changed = [path for path in FROZEN if now[path] != rules(path, at_commit(commit, path, root))]
     if changed:
@@ -60,16 +61,27 @@ def check_freeze(cfg: DictConfig, root: Path = ROOT) -> dict[str, Any] | None:
     return {"commit": str(commit), "files": now}
 
 
+def require_ancestor(commit: str, root: Path = ROOT) -> None:
+    """Raise InputError unless a commit is in the history of the commit that is checked out."""
+    found = subprocess.run(
+        ["git", "merge-base", "--is-ancestor", commit, "HEAD"],
+        cwd=root, capture_output=True, text=True,
+    )  # fmt: skip
+    if found.returncode:
+        raise InputError(
+            f"experiment.freeze={commit} is not in this repository's history "
+            f"({found.stderr.strip() or 'another branch'}): check out a commit after it, in a "
+            "clone with its history (git fetch --unshallow)"
+        )
+
+
 def at_commit(commit: str, path: str, root: Path = ROOT) -> str:
     """Return a file's text at a commit. Raises InputError where git does not know it."""
     found = subprocess.run(
         ["git", "show", f"{commit}:{path}"], cwd=root, capture_output=True, text=True
     )
     if found.returncode:
-        raise InputError(
-            f"{path} at commit {commit} cannot be read: {found.stderr.strip()}; the freeze is "
-            "checked in a clone with its history (git fetch --unshallow)"
-        )
+        raise InputError(f"{path} at commit {commit} cannot be read: {found.stderr.strip()}")
     return found.stdout
 
 

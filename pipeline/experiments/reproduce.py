@@ -58,9 +58,12 @@ from rm.model.checkpoints import keeps_head, new_reward_model, save_reward_model
 from rm.model.precision import DTYPES
 from rm.provenance import environment
 
+COMMITTED = {"confirmatory": "cpu", "replication": "gemma"}
+"""Experiment → folder below results/."""
 TIMED_BY = (
     *("model.name", "data.kind", "training.part", "training.top_layers", "training.epochs"),
     *("training.reuse_trunk", "training.share_prefix", "training.max_length"),
+    "training.compute_dtype",
 )
 """Settings that the training time per pair depends on most."""
 
@@ -157,8 +160,9 @@ def outline(cfg: DictConfig) -> list[str]:
 
 
 def committed_folder(cfg: DictConfig) -> Path:
-    """The profile's committed results."""
-    return Path("results") / cfg.profile.name
+    """The committed results to compare with: of the same experiment, or of `make reproduce`."""
+    experiment = cfg.get("experiment")
+    return Path("results") / COMMITTED.get(experiment.name if experiment else "", "default")
 
 
 def seconds_per_pair(cfg: DictConfig) -> float | None:

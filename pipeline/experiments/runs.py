@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from pipeline.launch.terminal import Screen
 from pipeline.run.run_folder import stale_because, steps_done
 from pipeline.run.training import prepare
 from rm.errors import InputError
+from rm.provenance import usable_cores
 from rm.training.settings import step_count
 
 TRAINING_SHARE = 0.9
@@ -79,7 +79,7 @@ def workers_of(cfg: DictConfig) -> int:
             raise InputError(f"workers={cfg.workers}: must be a whole number, 1 or more, or null")
         return int(cfg.workers)
     alone = cfg.devices == 1 and not torch.cuda.is_available() and cfg.launch.name == "local"
-    return (os.cpu_count() or 1) if alone else 1
+    return usable_cores() if alone else 1
 
 
 def log_file(cfg: DictConfig) -> Path:

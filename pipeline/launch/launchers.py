@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.launch import ranks
 from rm.errors import InputError
+from rm.provenance import usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.5
@@ -304,5 +305,5 @@ def _variables(devices: int) -> dict[str, str]:
     if not torch.cuda.is_available():
         variables["DS_ACCELERATOR"] = "cpu"
         # Ranks that each use all cores slow one another down: divide the cores among them.
-        variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+        variables.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // devices)))
     return variables

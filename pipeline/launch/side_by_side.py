@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rm.errors import InputError, InterruptedRunError
+from rm.provenance import usable_cores
 
 POLL_SECONDS = 0.2
 KNOWN = {error.__name__: error for error in (InputError, InterruptedRunError, FloatingPointError)}
@@ -89,7 +90,7 @@ def _work(job: Job, workers: int, log: Path, writer: Connection) -> None:
         os.dup2(file.fileno(), 2)
     import torch
 
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    torch.set_num_threads(max(1, usable_cores() // workers))
     try:
         job.work(*job.arguments)
     except BaseException as error:

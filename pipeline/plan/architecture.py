@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import torch
 import yaml
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import constants, get_session, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from omegaconf import DictConfig
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig
@@ -88,7 +90,7 @@ def _find(name: str, folder: Path | None, hub: str | None) -> Architecture:
     noted = CONF / "architecture" / f"{name}.yaml"
     try:
         if hub is not None:
-            path = Path(hf_hub_download(hub, "config.json"))
+            path = Path(hf_hub_download(hub, "config.json", local_files_only=not hub_answers()))
             return Architecture(name, _config_in(path.parent), "config.json on the Hub", None)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         if not noted.is_file():
@@ -99,6 +101,16 @@ def _find(name: str, folder: Path | None, hub: str | None) -> Architecture:
     content: dict[str, Any] = yaml.safe_load(noted.read_text())
     config = AutoConfig.for_model(**content)
     return Architecture(name, config, f"public configuration, conf/architecture/{name}.yaml", None)
+
+
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the Hub can be reached: asked once, without the retries of a download."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except (httpx2.HTTPError, OSError):
+        return False
+    return True
 
 
 def _config_in(folder: Path) -> PretrainedConfig:

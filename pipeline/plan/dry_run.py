@@ -52,6 +52,7 @@ from pipeline.settings.data import labels_of, require_facts
 from pipeline.settings.objective import objective_of
 from rm.data.sources import local_path
 from rm.errors import InputError
+from rm.provenance import usable_cores
 from rm.training.cost import decoder_of
 
 OK, FAILED, SKIPPED = "ok", "failed", "not checked"
@@ -296,7 +297,7 @@ class DryRun:
 
     def devices(self) -> str:
         """Check that there are as many devices as ranks."""
-        wanted, gpus, cores = self.cfg.devices, torch.cuda.device_count(), os.cpu_count() or 1
+        wanted, gpus, cores = self.cfg.devices, torch.cuda.device_count(), usable_cores()
         if self.cfg.profile.name in self.cfg.plan.gpu_for or gpus:
             if gpus < wanted:
                 raise InputError(

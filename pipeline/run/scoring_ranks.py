@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,14 +21,14 @@ from pipeline.run.scorers import load_scorer, scores_depend_on
 from rm.data.tokens import Row
 from rm.files import atomic_write_json, read_json, writing
 from rm.model.backbones import folder_fingerprint
-from rm.provenance import fingerprint_of
+from rm.provenance import fingerprint_of, usable_cores
 
 JOB_FILE, ROWS_FILE = "job.json", "rows.npz"
 
 
 def scoring_devices(cfg: DictConfig) -> int:
     """How many ranks score on this machine: `devices_of_one_machine`, if it has that many."""
-    here = torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count() or 1
+    here = torch.cuda.device_count() if torch.cuda.is_available() else usable_cores()
     return max(1, min(devices_of_one_machine(cfg), here))
 
 

@@ -33,6 +33,7 @@ from rm.data.templates import ChatTemplate, RefusedConversation, common_prefix
 from rm.data.tokens import TokenPair, encode_pair, response_start
 from rm.errors import InputError, InterruptedRunError
 from rm.files import atomic_folder, atomic_write_json, damage, read_json, writing
+from rm.provenance import usable_cores
 
 TABLE_FILE, FACTS_FILE = "pairs.arrow", "facts.json"
 SCHEMA = pa.schema(
@@ -331,8 +332,7 @@ def _encode_here(chunk: list[PreferencePair]) -> tuple[pa.RecordBatch, TokenRepo
 
 def processes_for(pairs: int, most: int | None = None) -> int:
     """Number of tokenising processes: at most `most`, or one per core; one for few pairs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(most or cores or 1, pairs // PARALLEL))
+    return max(1, min(most or usable_cores(), pairs // PARALLEL))
 
 
 # --- Cache ---------------------------------------------------------------------------------------

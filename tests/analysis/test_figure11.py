@@ -66,7 +66,10 @@ def test_the_title_says_what_normbt_adds(tmp_path: Path) -> None:
     }
     pairs = both.assign(parameter="train_pairs", value=both["value"].map(
         {1e-6: 900.0, 1e-3: 3600.0, 1.0: 12000.0}))  # fmt: skip
-    cases["NormBT's Reasoning gain: −7.0 points at 900 pairs, +13.0 at 12,000"] = pairs
+    cases["Reasoning gain: −7.0 at 900 pairs, +13.0 at 12,000; seed ranges differ"] = pairs
+    few = pairs[pairs["value"] == 900.0]
+    same = pd.concat([few, few.assign(value=12000.0)])
+    cases["Reasoning gain: −7.0 at 900 pairs, −7.0 at 12,000; seed ranges overlap"] = same
     for title, rows in cases.items():
         table = figure11.differences(collected(tmp_path, rows))
         assert figure11.verdict(table) == title and len(title.split()) <= 12

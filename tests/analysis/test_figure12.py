@@ -95,7 +95,7 @@ def test_generated_and_real_stand_side_by_side(frame: pd.DataFrame) -> None:
     assert drawn(left).keys() == drawn(right).keys()
     named = figure12.draw(both, names={("tiny", "made", "real"): "Real pairs"})
     assert [axes.get_title() for axes in named.axes] == [left.get_title(), "Real pairs"]
-    assert figure.get_suptitle() == "NormBT − BT, Reasoning: interval above zero in 2 of 2 cases"
+    assert figure.get_suptitle() == "NormBT − BT, Reasoning: +50.0, +50.0 points"
     cut = both.assign(truncated=(both["benchmark"] == "real") & (both["section"] == "Chat"))
     number = cut.loc[cut["benchmark"] == "real", "pair_id"].nunique()
     assert f" of {number} test pairs are truncated (Chat 100%)." in str(
@@ -103,19 +103,22 @@ def test_generated_and_real_stand_side_by_side(frame: pd.DataFrame) -> None:
     )
 
 
-def test_panels_are_in_the_order_of_the_rows_and_the_title_counts_the_gains(
+def test_panels_and_the_titles_gains_are_in_the_order_of_the_rows(
     frame: pd.DataFrame,
 ) -> None:
     equal = frame.assign(backbone="a", correct=0 * frame["correct"])
     figure = figure12.draw(pd.concat([frame, equal]))
     names = [axes.get_title().split(" · ")[0] for axes in figure.axes]
     assert names == ["tiny", "a"]
-    assert figure.get_suptitle() == "NormBT − BT, Reasoning: interval above zero in 1 of 2 cases"
+    assert figure.get_suptitle() == "NormBT − BT, Reasoning: +50.0, 0.0 points"
 
 
 def test_the_title_states_normbts_gain_with_its_interval(frame: pd.DataFrame) -> None:
     title = figure12.draw(frame, crossed=True).get_suptitle()
     assert title.startswith("NormBT − BT: Reasoning +50.0 [+") and len(title.split()) <= 12
+    few = "fewer than 5 seeds read the wider"
+    assert few in str(figure12.draw(frame, crossed=True).get_label())
+    assert few not in str(figure12.draw(frame).get_label())
     rivals = frame[frame["method"] != "normbt"]
     assert figure12.draw(rivals).get_suptitle() == "Each method minus its base loss, by section"
 

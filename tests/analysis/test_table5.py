@@ -46,6 +46,16 @@ def test_a_row_a_value_and_method_with_table_1_s_cells(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(table.iloc[3:][alone.columns].reset_index(drop=True), alone)
 
 
+def test_no_interval_of_an_accuracy_passes_0_or_100_percent(tmp_path: Path) -> None:
+    parts = [scores({"bt": {"Reasoning": n, "Safety": 10 - n}}, seeds=1) for n in (10, 9, 7)]
+    frame = pd.concat([part.assign(seed=seed) for seed, part in enumerate(parts)])
+    frame.assign(parameter="beta", value=0.5).to_parquet(tmp_path / "sweep_scores.parquet")
+    collected = table5.collect(tmp_path)
+    assert table1.build(collected, crossed=True)["reasoning_high"].max() > 100
+    ends = table5.build(collected, crossed=True).filter(regex="_(low|high)$").to_numpy()
+    assert ends.min() == 0 and ends.max() == 100
+
+
 def test_differences_are_taken_within_a_value(tmp_path: Path) -> None:
     table = table5.differences(collected(tmp_path), resamples=200)
     assert table[["value", "method", "minus", "reasoning", "chat"]].values.tolist() == [

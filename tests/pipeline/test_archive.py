@@ -163,9 +163,9 @@ def test_damaged_and_missing_archives_are_named(tmp_path: Path) -> None:
 
 def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     write(tmp_path / "runs", FILES)
-    words = ["profile=smoke", f"runs_dir={tmp_path}/runs", f"results_dir={tmp_path}/results"]
+    words = ["profile=smoke", f"runs_dir={tmp_path}/runs", f"archive={tmp_path}/some/runs.tar.xz"]
     pack_config = compose_config("archive", [*words, "action=pack"])
-    assert act(pack_config) == f"{tmp_path}/results/runs.tar.xz: 2 runs, 0.0 MB"
+    assert act(pack_config) == f"{tmp_path}/some/runs.tar.xz: 2 runs, 0.0 MB"
     said = act(compose_config("archive", [*words, "action=unpack"]))
     assert said.endswith("0 runs unpacked, 2 already there and unchanged")
     with pytest.raises(InputError, match="choose pack or unpack"):

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from generated import SUBSETS
-from pipeline.experiments.baselines import run
+from pipeline.experiments.baselines import held_out_rows, run
 from pipeline.settings.configuration import compose_config
+from rm.data.preferences import PreferencePair
 from rm.errors import InputError
 
 SMALL = ("data.pool_pairs=160", "data.train_pairs=120", "data.validation_pairs=96", "resamples=50")
@@ -47,6 +48,25 @@ def test_real_rows(tmp_path: Path, shared_data: Path) -> None:
         f"benchmark_data={shared_data / 'rewardbench_mini.jsonl.gz'}",
     )
     assert table.loc[table["level"] == "average", "pairs"].tolist() == [2859, 2859]
+
+
+def test_validation_pairs_keep_turns_that_their_sides_do_not_share() -> None:
+    turns = ({"role": "assistant", "content": "first"}, {"role": "user", "content": "and?"})
+    prompt = ({"role": "user", "content": "question"},)
+    pair = PreferencePair("p", prompt, "a", "b", category="Chat", chosen_history=turns)
+    (row,) = held_out_rows([pair])
+    assert row.sides == pair.sides and (row.subset, row.section) == ("", "Chat")
+
+
+def test_rows_with_tools_are_refused_unless_these_are_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = {"prompt": "q", "chosen": "a", "rejected": "b", "category": "c", "tools": [{"name": "x"}]}
+    path.write_text("".join(json.dumps(row | {"prompt": f"q{i}"}) + "\n" for i in range(4)))
+    words = (*SMALL, "benchmark=pairs", f"benchmark_data={path}")
+    with pytest.raises(InputError, match="tools"):
+        table_of(tmp_path, *words)
+    table = table_of(tmp_path, *words, "ignore=[tools]")
+    assert table.loc[table["level"] == "average", "pairs"].tolist() == [4, 4]
 
 
 def test_data_without_validation_pairs_are_refused(tmp_path: Path) -> None:

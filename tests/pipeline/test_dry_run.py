@@ -81,7 +81,7 @@ def test_the_smoke_profile_is_well_and_nothing_is_written(tmp_path: Path) -> Non
 def test_what_is_broken_has_its_line(
     words: list[str], name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dry_run.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(dry_run, "usable_cores", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     wrong = failures(smoke(tmp_path, *words))
     assert says in wrong[name]

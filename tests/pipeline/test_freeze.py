@@ -73,9 +73,19 @@ def test_words_may_change_and_rules_may_not(frozen: tuple[Path, str]) -> None:
         check_freeze(configured(commit), folder)
 
 
-def test_a_commit_that_git_does_not_know_is_named(frozen: tuple[Path, str]) -> None:
-    with pytest.raises(InputError, match=r"a\.py at commit 0123abc cannot be read"):
-        check_freeze(configured("0123abc"), frozen[0])
+def test_a_commit_outside_the_history_is_named(frozen: tuple[Path, str]) -> None:
+    folder, commit = frozen
+    with pytest.raises(InputError, match=r"freeze=0123abc is not in this repository's history"):
+        check_freeze(configured("0123abc"), folder)
+    git(folder, "checkout", "-q", "--orphan", "other")
+    git(folder, "commit", "-qm", "the same files, without the freeze")
+    with pytest.raises(InputError, match=rf"freeze={commit} is not in .* \(another branch\)"):
+        check_freeze(configured(commit), folder)
+
+
+def test_a_file_that_the_freeze_lacks_is_named(frozen: tuple[Path, str]) -> None:
+    with pytest.raises(InputError, match=r"new\.py at commit \w+ cannot be read"):
+        freeze.at_commit(frozen[1], "new.py", frozen[0])
 
 
 def test_only_an_experiment_with_a_freeze_is_checked() -> None:

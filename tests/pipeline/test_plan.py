@@ -7,11 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import constants
 from omegaconf import DictConfig
 
 from pipeline.experiments.matrix import kept_words, run_configs
+from pipeline.plan import architecture
 from pipeline.plan.plan import Plan, as_json, duration, make_plan, report
 from pipeline.plan.stages import Speed, Stage, speed_of
 from pipeline.settings.configuration import compose_config
@@ -176,6 +179,30 @@ def test_data_that_nobody_knows_is_an_error(tmp_path: Path) -> None:
     words = [*paper("gemma_skywork_80k"), "data.name=other", "data.hub=owner/other"]
     with pytest.raises(InputError, match=r"is not on this machine: give data\.hub=FOLDER"):
         planned(tmp_path, *words)
+
+
+def test_an_unreachable_hub_is_asked_once_and_without_retries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download's retries take minutes; here nothing listens, and no download may be tried."""
+    asked = []
+
+    def refused(url: str, timeout: float) -> None:
+        asked.append(url)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(architecture, "get_session", lambda: SimpleNamespace(head=refused))
+    monkeypatch.setattr(architecture, "_snapshot", lambda hub: None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    architecture.hub_answers.cache_clear()
+    try:
+        for name in ("gemma-2b-it", "llama-3.2-3b-instruct"):
+            model = compose_config("train", [f"model={name}"]).model
+            found = architecture.architecture_of(model, tmp_path, tmp_path)
+            assert found.origin == f"public configuration, conf/architecture/{name}.yaml"
+    finally:
+        architecture.hub_answers.cache_clear()
+    assert asked == [constants.ENDPOINT]
 
 
 def test_an_unknown_architecture_is_an_error(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_runs_are_scored_on_the_devices_that_they_were_trained_on(
     asked = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
     monkeypatch.setattr(matrix, "evaluate", asked.append)
     cfg = compose_config("reproduce", ["profile=smoke", "devices=4", f"launch={launch}"])
     matrix.evaluate_run(cfg, Run("bt", 0, tmp_path), "test.jsonl")
@@ -355,6 +355,42 @@ def test_the_end_of_a_call_without_table_1_says_so(tmp_path: Path) -> None:
     lines = [*closing.closing_lines(tmp_path, REPOSITORY / "results/cpu")]
     assert lines[0] == "\nNo Table 1: the benchmark has none of RewardBench's sections"
     assert lines[-1].startswith("\nreport: ")
+
+
+def test_the_end_of_a_call_compares_with_the_committed_numbers(tmp_path: Path) -> None:
+    """Rows are compared by method, backbone, data and benchmark; another's are not."""
+    keys = {"method": "bt", "backbone": "tiny", "data": "made", "benchmark": "generated"}
+    for folder, average, data in (("here", 70, "made"), ("there", 60, "made"), ("other", 60, "x")):
+        row = {**keys, "data": data, "seeds": 3, "average": average}
+        row |= {"average_low": average - 5, "average_high": average + 5}
+        (tmp_path / folder / "tables").mkdir(parents=True)
+        pd.DataFrame([row]).to_csv(tmp_path / folder / "tables/table1.csv", index=False)
+        (tmp_path / folder / "data").mkdir()
+    (line,) = closing.beside(tmp_path / "here", tmp_path / "there")
+    assert line == "  BT: 70.0 here, 60.0 [55.0, 65.0] committed: OUTSIDE its interval"
+    (line,) = closing.beside(tmp_path / "there", tmp_path / "there")
+    assert line.endswith("committed: inside its interval")
+    text = "\n".join(closing.closing_lines(tmp_path / "here", tmp_path / "other"))
+    assert f"nothing to compare: {tmp_path / 'other'} has other methods" in text
+    own = "\n".join(closing.closing_lines(tmp_path / "here", tmp_path / "here"))
+    assert "compare" not in own and "committed" not in own
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        ([], "default"),
+        (["experiment=confirmatory", "matrix=confirmatory"], "cpu"),
+        (["experiment=replication", "matrix=replication"], "gemma"),
+    ],
+)
+def test_a_call_is_compared_with_results_of_its_own_kind(words: list[str], folder: str) -> None:
+    cfg = compose_config("reproduce", words)
+    committed = pipeline.committed_folder(cfg)
+    assert committed == Path("results") / folder
+    table = pd.read_csv(REPOSITORY / committed / "tables/table1.csv")
+    rows = table[(table["backbone"] == cfg.model.name) & (table["data"] == cfg.data.name)]
+    assert set(cfg.methods) <= set(rows["method"])
 
 
 def test_a_sweep_s_rates_stand_beside_those_of_the_matrix(

@@ -165,6 +165,6 @@ def test_as_many_devices_score_as_train_on_this_machine(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     cfg = OmegaConf.create({"launch": {"name": launch}, "devices": asked})
     assert isinstance(cfg, DictConfig) and scoring_devices(cfg) == given

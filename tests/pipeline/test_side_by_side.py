@@ -21,6 +21,7 @@ from pipeline.launch.terminal import Screen
 from pipeline.run import run_folder
 from pipeline.settings.configuration import CONF, compose_config
 from rm.errors import InputError, InterruptedRunError
+from rm.provenance import usable_cores
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +54,7 @@ def die() -> None:
 def test_every_job_is_done_with_its_share_of_the_cores(tmp_path: Path) -> None:
     paths = [tmp_path / str(number) for number in range(3)]
     run_all([Job(p.name, write_threads, (p,)) for p in paths], 2, tmp_path / "log")
-    share = str(max(1, (os.cpu_count() or 1) // 2))
+    share = str(max(1, usable_cores() // 2))
     assert [path.read_text() for path in paths] == [share] * 3
 
 
