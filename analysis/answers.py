@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from analysis import claims
+from analysis import claims, table1
 from analysis.claims import Judged, Measured
+from analysis.style import section_label
 from analysis.tables import decimals
+from eval.spreadsheet import read_csv
 from eval.verdicts import EQUIVALENT, NOT_TESTABLE
+from rm.data.preferences import section_key
 
 FOLDERS: Final = {"generated": "cpu", "gemma": "gemma", "real": "real"}
 """Column of the table → folder below results/."""
@@ -27,8 +30,11 @@ def build(results: Path) -> pd.DataFrame:
     Raises InputError: claims or data that are there are unusable.
     """
     listed = claims.read_claims()
-    judged = {
-        column: {one.claim.id: one for one in claims.judge_all(results / name / "data", listed)}
+    cells = {
+        column: {
+            one.claim.id: cell(one, by_length(results / name / "data"))
+            for one in claims.judge_all(results / name / "data", listed)
+        }
         for column, name in FOLDERS.items()
     }
     return pd.DataFrame(
@@ -37,7 +43,7 @@ def build(results: Path) -> pd.DataFrame:
                 "question": claim.question,
                 "kind": claim.kind,
                 "paper": claim.paper,
-                **{column: cell(found[claim.id]) for column, found in judged.items()},
+                **{column: found[claim.id] for column, found in cells.items()},
             }
             for claim in listed.claims
             if claim.question
@@ -45,16 +51,29 @@ def build(results: Path) -> pd.DataFrame:
     )
 
 
-def cell(judged: Judged) -> str:
+def by_length(data: Path) -> dict[str, float]:
+    """Return section → percent that the length of the answers alone gets right (baselines.csv)."""
+    path = data / table1.BASELINES_FILE
+    if not path.is_file():
+        return {}
+    found = read_csv(path)
+    rows = found[(found["baseline"] == "length") & (found["level"] == "section")]
+    return dict(zip(map(section_key, rows["name"]), rows["accuracy"], strict=True))
+
+
+def cell(judged: Judged, length: Mapping[str, float]) -> str:
     """Return effect, interval, unit (but for points) and verdict.
 
-    "75.2 → 79.4: +4.2 [1.1, 7.3], supported"; an equivalence says within which margin.
+    "75.2 → 79.4: +4.2 [1.1, 7.3], supported"; an equivalence says within which margin. Where BT has
+    not learned a section, its reason and what the length alone reaches (`by_length`).
     """
     measured = judged.measured
     if measured is None:
         return ABSENT
     if judged.verdict == NOT_TESTABLE:
-        return f"{NOT_TESTABLE}: {judged.reason}"
+        failed = [name for name in length if f"on {section_label(name)} (" in judged.reason]
+        alone = ", ".join(f"{section_label(name)} {decimals(length[name], 1)}%" for name in failed)
+        return f"{NOT_TESTABLE}: {judged.reason}" + (f"; length alone: {alone}" if alone else "")
     sides = ""
     if measured.sides:
         sides = " → ".join(decimals(side, 1) for side in measured.sides) + ": "

@@ -94,6 +94,7 @@ def context(results: Path) -> dict[str, Any]:
     listed = claims.read_claims()
     judged = claims.judge_all(results / "data", listed)
     asked = [one for one in judged if one.claim.question]
+    length = answers.by_length(results / "data")
     rows = [claim_row(one) for one in judged]
     figures = [item for item in items if item.name.startswith("figure")]
     tables = [item for item in items if item.name in TABLES]
@@ -103,7 +104,9 @@ def context(results: Path) -> dict[str, Any]:
         "arguments": "" if place == usual else f" ARGS=results_dir={place}",
         "command": manifest.get("command") or f"make reproduce PROFILE={manifest['profile']}",
         "labels": labels(manifest),
-        "answers": [(one.claim.question, one.claim.paper, answers.cell(one)) for one in asked],
+        "answers": [
+            (one.claim.question, one.claim.paper, answers.cell(one, length)) for one in asked
+        ],
         "facts": facts(manifest) | best_of_n_fact(manifest, results / "data" / "best_of_n.json"),
         "runs": runs(manifest),
         "claims": {

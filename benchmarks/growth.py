@@ -8,7 +8,7 @@ pairs   Scoring generated pairs with a tiny random Llama, so that our own code d
         are medians over rounds.
 length  One full training step of SmolLM2-135M on 4 pairs of random tokens, half of each shared.
         `time_a_token`: time per token divided by that of the shortest length. `attention_share`:
-        the attention kernel's share of the step's CPU time (torch.profiler). `kernel_s`: seconds
+        attention's share of the step's CPU time (torch.profiler). `kernel_s`: seconds
         of the plain causal kernel in all layers on the unshared rows, forward and backward.
 
 Writes results/benchmarks/growth.csv.
@@ -121,9 +121,10 @@ def by_length(lengths: list[int], rounds: int) -> pd.DataFrame:
 
 
 def attention_share(step: Way) -> float:
-    """The attention kernels' share of a step's CPU time."""
+    """Attention's share of a step's CPU time: kernels, or batched products and softmax."""
     table = profiled(step)
-    return float(table.share[table.operation.str.contains("scaled_dot_product")].sum())
+    kinds = "scaled_dot_product|bmm|_softmax"
+    return float(table.share[table.operation.str.contains(kinds)].sum())
 
 
 def kernel_seconds(length: int, rows: int) -> float:

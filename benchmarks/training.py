@@ -320,7 +320,7 @@ def main() -> None:
         task = task_of("generated_v2", 16, given.shared, folder)
         if "profile" in given.what:
             found = profile(task_of("synthetic 0 %", BATCH, given.shared, folder))
-            write(found.assign(**machine()), given.output / "training_profile.csv", ["operation"])
+            write(found.assign(**machine()), given.output / "training_profile.csv", ["data"])
         for what, measure, factor in (("weight", weights, 6), ("trunk", trunk_reuse, 1)):
             if what in given.what:
                 found = measure(task, folder / "trunk", factor * given.rounds)

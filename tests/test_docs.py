@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,7 @@ from rm.training.batches import PairCollator
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs/extending.md").read_text()
 
+PACKAGES = ("rm", "generated", "eval", "analysis", "pipeline", "scripts")
 PAGES = [
     *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
     *sorted([*(ROOT / "results").rglob("README.md"), *(ROOT / "docs").glob("*.md")]),
@@ -200,16 +202,29 @@ def first_job(word: str) -> str:
 
 
 def commands() -> list[tuple[str, str]]:
-    """Every command that a page shows: its name and its words."""
+    """Every command that a page shows, in a block or in a table: its name and its words."""
     found = []
     for page in PAGES:
         text = page.read_text()
+        rows = "\n".join(re.findall(r"^\|.*", text, re.MULTILINE))
+        found += re.findall(r"`python -m scripts\.(\w+) ([^`…]*=[^`…]*)`", rows)
+        for table in re.findall(
+            r"Arguments of `python -m scripts.reproduce.*\n((?:\|.*\n)+)", text
+        ):
+            arguments = re.findall(r"`([^`]*)` \|$", table, re.MULTILINE)
+            found += [("reproduce", f"profile=cpu {words}") for words in arguments]
         found += re.findall(r"^(?:srun .*)?python -m scripts\.(\w+) ([^#\n]*)", text, re.MULTILINE)
         for words in re.findall(r"^make (?:reproduce|plan|status) (.*)", text, re.MULTILINE):
             profile = re.search(r"PROFILE=(\w+)", words)
             (arguments,) = re.findall(r"ARGS='?([^'#\n]*)", words) or [""]
             found.append(("reproduce", f"profile={profile[1] if profile else 'cpu'} {arguments}"))
     return found
+
+
+def test_commands_in_tables_are_found() -> None:
+    words = [words for _, words in commands()]
+    assert "profile=cpu experiment=confirmatory matrix=rivals" in words
+    assert any(" sweep=clip_norm" in w for w in words if w.startswith("profile=cpu experiment=rep"))
 
 
 @pytest.mark.parametrize(("name", "words"), dict.fromkeys(commands()))
@@ -245,6 +260,26 @@ def test_every_requirement_is_explained() -> None:
     for path in ROOT.glob("requirements*.txt"):
         names = re.findall(r"^([\w-]+)==", path.read_text(), re.MULTILINE)
         assert set(names) <= explained, path.name
+
+
+def test_every_package_that_the_code_imports_is_pinned() -> None:
+    files = [path for name in PACKAGES for path in (ROOT / name).rglob("*.py")]
+    trees = [ast.parse(path.read_text()) for path in files]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {one.name for node in nodes if isinstance(node, ast.Import) for one in node.names}
+    named = [node for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    names |= {node.module for node in named if node.module}
+    others = {name.split(".")[0] for name in names} - sys.stdlib_module_names - set(PACKAGES)
+    assert {"torch", "yaml"} <= others
+    pinned = "".join(path.read_text().lower() for path in ROOT.glob("requirements*.txt"))
+    known = {line.split("==")[0].replace("-", "_") for line in pinned.splitlines()}
+    distributions = packages_distributions()
+    unpinned = {
+        name
+        for name in others
+        if not known & {x.lower().replace("-", "_") for x in distributions.get(name, [name])}
+    }
+    assert unpinned == {"vllm"}  # optional, for sampling (docs/dependencies.md)
 
 
 def test_every_results_folder_has_its_question() -> None:

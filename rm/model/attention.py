@@ -43,6 +43,9 @@ FLEX = "flex_attention"
 BLOCK = 128
 """Queries per block of `causal_products`: the scores of a block stay in the processor's cache."""
 
+LONGEST = 1024
+"""Most keys of a row that trains by `causal_products`, which keeps all weights of the softmax."""
+
 LAST_LAYER = "reads_last_tokens_only"
 """Marks the attention module of the last layer."""
 
@@ -80,7 +83,6 @@ class AttentionPlan:
         In the last layer, only the last token of each row gets an output; the others get zeros.
         """
         dtype = value.dtype
-        attend = row_attention(module, value, **options)
         queries = query.split(self.queries, dim=2)
         keys, values = key.split(self.pieces, dim=2), value.split(self.pieces, dim=2)
         outputs = []
@@ -89,6 +91,7 @@ class AttentionPlan:
             row_values = torch.cat([values[index] for index in pieces], dim=2)
             skipped = own.shape[2] - 1 if getattr(module, LAST_LAYER, False) else 0
             own, mask = (own[:, :, skipped:], None) if skipped else (own, mask)
+            attend = row_attention(module, row_values, **options)
             output = attend(module, own, row_keys, row_values, mask, **options)
             outputs.append(nn.functional.pad(output, (0, 0, 0, 0, skipped, 0)))
         return torch.cat(outputs, dim=1).to(dtype)
@@ -258,10 +261,14 @@ def plain_attention(
 
 
 def row_attention(module: nn.Module, value: Tensor, **options: Any) -> Callable[..., Tensor]:
-    """The function that computes a row's attention: `causal_products` where it is faster."""
+    """The function that computes a row's attention: `causal_products` where that is faster.
+
+    value: (1, groups, keys, size), the row's values.
+    """
     dropout = module.training and options.get("dropout", 0.0)
     special = dropout or options.get("softcap") is not None
-    if value.device.type == "cpu" and value.dtype == torch.bfloat16 and not special:
+    long = torch.is_grad_enabled() and value.shape[2] > LONGEST
+    if value.device.type == "cpu" and value.dtype == torch.bfloat16 and not special and not long:
         return causal_products
     return plain_attention
 

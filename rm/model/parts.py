@@ -47,7 +47,7 @@ def lower_precision(backbone: nn.Module, dtype: torch.dtype, *, frozen_only: boo
     """Round weights to `dtype`, as a checkpoint stores them, and store matrices in it.
 
     Norms store the rounded values in float32, and embeddings output float32. So the residual stream
-    stays in float32. In bfloat16, rounding would remove much of a close pair's distance
+    stays in float32. In bfloat16 the distance's rounding error would be larger
     (benchmarks/precision.py), and no matrix product would be faster. With `frozen_only` (training),
     trained weights are unchanged, and embeddings are stored in float32 too.
     """

@@ -49,7 +49,21 @@ def judged(
     ],
 )
 def test_a_cell_is_effect_interval_and_verdict(one: Judged, text: str) -> None:
-    assert answers.cell(one) == text
+    assert answers.cell(one, {}) == text
+
+
+def test_a_section_that_bt_has_not_learned_stands_beside_the_length_alone(tmp_path: Path) -> None:
+    rows = (
+        "baseline,level,name,accuracy\nlength,section,Chat,79.9\nlength,section,Chat Hard,29.64\n"
+    )
+    rows += "length,subset,alpacaeval-easy,1\nn-grams,section,Chat,1\n"
+    (tmp_path / "baselines.csv").write_text(rows)
+    length = answers.by_length(tmp_path)
+    assert length == {"chat": 79.9, "chat_hard": 29.64}
+    reason = "BT reaches 34.3% on Chat Hard (benchmark), 60 asked for"
+    one = judged(NOT_TESTABLE, Measured(Student(4, 1, 9), ""), reason=reason)
+    assert answers.cell(one, length) == f"not testable: {reason}; length alone: Chat Hard 29.6%"
+    assert answers.by_length(tmp_path / "other") == {}
 
 
 def test_the_table_has_the_claims_with_a_question_in_their_order(tmp_path: Path) -> None:

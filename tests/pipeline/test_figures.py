@@ -168,7 +168,7 @@ def test_report_opens_with_the_answer_and_prints_captions(smoke_results: Path) -
     found = claims.judge_all(smoke_results / "data", claims.read_claims())
     judged = {one.claim.id: one for one in found}
     for claim in (one.claim for one in found):
-        here = answers.cell(judged[claim.id])
+        here = answers.cell(judged[claim.id], answers.by_length(smoke_results / "data"))
         row = f'row">{claim.question}</th><td>{claim.paper}</td><td>{here}</td>'
         assert (row in answer) == bool(claim.question)
     captions = [item.caption for item in gallery.read_index(smoke_results) if item.caption]

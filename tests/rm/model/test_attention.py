@@ -283,8 +283,17 @@ def test_products_are_for_bfloat16_without_dropout_and_cap(
     dtype: torch.dtype, training: bool, options: dict[str, Any], products: bool
 ) -> None:
     module: Any = SimpleNamespace(training=training)
-    chosen = prefix.row_attention(module, torch.zeros(1, dtype=dtype), **options)
+    chosen = prefix.row_attention(module, torch.zeros(1, 2, 9, 8, dtype=dtype), **options)
     assert chosen is (prefix.causal_products if products else prefix.plain_attention)
+
+
+def test_a_long_row_trains_by_the_kernel_which_keeps_no_weights() -> None:
+    module: Any = SimpleNamespace(training=True)
+    values = torch.zeros(1, 1, prefix.LONGEST + 1, 1, dtype=torch.bfloat16)
+    assert prefix.row_attention(module, values[:, :, 1:]) is prefix.causal_products
+    assert prefix.row_attention(module, values) is prefix.plain_attention
+    with torch.no_grad():
+        assert prefix.row_attention(module, values) is prefix.causal_products
 
 
 def test_bfloat16_differs_by_no_more_than_its_rounding(backbone: Path) -> None:
