@@ -80,12 +80,19 @@ def write(data: Path, folder: Path, note: str = "", crossed: bool = False) -> li
     """
     frame = collect(data)
     table = build(frame, crossed=crossed)
+    baselines = table1.baseline_rows(data, table)
+    read_none = f" {table1.READS_NO_PROMPT}" if len(baselines) else ""
     under = f"{table1.CROSSED if crossed else table1.INTERVAL}{table1.rows_note(frame)}"
     paper = table1.beside_paper(table)
     theirs = paper["method"].isin(PAPER_ROWS) & (paper["backbone"] == "gemma-2b-it")
     theirs &= paper["data"] == "Unified-Feedback"
     return [
-        *write_table(table, folder / "table2", f"{CAPTION} {under}", note),
+        *write_table(
+            table1.with_rows(table, baselines),
+            folder / "table2",
+            f"{CAPTION} {under}{read_none}",
+            note,
+        ),
         *write_table(
             table1.adjusted(differences(frame, crossed=crossed)),
             folder / "table2_differences",

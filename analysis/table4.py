@@ -11,9 +11,11 @@ from analysis.style import SECTIONS, method_label, ordered
 from analysis.tables import HIGH, LOW, SEED, write_table
 from eval.crossed import intervals
 from eval.protocol import Protocol
+from eval.spreadsheet import read_csv
 from eval.statistics import section_intervals
 
 CAPTION: Final = "Table 4. Accuracy by subset, percent."
+READS_NO_PROMPT: Final = table1.READS_NO_PROMPT.replace("Last rows", "Last columns")
 
 
 def build(frame: pd.DataFrame, resamples: int = 2000, crossed: bool = False) -> pd.DataFrame:
@@ -56,13 +58,31 @@ def subsets(
             yield cells
 
 
+def with_baselines(table: pd.DataFrame, data: Path) -> pd.DataFrame:
+    """Return the table with a column per baseline that reads no prompt (`data`/baselines.csv)."""
+    path = data / table1.BASELINES_FILE
+    if not path.is_file():
+        return table
+    found = read_csv(path)
+    for name, part in found[found["level"] == "subset"].groupby("baseline", sort=False):
+        numbers = part.set_index("name")
+        for end, column in (("", "accuracy"), (LOW, "low"), (HIGH, "high")):
+            table = table.assign(**{f"{name}{end}": table["subset"].map(numbers[column])})
+    return table
+
+
 def write(data: Path, folder: Path, note: str = "", crossed: bool = False) -> list[Path]:
     """Write table4 into `folder` and return its paths.
 
     `crossed`: as `table1.build`. Raises InputError: as `table1.collect` and `table1.build`.
     """
     frame = table1.collect(data)
-    headers = {method: method_label(method) for method in set(frame["method"])}
     interval = table1.CROSSED if crossed else table1.INTERVAL
-    caption = f"{CAPTION} {interval}{table1.rows_note(frame)}"
-    return [*write_table(build(frame, crossed=crossed), folder / "table4", caption, note, headers)]
+    made = build(frame, crossed=crossed)
+    table = with_baselines(made, data)
+    names = [name for name in table if name not in made and not str(name).endswith((LOW, HIGH))]
+    headers = {method: method_label(method) for method in set(frame["method"])}
+    headers |= {str(name): f"{name} (baseline)" for name in names}
+    read_none = f" {READS_NO_PROMPT}" if names else ""
+    caption = f"{CAPTION} {interval}{read_none}{table1.rows_note(frame)}"
+    return [*write_table(table, folder / "table4", caption, note, headers)]

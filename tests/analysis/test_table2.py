@@ -60,6 +60,17 @@ def test_written_beside_the_papers_two_rows(tmp_path: Path) -> None:
     assert "NormBT without EMA" in (tmp_path / "out" / "table2.md").read_text()
 
 
+def test_baselines_stand_in_the_last_rows(tmp_path: Path) -> None:
+    write_scores(tmp_path, RIGHT)
+    (tmp_path / "baselines.csv").write_text(
+        "baseline,level,name,accuracy,low,high\nlength,section,Chat,51,40,62\n"
+    )
+    paths = table2.write(tmp_path, tmp_path / "tables")
+    text = paths[1].read_text()
+    assert text.splitlines()[-1].startswith("| length (baseline) | none |")
+    assert "51.0 [40.0, 62.0]" in text and "read no prompt" in text
+
+
 def test_without_another_form_there_is_no_table(tmp_path: Path) -> None:
     for methods in ({"bt": 5, "normbt": 7}, {"bt": 5, "normbt_no_ema": 4}):
         write_scores(tmp_path, methods)

@@ -42,6 +42,23 @@ def test_a_row_a_subset_and_a_column_a_method(tmp_path: Path) -> None:
     assert "| Section | Subset | Pairs | BT | NormBT |" in paths[1].read_text()
 
 
+def test_baselines_stand_in_the_last_columns(tmp_path: Path) -> None:
+    scores().to_parquet(tmp_path / "scores.parquet")
+    rows = "baseline,level,name,accuracy,low,high\nlength,subset,talk,51,40,62\n"
+    rows += "length,section,x,1,1,1\n"
+    (tmp_path / "baselines.csv").write_text(rows)
+    paths = table4.write(tmp_path, tmp_path / "out")
+    table = pd.read_csv(paths[0])
+    assert table["length"].tolist()[0] == 51 and table["length"].isna().tolist() == [
+        False,
+        True,
+        True,
+    ]
+    text = paths[1].read_text()
+    assert "Last columns: logistic regressions" in text
+    assert "| NormBT | length (baseline) |" in text and "| 51.0 [40.0, 62.0] |" in text
+
+
 def test_a_method_that_another_data_set_lacks_is_empty_there(tmp_path: Path) -> None:
     frame = scores()
     other = frame[frame["method"] == "bt"].assign(data="other")
