@@ -147,16 +147,12 @@ def outline(cfg: DictConfig) -> list[str]:
     """What a call will run, roughly how long it takes, and where the log is."""
     number, seeds = len(cfg.methods) * len(cfg.seeds), plural(len(cfg.seeds), "seed")
     grid = f", learning rates from {len(cfg.grid)} for each" if cfg.grid else ""
-    workers = workers_of(cfg)
-    lines = [
+    first = (
         f"{cfg.profile.name}: {plural(number, 'model')} ({plural(len(cfg.methods), 'method')} × "
-        f"{seeds}{grid}), {workers} side by side; results go to {cfg.results_dir}"
-    ]
-    seconds = None if cfg.grid else seconds_per_pair(cfg)
-    if seconds is not None:
-        took = seconds * cfg.data.train_pairs * number / min(workers, number)
-        lines.append(f"about {in_words(took)} of training at the speed of {committed_folder(cfg)}")
-    return [*lines, f"log: {log_file(cfg)}"]
+        f"{seeds}{grid}), {workers_of(cfg)} side by side; results go to {cfg.results_dir}"
+    )
+    time_taken = None if cfg.grid else expected_time(cfg, number)
+    return [first, *([time_taken] if time_taken else []), f"log: {log_file(cfg)}"]
 
 
 def committed_folder(cfg: DictConfig) -> Path:
@@ -165,19 +161,28 @@ def committed_folder(cfg: DictConfig) -> Path:
     return Path("results") / COMMITTED.get(experiment.name if experiment else "", "default")
 
 
-def seconds_per_pair(cfg: DictConfig) -> float | None:
-    """Median training time per pair of the committed runs; None unless they are like this call.
+def expected_time(cfg: DictConfig, number: int) -> str | None:
+    """How long a call of `number` runs takes at the speed of the committed runs, as a line.
 
-    That is, the same model, part of it and number of epochs, and the number of pairs is configured.
+    All stages, where the committed call made as many runs on as many pairs from nothing; else
+    training alone. None unless model, trained part and epochs are theirs (`TIMED_BY`), and the
+    number of pairs is configured.
     """
     path = committed_folder(cfg) / "manifest.json"
     if not path.is_file() or "train_pairs" not in cfg.data:
         return None
-    runs = read_json(path)["runs"]
+    manifest = read_json(path)
+    runs, whole = manifest["runs"], manifest["seconds_of_this_call"]
     made = OmegaConf.create(runs[0]["config"])  # the others have the same model and data
     if any(OmegaConf.select(made, key) != OmegaConf.select(cfg, key) for key in TIMED_BY):
         return None
-    return statistics.median(run["seconds"] / run["config"]["data"]["train_pairs"] for run in runs)
+    workers, pairs = min(workers_of(cfg), number), made.data.train_pairs
+    speed = f"at the speed of {committed_folder(cfg)}"
+    trained = sum(run["seconds"] for run in runs) / workers  # a call that resumed took less
+    if (len(runs), pairs) == (number, cfg.data.train_pairs) and trained < whole:
+        return f"about {in_words(whole)} from nothing {speed}"
+    seconds = statistics.median(run["seconds"] for run in runs) * cfg.data.train_pairs / pairs
+    return f"about {in_words(seconds * number / workers)} of training {speed}"
 
 
 def check_methods(cfg: DictConfig, overrides: Sequence[str]) -> None:

@@ -87,19 +87,27 @@ def test_everything_in_one_go_on_tiny_data(tmp_path: Path, cache: Path) -> None:
         assert (results / "tables/table1.csv").is_file() and (results / "report.html").is_file()
 
 
-def test_the_time_of_training_is_said_where_committed_runs_trained_the_same_model(
+def test_the_time_is_said_where_committed_runs_trained_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     made = compose_config("train", ["profile=cpu", "data.train_pairs=3600"])
     config: Any = OmegaConf.to_container(made, resolve=True)
-    Path("results/cpu").mkdir(parents=True)
-    manifest = {"runs": [{"seconds": 360.0, "config": config}]}
-    Path("results/cpu/manifest.json").write_text(json.dumps(manifest))
+    Path("results/default").mkdir(parents=True)
+    run = {"seconds": 360.0, "config": config}
+    path = Path("results/default/manifest.json")
+    path.write_text(json.dumps({"runs": [run], "seconds_of_this_call": 400.0}))
     words = ["profile=cpu", "workers=2"]  # 440 pairs, two methods, three seeds
     lines = pipeline.outline(compose_config("reproduce", words))
-    assert lines[1] == "about 2 min 12 s of training at the speed of results/cpu"
+    assert lines[1] == "about 2 min 12 s of training at the speed of results/default"
+    path.write_text(json.dumps({"runs": 6 * [run], "seconds_of_this_call": 1200.0}))
+    same = compose_config("reproduce", [*words, "data.train_pairs=3600"])
+    said = "about 20 min 0 s from nothing at the speed of results/default"
+    assert pipeline.outline(same)[1] == said
+    path.write_text(json.dumps({"runs": 6 * [run], "seconds_of_this_call": 90.0}))  # it resumed
+    assert pipeline.outline(same)[1].startswith("about 18 min of training")
     files = ["data=files", "data.train=x.jsonl"]
-    for other in (["model=gemma-3-270m"], files, ["grid=[1e-3]"], ["training.epochs=3"]):
+    others = (["model=gemma-3-270m"], files, ["grid=[1e-3]"], ["training.epochs=3"])
+    for other in (*others, ["training.compute_dtype=float16"]):
         lines = pipeline.outline(compose_config("reproduce", [*words, *other]))
         assert not [line for line in lines if line.startswith("about")]
