@@ -105,7 +105,7 @@ def test_the_time_is_said_where_committed_runs_trained_the_same_model(
     said = "about 20 min 0 s from nothing at the speed of results/default"
     assert pipeline.outline(same)[1] == said
     path.write_text(json.dumps({"runs": 6 * [run], "seconds_of_this_call": 90.0}))  # it resumed
-    assert pipeline.outline(same)[1].startswith("about 18 min of training")
+    assert pipeline.outline(same)[1].startswith("about 18 min 0 s of training")
     files = ["data=files", "data.train=x.jsonl"]
     others = (["model=gemma-3-270m"], files, ["grid=[1e-3]"], ["training.epochs=3"])
     for other in (*others, ["training.compute_dtype=float16"]):
