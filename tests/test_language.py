@@ -37,7 +37,7 @@ PHRASES = {
 """What readers had to read twice, as a pattern → what to write in its place."""
 READ = ("*.py", "*.md", "*.yaml", "*.j2", "*.ipynb", "*.toml", "Makefile", "Dockerfile", ".ci/run")
 ARCHIVES = ("results/", "tests/test_language.py")
-"""Left out: results as they were written, and this list. `results/README.md` and the log are read."""
+"""Left out: this list, and results as they were written; README.md and LOG.md there are read."""
 
 
 def tracked() -> list[Path]:
