@@ -58,7 +58,7 @@ from rm.model.checkpoints import keeps_head, new_reward_model, save_reward_model
 from rm.model.precision import DTYPES
 from rm.provenance import environment
 
-COMMITTED = {"confirmatory": "cpu", "replication": "gemma"}
+COMMITTED = {"confirmatory": "cpu", "replication": "gemma", "rivals": "exploratory_rivals"}
 """Experiment → folder below results/."""
 TIMED_BY = (
     *("model.name", "data.kind", "training.part", "training.top_layers", "training.epochs"),
