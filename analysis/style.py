@@ -65,7 +65,14 @@ METHOD_COLOURS: Final = {
     "normbt_margin_out": SKY,
     "normbt_label_smoothing": BROWN,
 }
-METHOD_MARKERS: Final = dict(zip(METHOD_COLOURS, "^soDvPX>", strict=True))
+RIVALS: Final = (
+    *("clip", "hinge", "focal", "similarity_margin", "normalised_difference"),
+    *("constant_margin", "bsr"),
+)
+METHOD_MARKERS: Final = {
+    **dict(zip(METHOD_COLOURS, "^soDvPX>", strict=True)),
+    **dict(zip(RIVALS, "<ph*8H1", strict=True)),
+}
 METHOD_LINES: Final = {"bt": "--"}
 """A method's line where it is not solid."""
 FORMULAS: Final = frozenset(

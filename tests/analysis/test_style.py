@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis import style
+from pipeline.settings.configuration import compose_config
 from rm.errors import InputError
 
 
@@ -105,6 +106,8 @@ def test_a_method_looks_the_same_everywhere_and_like_no_other() -> None:
     looks = [tuple(style.method_look(method).values()) for method in style.METHOD_COLOURS]
     for each in zip(*looks, strict=True):
         assert len(set(each)) == len(style.METHOD_COLOURS)
+    rivals = compose_config("reproduce", ["experiment=confirmatory", "matrix=rivals"]).methods
+    assert len({style.method_look(name)["marker"] for name in rivals}) == len(rivals)
 
 
 @pytest.mark.parametrize(
