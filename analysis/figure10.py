@@ -89,8 +89,8 @@ def verdict(table: pd.DataFrame) -> str:
         return "One section, or too few pairs: nothing to separate"
     best = known.nlargest(1, "share").iloc[0]
     return (
-        f"Last token: sections separate most at layer {best['layer']:.0f} of "
-        f"{known['layer'].max():.0f}, {best['share']:.0%} of variance"
+        f"Last token: layer {best['layer']:.0f} of {known['layer'].max():.0f} separates sections "
+        f"most, {best['share']:.0%} of variance"
     )
 
 

@@ -62,10 +62,9 @@ def quality_of(kind: str, facts: dict[str, Any]) -> str:
     if policy.get("engine") == "synthetic":
         drawn = facts["samples"]
         return (
-            "Candidates are independent draws from a synthetic policy, which is right with "
-            f"probability {policy['right']:g} and otherwise makes one fault. Many repeat "
-            f"({drawn['distinct']:,} of {drawn['responses']:,} are distinct), so KL is an upper "
-            "bound."
+            "Candidates are independent draws from a synthetic policy: right with probability "
+            f"{policy['right']:g}, otherwise with one fault. {drawn['distinct']:,} of "
+            f"{drawn['responses']:,} are distinct, so KL is an upper bound."
         )
     relabelled = facts.get("golds", {}).get(kind, {}).get("relabelled")
     if kind == "verifier" or relabelled is None:

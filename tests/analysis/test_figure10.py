@@ -49,10 +49,10 @@ def test_separation_is_the_share_of_variance_between_categories() -> None:
 
 def test_draw_says_where_categories_separate() -> None:
     figure = figure10.draw(tidy(layers()), note="n")
-    title = "Last token: sections separate most at layer 2 of 2, 100% of variance"
+    title = "Last token: layer 2 of 2 separates sections most, 100% of variance"
     assert figure.get_suptitle() == title
     split = {"pooling": ["last", "last", "mean"], "layer": [1, 2, 2], "share": [0.2, 0.1, 0.9]}
-    assert "layer 1 of 2, 20%" in figure10.verdict(pd.DataFrame(split))
+    assert "layer 1 of 2 separates sections most, 20%" in figure10.verdict(pd.DataFrame(split))
     assert "8 pairs (Chat 4, Reasoning 4)" in str(figure.get_label())
     first = figure.axes[0].get_lines()[0]
     assert list(first.get_xdata()) == [1, 2]  # layer 0 of the last token is 0: not on a log axis

@@ -110,9 +110,8 @@ def test_a_synthetic_policy_is_named_below_the_figure(data: Path, tmp_path: Path
     facts["samples"] = {"responses": 6400, "distinct": 1820}
     (tmp_path / "best_of_n.json").write_text(json.dumps(facts))
     said = (
-        "Candidates are independent draws from a synthetic policy, which is right with probability "
-        "0.3 and otherwise makes one fault. Many repeat (1,820 of 6,400 are distinct), so KL is an "
-        "upper bound."
+        "Candidates are independent draws from a synthetic policy: right with probability 0.3, "
+        "otherwise with one fault. 1,820 of 6,400 are distinct, so KL is an upper bound."
     )
     assert said in figure5.caption(figure5.collect(tmp_path))
     assert said not in figure5.caption(figure5.collect(data))
