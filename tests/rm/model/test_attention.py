@@ -296,8 +296,12 @@ def test_a_long_row_trains_by_the_kernel_which_keeps_no_weights() -> None:
         assert prefix.row_attention(module, values) is prefix.causal_products
 
 
-def test_bfloat16_differs_by_no_more_than_its_rounding(backbone: Path) -> None:
+@pytest.mark.parametrize("longest", [prefix.LONGEST, 4], ids=["products", "kernel"])
+def test_bfloat16_differs_by_no_more_than_its_rounding(
+    backbone: Path, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both forwards are as far from float32 as each other, and no farther from one another."""
+    monkeypatch.setattr(prefix, "LONGEST", longest)
     exact = results(model_of(backbone), two_row)
     model = model_of(backbone, torch.bfloat16)
     reference, shared = results(model, two_row), results(model, one_tree)
