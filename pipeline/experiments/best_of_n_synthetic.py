@@ -38,7 +38,8 @@ STEM = "best_of_n"
 def trained(cfg: DictConfig, overrides: Sequence[str], shown: Screen) -> list[Run]:
     """Train the missing runs of the matrix, as scripts.reproduce does; return all its runs."""
     with only_one(Path(cfg.runs_dir)):
-        configs = run_configs(cfg, overrides, choose_rates(cfg, overrides, shown))
+        rates = choose_rates(cfg, overrides, shown, keep_others=True)
+        configs = run_configs(cfg, overrides, rates)
         runs = [Run(one.loss.name, one.seed, Path(one.run_dir)) for one in configs]
         jobs = [
             Job(f"{run.method}, seed {run.seed}", train, (one,))

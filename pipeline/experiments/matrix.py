@@ -233,11 +233,12 @@ def choose_rates(
 
     Every method and rate is run with two seeds that no table uses. The test pairs are never read
     here. Writes data/grid.csv: method, learning_rate, seed, accuracy (fraction, mean of the
-    sections), pairs, one column per section, chosen. `keep_others` keeps that file's rows of other
-    methods. An empty grid keeps training.learning_rate and removes the file.
+    sections), pairs, one column per section, chosen. An empty grid keeps training.learning_rate and
+    removes the file. `keep_others` keeps the file, and its rows of other methods.
     """
     if not cfg.grid:
-        grid_file(cfg).unlink(missing_ok=True)
+        if not keep_others:
+            grid_file(cfg).unlink(missing_ok=True)
         return {}
     held_out = validation_data(cfg, "validation.jsonl")
     tried = [

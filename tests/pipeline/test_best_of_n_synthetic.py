@@ -61,7 +61,7 @@ def test_the_table_is_what_the_picks_are_worth(finished: Path, cache: Path) -> N
     assert facts["samples"]["responses"] == gold.size == 24
     assert facts["samples"]["right"] == gold.sum()
     note = (finished / "results/tables/best_of_n.md").read_text()
-    assert "independent draws from a synthetic policy, which is right with probability 0.3" in note
+    assert "independent draws from a synthetic policy: right with probability 0.3" in note
     assert (finished / "results/figures/figure5.svg").stat().st_size > 100
 
 

@@ -414,6 +414,7 @@ def test_a_sweep_s_rates_stand_beside_those_of_the_matrix(
     assert choose("[bt,normbt]") == {"bt", "normbt"}
     assert choose("[hinge]", keep_others=True) == {"bt", "normbt", "hinge"}
     assert choose("[normbt]") == {"normbt"}
+    assert choose("[bt]", "grid=[]", keep_others=True) == {"normbt"}
     with pytest.raises(FileNotFoundError):
         choose("[normbt]", "grid=[]")
 
